@@ -1,0 +1,1 @@
+"""lunmesh: a distributed storage target that speaks iSCSI."""

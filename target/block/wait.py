@@ -1,0 +1,51 @@
+"""Awaiting without an event loop: what a request does when something really has to wait.
+
+A command whose data is at hand is a plain function call from CDB to answer.  Everything longer is an
+``async def`` that awaits :class:`Wait` objects.  It is driven by its owner (``SCSIRequest``), step by
+step, with no asyncio task, future or loop: the same code runs under uvloop, in a unit test and on a
+simulated clock.
+
+Rules:
+
+1. ``begin(resume)`` starts the wait.  It returns ``PENDING``, and then calls ``resume(outcome)``
+   exactly once later on; or returns the outcome at once, and then never calls it.
+2. An outcome that is an exception instance is raised at the ``await``.
+3. ``cancel()`` answers True if the wait is over and ``resume`` will never be called; False if it
+   cannot be cut short (a store I/O that uses the caller's buffers), so that the owner must wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class _Pending:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "PENDING"
+
+
+PENDING: Final = _Pending()
+Resume = Callable[[Any], None]
+
+
+class Wait(Generic[T]):
+    """Something that takes time and yields a ``T``."""
+
+    __slots__ = ()
+
+    def begin(self, resume: Resume) -> T | BaseException | _Pending:
+        """Start (rule 1)."""
+        raise NotImplementedError
+
+    def cancel(self) -> bool:
+        """Cut the wait short if that is possible (rule 3)."""
+        return False
+
+    def __await__(self) -> Generator[Wait[Any], Any, T]:
+        outcome: T = yield self
+        return outcome
