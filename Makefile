@@ -1,0 +1,56 @@
+# One Makefile for everything.  `make help` lists the targets.
+#
+# (`make protos` comes with the first proto: until then there is nothing for it to generate.)
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+# The whole run is bounded: pytest stops after this many seconds and says which test was running.
+TEST_SECONDS ?= 1740
+# Flags of `make run`, `make test` and `make bench`: make run ARGS='--volume disk0=10G'
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint format bench debian-packages lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(STAMP) ## Make .venv and install lunmesh with its pinned dependencies
+
+$(STAMP): pyproject.toml constraints.txt tools/make-venv.sh
+	@test -x $(BIN)/python -a -x $(BIN)/pip || tools/make-venv.sh $(VENV)
+	@# setuptools first, so that the build needs no second, unpinned download.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-build-isolation --editable '.[dev]'
+	@touch $@
+
+run: install ## Serve a disk: make run ARGS='--volume disk0=10G'
+	@exec $(BIN)/lunmesh serve $(ARGS)
+
+test: install debian-packages lint ## Install, lint and run every test
+	@exec $(BIN)/python -m pytest --session-timeout=$(TEST_SECONDS) $(ARGS)
+
+lint: install ## Style, types and the import contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: install ## Put the code in its house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: install debian-packages ## Measure, beside tgtd where it is installed
+	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+debian-packages:
+	@tests/debian-packages.sh
+
+lock: ## Pin the newest versions that pyproject.toml allows in constraints.txt
+	tools/lock.sh
+
+clean: ## Remove the virtual environment, caches and build output (never data)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

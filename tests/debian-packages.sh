@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the tests and benchmarks use, when we are root; otherwise names what
+# is missing in one line and goes on (a test that needs one of them says so itself).
+# No daemon of theirs is left running: tgtd would hold port 3260, iscsid would log in by itself.
+set -euo pipefail
+
+packages=(
+    libiscsi-bin            # iscsi-ls, iscsi-inq, iscsi-perf, iscsi-test-cu
+    qemu-utils              # qemu-img, qemu-io
+    qemu-block-extra        # their iscsi:// driver
+    qemu-system-x86         # the virtual machine of the kernel initiator's test
+    busybox-static cpio kmod  # what its initramfs is made with
+    open-iscsi              # the kernel initiator's user space, for the virtual machine
+    e2fsprogs xfsprogs fio sg3-utils  # what runs inside it
+    tgt                     # the peer of `make bench`
+)
+
+command -v dpkg-query >/dev/null || exit 0  # not Debian: the tests look for the programs themselves
+
+missing=()
+for package in "${packages[@]}"; do
+    state=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+    echo "missing Debian packages: sudo apt-get install ${missing[*]}" >&2
+    exit 0
+fi
+
+# policy-rc.d answering 101 is Debian's own way to install a daemon without starting it.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+echo "installing Debian packages: ${missing[*]}"
+log=$(mktemp)
+export DEBIAN_FRONTEND=noninteractive
+if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1
+then
+    tail -n 20 "$log" >&2
+    echo "could not install: ${missing[*]}" >&2
+    exit 1
+fi
+rm -f "$log"
+# They were not started, but would be at the next boot; a policy-rc.d of somebody else's may even have let
+# them start now.  Only what was not there before is touched: an administrator's own services stay.
+if command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
+    for package in "${missing[@]}"; do
+        case $package in
+            tgt) systemctl disable --now --quiet tgt.service || true ;;
+            open-iscsi) systemctl disable --now --quiet iscsid.socket iscsid.service open-iscsi.service || true ;;
+        esac
+    done
+fi
