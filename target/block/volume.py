@@ -1,0 +1,229 @@
+"""A volume: a range of bytes, cut into chunks that lie in one store or are spread over several.
+
+``read_now``/``write_now`` are the straight pass for data at hand; the other methods return a ``Wait``
+for a command that runs as a coroutine.  An I/O that touches several stores is cut into extents, which
+run concurrently; scatter lists are handed through in pieces, never joined.  Overlapping I/O is kept
+in order here (``ranges.py``), so a store need not.
+"""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from target.block.extents import Extent, cut, cut_buffers
+from target.block.ranges import RangeOrder, RangeTicket
+from target.block.wait import PENDING, Resume, Wait, _Pending
+from workers.store import IoKind, StatusExtent, StoreError, StoreIo, StoreStatus, VolumeStore
+
+CHUNK_BYTES_DEFAULT = 4 << 20
+CHUNK_BYTES_MIN = 64 << 10
+CHUNK_BYTES_MAX = 64 << 20
+EXTENTS_MAX = 256  # runs that one BLOCK_STATUS answers
+
+T = TypeVar("T")
+_WRITES = frozenset({IoKind.WRITE, IoKind.ZERO, IoKind.UNMAP, IoKind.COMPARE_AND_WRITE})
+
+
+class Volume:
+    """``size`` bytes, in blocks of ``block_bytes``; ``stores[place(n)]`` holds chunk ``n``."""
+
+    def __init__(
+        self,
+        name: str,
+        uuid: uuids.UUID,
+        stores: Sequence[VolumeStore],
+        *,
+        block_bytes: int = 512,
+        chunk_bytes: int = CHUNK_BYTES_DEFAULT,
+        read_only: bool = False,
+        write_cache: bool = True,
+        place: Callable[[int], int] = lambda chunk: 0,
+    ) -> None:
+        self.name = name
+        self.uuid = uuid
+        self.block_bytes = block_bytes
+        self.chunk_bytes = chunk_bytes
+        self.size = min(s.size for s in stores) // block_bytes * block_bytes
+        self.read_only = read_only or any(s.read_only for s in stores)
+        self.write_cache = write_cache  # off: every write is on stable storage before its answer
+        self.stores = tuple(stores)
+        self._place = place
+        self._only = stores[0] if len(stores) == 1 else None
+        self._ranges = RangeOrder(chunk_bytes)
+
+    # --- data at hand ---------------------------------------------------------------------------
+
+    def read_now(self, offset: int, views: Sequence[memoryview], nbytes: int) -> bool:
+        """Read without waiting; False if that cannot be done (then ``await read``)."""
+        if self._only is None:
+            return False
+        ranges = self._ranges
+        if not ranges.idle and not ranges.free(offset, offset + nbytes, False):
+            return False
+        return self._only.read_now(offset, views)
+
+    def write_now(self, offset: int, views: Sequence[memoryview], nbytes: int) -> bool:
+        """Write without waiting; False if that cannot be done (then ``await write``)."""
+        if self._only is None or not self.write_cache:
+            return False
+        ranges = self._ranges
+        if not ranges.idle and not ranges.free(offset, offset + nbytes, True):
+            return False
+        return self._only.write_now(offset, views)
+
+    # --- all else -------------------------------------------------------------------------------
+
+    def read(self, offset: int, views: Sequence[memoryview], nbytes: int) -> Wait[None]:
+        """Fill ``views`` from ``offset``."""
+        return _VolumeIo(self, StoreIo(IoKind.READ, offset, nbytes, _unused, views), _nothing)
+
+    def write(
+        self, offset: int, views: Sequence[memoryview], nbytes: int, fua: bool = False
+    ) -> Wait[None]:
+        """Write ``views`` at ``offset``; with ``fua`` to stable storage."""
+        fua = fua or not self.write_cache
+        io = StoreIo(IoKind.WRITE, offset, nbytes, _unused, views, fua=fua)
+        return _VolumeIo(self, io, _nothing)
+
+    def zero(self, offset: int, nbytes: int, *, unmap: bool) -> Wait[None]:
+        """Make a range read as zeros; with ``unmap`` its space is given back."""
+        kind = IoKind.UNMAP if unmap else IoKind.ZERO
+        io = StoreIo(kind, offset, nbytes, _unused, fua=not self.write_cache)
+        return _VolumeIo(self, io, _nothing)
+
+    def compare_and_write(
+        self,
+        offset: int,
+        compare: Sequence[memoryview],
+        views: Sequence[memoryview],
+        nbytes: int,
+        fua: bool = False,
+    ) -> Wait[None]:
+        """Write ``views`` if the medium holds ``compare``, as one act.
+
+        Raises ``StoreError(MISCOMPARE)`` with the offset of the first difference.
+        """
+        fua = fua or not self.write_cache
+        kind = IoKind.COMPARE_AND_WRITE
+        io = StoreIo(kind, offset, nbytes, _unused, views, compare, fua=fua)
+        return _VolumeIo(self, io, _nothing)
+
+    def flush(self) -> Wait[None]:
+        """All answered writes to stable storage, in every store."""
+        return _VolumeIo(self, StoreIo(IoKind.FLUSH, 0, self.size, _unused), _nothing)
+
+    def block_status(self, offset: int, nbytes: int) -> Wait[list[StatusExtent]]:
+        """Runs of mapped and unmapped bytes from ``offset`` on, at most ``EXTENTS_MAX``."""
+        io = StoreIo(IoKind.BLOCK_STATUS, offset, nbytes, _unused, extents_max=EXTENTS_MAX)
+        return _VolumeIo(self, io, _joined_extents)
+
+    def close(self) -> None:
+        """Close the stores.  Nothing may be in flight."""
+        assert self._ranges.idle, "volume closed with I/O in flight"
+        for store in self.stores:
+            store.close()
+
+    def _extents(self, io: StoreIo) -> list[Extent]:
+        if io.kind is IoKind.FLUSH:
+            return [Extent(i, 0, self.size) for i in range(len(self.stores))]
+        if self._only is not None:
+            return [Extent(0, io.offset, io.length)]
+        return cut(io.offset, io.length, self.chunk_bytes, self._place)
+
+
+def _unused(io: StoreIo) -> None:
+    raise AssertionError("the whole I/O is never submitted, its extents are")
+
+
+def _nothing(parts: list[StoreIo]) -> None:
+    return None
+
+
+def _joined_extents(parts: list[StoreIo]) -> list[StatusExtent]:
+    joined: list[StatusExtent] = []
+    for part in parts:
+        for extent in part.extents:
+            last = joined[-1] if joined else None
+            if last is not None and last.offset + last.length != extent.offset:
+                return joined  # an earlier part was cut short: what follows is not contiguous
+            if last is not None and last.mapped == extent.mapped:
+                joined[-1] = StatusExtent(last.offset, last.length + extent.length, last.mapped)
+            elif len(joined) == EXTENTS_MAX:
+                return joined
+            else:
+                joined.append(extent)
+    return joined
+
+
+class _VolumeIo(Wait[T], Generic[T]):
+    """One I/O on a volume: its turn among overlapping ones, its extents, its outcome."""
+
+    __slots__ = ("_io", "_parts", "_remaining", "_resume", "_result", "_started", "_ticket", "_v")
+
+    def __init__(self, volume: Volume, io: StoreIo, result: Callable[[list[StoreIo]], T]) -> None:
+        self._v = volume
+        self._io = io
+        self._result = result
+        self._parts: list[StoreIo] = []
+        self._remaining = 0
+        self._ticket: RangeTicket | None = None
+        self._resume: Resume | None = None
+        self._started = False
+
+    def begin(self, resume: Resume) -> T | BaseException | _Pending:
+        io = self._io
+        if io.offset < 0 or io.offset + io.length > self._v.size:
+            return StoreError(StoreStatus.OUT_OF_RANGE)
+        if io.kind is IoKind.FLUSH or not io.length:
+            self._go()
+        else:
+            self._ticket = self._v._ranges.enter(
+                io.offset, io.offset + io.length, io.kind in _WRITES, self._go
+            )
+        if self._started and self._remaining == 0:
+            return self._outcome()
+        self._resume = resume
+        return PENDING
+
+    def _go(self) -> None:
+        self._started = True
+        io = self._io
+        if not io.length:
+            return
+        extents = self._v._extents(io)
+        self._remaining = len(extents)
+        # FLUSH and BLOCK_STATUS of several stores and pieces of data: each extent is an I/O.
+        for extent in extents:
+            at = extent.offset - io.offset
+            part = StoreIo(
+                io.kind,
+                extent.offset,
+                extent.length,
+                self._part_done,
+                cut_buffers(io.buffers, at, extent.length),
+                cut_buffers(io.compare, at, extent.length),
+                io.fua,
+                io.extents_max,
+            )
+            self._parts.append(part)
+        for extent, part in zip(extents, self._parts, strict=True):
+            self._v.stores[extent.store].submit(part)
+
+    def _part_done(self, part: StoreIo) -> None:
+        self._remaining -= 1
+        if self._remaining == 0 and self._resume is not None:
+            resume, self._resume = self._resume, None
+            resume(self._outcome())
+
+    def _outcome(self) -> T | BaseException:
+        if self._ticket is not None:
+            ticket, self._ticket = self._ticket, None
+            self._v._ranges.leave(ticket)
+        for part in self._parts:
+            if part.status is not StoreStatus.OK:
+                error = part.error()
+                error.miscompare_offset += part.offset - self._io.offset
+                return error
+        return self._result(self._parts)

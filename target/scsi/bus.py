@@ -1,0 +1,312 @@
+"""The bus: logical units, I_T_L nexuses, task sets and task management (SAM-5).
+
+    Bus ── LogicalUnit (device, task set) ── Attachment (one I_T_L nexus) ── Nexus (one I_T nexus)
+
+A request finds its Attachment by LUN in its nexus.  An unknown LUN leads to the attachment of an
+absent unit, whose device answers as SPC says: nothing below has an "if" for it.
+
+Rules of the task set (SAM-5 clause 8):
+
+1. SIMPLE runs at once unless an ORDERED command is running or anything is queued.
+2. ORDERED runs when all commands before it have ended, and holds back all after it.
+3. HEAD OF QUEUE runs at once.  ACA is refused: NormACA is 0.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from target.scsi.device import AbsentDevice, Device
+from target.scsi.request import HbaPort, SCSIRequest, State
+from target.scsi.sense import (
+    INVALID_MESSAGE,
+    UA_BUS_RESET,
+    UA_COMMANDS_CLEARED,
+    UA_DEVICE_RESET,
+    UA_POWER_ON,
+    Sense,
+)
+
+UNIT_ATTENTIONS_MAX: Final = 8  # per I_T_L nexus; the oldest stay (SPC leaves the order open)
+LUNS_MAX: Final = 16384  # what flat space addressing can name
+
+
+class Attribute(enum.IntEnum):
+    """Task attributes, as iSCSI codes them (RFC 7143 11.3.1); UNTAGGED is treated as SIMPLE."""
+
+    UNTAGGED = 0
+    SIMPLE = 1
+    ORDERED = 2
+    HEAD_OF_QUEUE = 3
+    ACA = 4
+
+
+def encode_lun(number: int) -> bytes:
+    """Eight bytes of LUN: peripheral device addressing below 256, flat space above (SAM-5 4.7)."""
+    if number < 256:
+        return bytes((0, number)) + bytes(6)
+    return (0x4000 | number).to_bytes(2, "big") + bytes(6)
+
+
+def lun_spellings(number: int) -> Iterable[bytes]:
+    """All encodings by which an initiator may name a LUN."""
+    yield encode_lun(number)
+    if number < 256:
+        yield (0x4000 | number).to_bytes(2, "big") + bytes(6)
+
+
+class Attachment:
+    """One I_T_L nexus: what a logical unit keeps for one initiator port."""
+
+    def __init__(self, nexus: Nexus, unit: LogicalUnit) -> None:
+        self.nexus = nexus
+        self.unit = unit
+        self.unit_attentions: list[Sense] = []
+
+    def attend(self, sense: Sense) -> None:
+        """Establish a unit attention; the same one is not queued twice."""
+        queue = self.unit_attentions
+        if sense not in queue and len(queue) < UNIT_ATTENTIONS_MAX:
+            queue.append(sense)
+
+
+class Nexus:
+    """One I_T nexus: an initiator port logged in to a target port."""
+
+    def __init__(self, bus: SCSIBus, initiator: str, isid: bytes) -> None:
+        self.bus = bus
+        self.initiator = initiator
+        self.isid = isid
+        self.attachments: dict[bytes, Attachment] = {}
+        self.absent = Attachment(self, bus.absent)
+        for unit in bus.units.values():
+            self._attach(unit)
+
+    def _attach(self, unit: LogicalUnit) -> None:
+        attachment = Attachment(self, unit)
+        attachment.attend(UA_POWER_ON)
+        unit.attachments.append(attachment)
+        for spelling in lun_spellings(unit.number):
+            self.attachments[spelling] = attachment
+
+    def each_attachment(self) -> list[Attachment]:
+        """Every attachment once."""
+        return list(dict.fromkeys(self.attachments.values()))
+
+
+def countdown(count: int, done: Callable[[], None]) -> Callable[[], None]:
+    """A function whose ``count``-th call calls ``done``."""
+    remaining = count
+
+    def one_done() -> None:
+        nonlocal remaining
+        remaining -= 1
+        if remaining == 0:
+            done()
+
+    return one_done
+
+
+class _AbortWait:
+    """Someone who waits until some commands are gone."""
+
+    def __init__(self, victims: set[SCSIRequest], done: Callable[[], None]) -> None:
+        self.victims = victims
+        self.done = done
+
+
+class LogicalUnit:
+    """A device at a LUN, with its task set."""
+
+    def __init__(self, number: int, device: Device) -> None:
+        self.number = number
+        self.device = device
+        self.command_for = device.table.find
+        self.attachments: list[Attachment] = []
+        self.active: dict[SCSIRequest, None] = {}  # running and not ended, oldest first
+        self.blocked: deque[SCSIRequest] = deque()
+        self._gated = False  # rule 1 or 2 stands in the way of a SIMPLE command
+        self._ordered: SCSIRequest | None = None
+        self._abort_waits: list[_AbortWait] = []
+
+    def submit(self, req: SCSIRequest) -> None:
+        """Run a parsed request, now or when its task attribute allows."""
+        pending = req.attachment.unit_attentions
+        if pending and not req.command.through_unit_attention:
+            req.rejected = pending.pop(0)
+            self._start(req)
+        elif self._gated or req.attribute > Attribute.SIMPLE:
+            self._submit_attributed(req)
+        else:
+            req.start()
+            if req.state < State.COMPLETED:
+                self._watch(req)
+
+    def _submit_attributed(self, req: SCSIRequest) -> None:
+        if req.attribute == Attribute.ACA:
+            req.rejected = INVALID_MESSAGE
+        if req.attribute in (Attribute.ACA, Attribute.HEAD_OF_QUEUE):
+            self._start(req)
+        elif req.attribute == Attribute.ORDERED and not self.active and not self.blocked:
+            self._start_ordered(req)
+        else:
+            req.state = State.BLOCKED
+            if req.early_transient:
+                req.hba.keep_early(req)
+            req.on_end = self._ended
+            self.blocked.append(req)
+            self._gated = True
+
+    def _start_ordered(self, req: SCSIRequest) -> None:
+        self._ordered = req
+        self._gated = True
+        self._start(req)
+        if req.state >= State.COMPLETED and self._ordered is req:
+            self._ordered = None
+            self._gated = bool(self.blocked)
+
+    def _start(self, req: SCSIRequest) -> None:
+        req.on_end = None  # ends inside start: nobody has to be told
+        req.start()
+        if req.state < State.COMPLETED:
+            self._watch(req)
+
+    def _watch(self, req: SCSIRequest) -> None:
+        self.active[req] = None
+        req.on_end = self._ended
+
+    def _ended(self, req: SCSIRequest) -> None:
+        if self.active.pop(req, self) is self:
+            self.blocked.remove(req)  # aborted before its turn
+        if self._ordered is req:
+            self._ordered = None
+        if self._gated:
+            self._unblock()
+        if self._abort_waits:
+            self._tell_aborters(req)
+
+    def _unblock(self) -> None:
+        while self.blocked and self._ordered is None:
+            head = self.blocked[0]
+            if head.attribute == Attribute.ORDERED:
+                if self.active:
+                    break
+                self.blocked.popleft()
+                self._start_ordered(head)
+            else:
+                self.blocked.popleft()
+                self._start(head)
+        self._gated = bool(self.blocked) or self._ordered is not None
+
+    # --- task management (SAM-5 clause 7) -------------------------------------------------------
+
+    def find(self, attachment: Attachment, tag: int) -> SCSIRequest | None:
+        """The unfinished command of a nexus with this tag."""
+        for req in (*self.active, *self.blocked):
+            if req.tag == tag and req.attachment is attachment:
+                return req
+        return None
+
+    def tasks_of(self, attachment: Attachment | None = None) -> list[SCSIRequest]:
+        """The unfinished commands, of one nexus or of all."""
+        tasks = (*self.active, *self.blocked)
+        return [r for r in tasks if attachment is None or r.attachment is attachment]
+
+    def abort(self, victims: Iterable[SCSIRequest], done: Callable[[], None]) -> None:
+        """Abort commands of this unit; ``done()`` once every one of them is gone."""
+        waited = set(victims)
+        if not waited:
+            done()
+            return
+        self._abort_waits.append(_AbortWait(waited, done))
+        # Those that wait for their turn go first, or the end of another would start them.
+        for req in sorted(waited, key=lambda r: r.state != State.BLOCKED):
+            req.abort()
+
+    def _tell_aborters(self, req: SCSIRequest) -> None:
+        for wait in list(self._abort_waits):
+            wait.victims.discard(req)
+            if not wait.victims:
+                self._abort_waits.remove(wait)
+                wait.done()
+
+    def clear_task_set(self, asker: Attachment, done: Callable[[], None]) -> None:
+        """CLEAR TASK SET: the commands of all nexuses; the others learn of it."""
+        victims = self.tasks_of()
+        for other in {r.attachment for r in victims} - {asker}:
+            other.attend(UA_COMMANDS_CLEARED)
+        self.abort(victims, done)
+
+    def reset(self, done: Callable[[], None], attention: Sense = UA_DEVICE_RESET) -> None:
+        """LOGICAL UNIT RESET: everything ends, and every nexus learns of it (SAM-5 6.3.3)."""
+        self.device.reset()
+        for attachment in self.attachments:
+            attachment.attend(attention)
+        self.abort(self.tasks_of(), done)
+
+    def attend_all(self, sense: Sense, but: Attachment | None = None) -> None:
+        """A unit attention on every nexus but one."""
+        for attachment in self.attachments:
+            if attachment is not but:
+                attachment.attend(sense)
+
+
+class SCSIBus:
+    """The logical units of one target."""
+
+    def __init__(self) -> None:
+        self.units: dict[int, LogicalUnit] = {}
+        self.absent = LogicalUnit(0, AbsentDevice())
+        self.nexuses: list[Nexus] = []
+
+    def add(self, number: int, device: Device) -> LogicalUnit:
+        """Put a device at a LUN."""
+        if not 0 <= number < LUNS_MAX or number in self.units:
+            raise ValueError(f"LUN {number} is taken or out of range")
+        unit = self.units[number] = LogicalUnit(number, device)
+        for nexus in self.nexuses:
+            nexus._attach(unit)
+        return unit
+
+    def connect(self, initiator: str, isid: bytes) -> Nexus:
+        """A new I_T nexus; every logical unit has a unit attention for it."""
+        nexus = Nexus(self, initiator, isid)
+        self.nexuses.append(nexus)
+        return nexus
+
+    def disconnect(self, nexus: Nexus, done: Callable[[], None]) -> None:
+        """I_T nexus loss: its commands end, ``done()`` when they have (SAM-5 6.3.4)."""
+        attachments = nexus.each_attachment()
+        one_done = countdown(len(attachments) + 1, done)
+        for attachment in attachments:
+            unit = attachment.unit
+            unit.attachments.remove(attachment)
+            unit.device.nexus_lost(nexus)
+            unit.abort(unit.tasks_of(attachment), one_done)
+        self.absent.abort(self.absent.tasks_of(nexus.absent), one_done)
+        self.nexuses.remove(nexus)
+
+    def request(
+        self,
+        hba: HbaPort,
+        nexus: Nexus,
+        lun: bytes,
+        tag: int,
+        cdb: bytes,
+        attribute: int,
+        now: float,
+    ) -> SCSIRequest:
+        """Parse a command.  It never fails: what is wrong is answered when the request runs."""
+        attachment = nexus.attachments.get(lun, nexus.absent)
+        return SCSIRequest(hba, attachment, lun, tag, cdb, attribute, now)
+
+    def reset(self, done: Callable[[], None]) -> None:
+        """TARGET WARM RESET: reset every logical unit."""
+        one_done = countdown(len(self.units) + 1, done)
+        for unit in list(self.units.values()):
+            unit.reset(one_done, UA_BUS_RESET)
+        one_done()
+

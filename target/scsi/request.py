@@ -1,0 +1,502 @@
+"""``SCSIRequest``: one command on its way, the same for every HBA and every device.
+
+Theory of operation.  An HBA hands in tag, LUN, CDB and task attribute; the bus parses them once
+(``SCSIBus.request``) and the HBA then knows direction and length before any data moves.  It says how
+much the initiator is ready to transfer (``expect``) and submits the request; other commands run
+meanwhile.
+
+    NEW ── parse ──▶ PARSED ── submit ──▶ BLOCKED (task attribute) ──▶ RUNNING ──▶ COMPLETED
+                        │                    │                            │
+                        └────────────────────┴───────── abort ────────────┴──▶ ABORTED
+
+Rules:
+
+1. A command whose data is at hand is one straight pass of function calls, from ``start`` to
+   ``complete``, inside the HBA's ``submit``.
+2. Anything that waits runs as a coroutine (``run``), which awaits ``Wait`` objects and holds its
+   buffers in ``try``/``finally``.  No asyncio task, no second state machine.
+3. A request ends exactly once: ``complete`` (the HBA sends status) or aborted (it sends nothing;
+   whoever aborted it is told by ``on_end``).
+4. Data moves in scatter lists of pool segments, at most ``WINDOW_BYTES`` at a time, whatever the
+   length of the command.
+5. Ownership: the segments of ``data_in`` pass to the HBA, which gives them back to the share when
+   the bytes are gone.  Those of a :class:`Chunk` are the command's until ``release``.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from target.block.pool import SEGMENT_BYTES, Buffers, Share, segments_for, views_of
+from target.block.wait import PENDING, Resume, Wait, _Pending
+from target.scsi.sense import INTERNAL_TARGET_FAILURE, CheckCondition, Sense, Status
+from target.scsi.store_sense import sense_of
+from workers.store import StoreError
+
+if TYPE_CHECKING:
+    from target.scsi.bus import Attachment
+    from target.scsi.command import Command
+
+log = logging.getLogger(__name__)
+
+WINDOW_BYTES = 1 << 20  # what one command has in memory at a time
+PARAMETER_BYTES_MAX = 1 << 16  # the longest parameter list that is taken in whole
+
+
+class Direction(enum.IntEnum):
+    """Which way the data phase of a command goes, seen from the initiator."""
+
+    NONE = 0
+    FROM_DEVICE = 1
+    TO_DEVICE = 2
+
+
+class State(enum.IntEnum):
+    """Where a request is in its life.  From COMPLETED on it has ended."""
+
+    NEW = 0
+    PARSED = 1
+    BLOCKED = 2
+    RUNNING = 3
+    COMPLETED = 4
+    ABORTED = 5
+
+
+class Aborted(Exception):
+    """Raised at an ``await`` of a request that has been aborted."""
+
+
+class HbaPort(Protocol):
+    """What a request asks of the HBA that brought it (implemented in ``target/hba``)."""
+
+    share: Share
+
+    def data_in(
+        self, req: SCSIRequest, views: Sequence[memoryview | bytes], segments: list[memoryview]
+    ) -> None:
+        """Send the next bytes to the initiator; ``segments`` are given back when they are gone.
+
+        The last call before ``complete`` may be held back so that status rides with it.
+        """
+
+    def drained(self, req: SCSIRequest, resume: Resume) -> bool:
+        """True if all ``data_in`` so far has left; else False and ``resume(None)`` is called."""
+
+    def solicit(
+        self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int, resume: Resume
+    ) -> None:
+        """Fill ``views`` with data-out bytes [offset, offset + nbytes); then ``resume(None)``."""
+
+    def cancel_solicit(self, req: SCSIRequest) -> None:
+        """The data asked for is no longer wanted: its buffers go away now."""
+
+    def keep_early(self, req: SCSIRequest) -> None:
+        """Move ``req.early`` out of the receive buffer: the request will outlive this pass."""
+
+    def release_early(self, req: SCSIRequest) -> None:
+        """The early data has been used: give its segments back."""
+
+    def complete(self, req: SCSIRequest) -> None:
+        """Send status (and sense, residual) for a request that has ended."""
+
+    def aborted(self, req: SCSIRequest) -> None:
+        """A request has ended without status; nothing of it may be sent any more."""
+
+
+class Chunk:
+    """Some data-out bytes of a request, in a scatter list that is the command's until released."""
+
+    __slots__ = ("_release", "nbytes", "views")
+
+    def __init__(
+        self, views: list[memoryview], nbytes: int, release: Callable[[], None]
+    ) -> None:
+        self.views = views
+        self.nbytes = nbytes
+        self._release: Callable[[], None] | None = release
+
+    def release(self) -> None:
+        """Give the buffers back; a second call does nothing."""
+        if self._release is not None:
+            self._release()
+            self._release = None
+
+
+class SCSIRequest:
+    """One command.  Class attributes are the defaults: the hot path sets what differs."""
+
+    state: State = State.NEW
+    direction: int = Direction.NONE
+    length: int = 0  # bytes of the data phase as the CDB says
+    lba: int = 0
+    blocks: int = 0
+    expected: int = 0  # bytes that the initiator is ready to transfer in `direction`
+    transfer: int = 0  # min(length, expected): what really moves
+    moved: int = 0  # bytes of the data phase so far
+    status: int = Status.GOOD
+    sense: Sense | None = None
+    rejected: Sense | None = None  # found wrong while parsing; answered when it is the turn
+
+    # Data-out that comes with the command: `early_length` bytes in all (0: none), of which
+    # `early_have` have arrived, in `early`.
+    early: Sequence[memoryview] = ()
+    early_length: int = 0
+    early_have: int = 0
+    early_transient: bool = False  # still in the receive buffer: valid during this pass only
+
+    on_end: Callable[[SCSIRequest], None] | None = None
+    aborting: bool = False
+    hba_data: Any = None  # the HBA's own
+    finished_at: float = 0.0
+
+    _coroutine: Coroutine[Wait[Any], Any, None] | None = None
+    _wait: Wait[Any] | None = None
+    _pending_interrupt: Exception | None = None
+    _early_resume: Resume | None = None
+
+    def __init__(
+        self,
+        hba: HbaPort,
+        attachment: Attachment,
+        lun: bytes,
+        tag: int,
+        cdb: bytes,
+        attribute: int,
+        started_at: float,
+    ) -> None:
+        self.hba = hba
+        self.attachment = attachment  # the I_T_L nexus
+        self.lun = lun
+        self.tag = tag
+        self.cdb = cdb
+        self.attribute = attribute
+        self.started_at = started_at
+        self.command: Command = attachment.unit.command_for(cdb)
+        try:
+            self.command.parse(self)
+        except CheckCondition as exc:
+            self.rejected = exc.sense
+        self.state = State.PARSED
+
+    # --- the HBA's side -------------------------------------------------------------------------
+
+    def expect(self, expected: int) -> int:
+        """Say how many bytes the initiator will take or send; returns what will really move."""
+        self.expected = expected
+        self.transfer = self.length if self.length < expected else expected
+        return self.transfer
+
+    def early_arrived(self, nbytes: int) -> None:
+        """``nbytes`` more of the early data are in ``early``."""
+        self.early_have += nbytes
+        if self.early_have == self.early_length and self._early_resume is not None:
+            resume, self._early_resume = self._early_resume, None
+            resume(None)
+
+    def transport_failure(self, sense: Sense) -> None:
+        """The data phase went wrong: end the command with this sense instead of its data."""
+        if self.state < State.COMPLETED:
+            self._interrupt(CheckCondition(sense))
+
+    # --- the device's side ----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run the command; the bus calls this when it is the command's turn."""
+        self.state = State.RUNNING
+        if self.rejected is not None:
+            self.fail(self.rejected)
+            return
+        try:
+            self.command.start(self)
+        except CheckCondition as exc:
+            self.fail(exc.sense)
+        except Exception:
+            self._our_fault()
+
+    def _our_fault(self) -> None:
+        """A bug of ours must not take the node down: the initiator learns that it was not its own."""
+        log.exception("internal error in %r", self)
+        if self.state < State.COMPLETED:
+            self.fail(INTERNAL_TARGET_FAILURE)
+
+    def complete(self, status: int = Status.GOOD) -> None:
+        """End the command with ``status``."""
+        assert self.state < State.COMPLETED, f"completed twice: {self!r}"
+        self.status = status
+        self.state = State.COMPLETED
+        if self.early_length:
+            self.hba.release_early(self)
+        self.hba.complete(self)
+        if self.on_end is not None:
+            self.on_end(self)
+
+    def fail(self, sense: Sense) -> None:
+        """End the command in CHECK CONDITION."""
+        self.sense = sense
+        self.complete(Status.CHECK_CONDITION)
+
+    def respond(self, data: bytes, allocation_length: int) -> None:
+        """Answer with ``data`` cut to the CDB's allocation length, and end with GOOD.
+
+        The command transfers what there is, so this is where its length becomes known.
+        """
+        data = data[:allocation_length]
+        self.length = len(data)
+        self.transfer = min(self.length, self.expected)
+        if self.transfer:
+            self.hba.data_in(self, [data[: self.transfer]], [])
+        self.complete()
+
+    def run(self, coroutine: Coroutine[Wait[Any], Any, None]) -> None:
+        """Go on as a coroutine (rule 2)."""
+        if self.early_transient:
+            self.hba.keep_early(self)
+        self._coroutine = coroutine
+        self._step(None)
+
+    async def receive(self) -> Chunk:
+        """The next data-out bytes: first what came with the command, then what is solicited."""
+        if self.moved < self.early_length:
+            return await self._receive_early()
+        wanted = min(WINDOW_BYTES, self.transfer - self.moved)
+        segments = await Buffers(self.hba.share, segments_for(wanted))
+        return await self._solicit(segments, min(wanted, len(segments) * SEGMENT_BYTES))
+
+    async def receive_all(self) -> Chunk:
+        """All data-out bytes in one scatter list: for commands of at most ``WINDOW_BYTES``."""
+        assert self.transfer <= WINDOW_BYTES, "this command has to be split"
+        early = await self._receive_early() if self.early_length else Chunk([], 0, lambda: None)
+        rest = self.transfer - self.moved
+        if rest == 0:
+            return early
+        try:
+            needed = segments_for(rest)
+            late = await self._solicit(await Buffers(self.hba.share, needed, needed), rest)
+        except BaseException:
+            early.release()
+            raise
+
+        def release() -> None:
+            early.release()
+            late.release()
+
+        return Chunk(early.views + late.views, self.transfer, release)
+
+    async def receive_with_scratch(self) -> tuple[Chunk, Chunk]:
+        """Like :meth:`receive`, with a second scatter list of the same size to read into.
+
+        Both are taken together: who holds unreserved segments never waits for more (pool, rule 3).
+        The early data is in reserved ones, so the scratch for it may be waited for.
+        """
+        share = self.hba.share
+        if self.moved < self.early_length:
+            chunk = await self._receive_early()
+            try:
+                scratch = await Buffers(share, needed := segments_for(chunk.nbytes), needed)
+            except BaseException:
+                chunk.release()
+                raise
+        else:
+            wanted = min(WINDOW_BYTES, self.transfer - self.moved)
+            segments = await Buffers(share, 2 * segments_for(wanted), 2)
+            half = len(segments) // 2
+            scratch = segments[half:]
+            try:
+                chunk = await self._solicit(segments[:half], min(wanted, half * SEGMENT_BYTES))
+            except BaseException:
+                share.give(scratch)
+                raise
+        views = views_of(scratch, chunk.nbytes)
+        return chunk, Chunk(views, chunk.nbytes, lambda: share.give(scratch))
+
+    async def _receive_early(self) -> Chunk:
+        if self.early_have < self.early_length:
+            await _EarlyData(self)
+        self.moved = self.early_length
+        return Chunk(list(self.early), self.early_length, lambda: self.hba.release_early(self))
+
+    async def _solicit(self, segments: list[memoryview], nbytes: int) -> Chunk:
+        share = self.hba.share
+        views = views_of(segments, nbytes)
+        try:
+            await _Solicited(self, self.moved, views, nbytes)
+        except BaseException:
+            share.give(segments)
+            raise
+        self.moved += nbytes
+        return Chunk(views, nbytes, lambda: share.give(segments))
+
+    async def receive_parameters(self) -> bytes:
+        """All data-out bytes in one piece: for parameter lists, which are small."""
+        data = bytearray()
+        while len(data) < self.transfer:
+            chunk = await self.receive()
+            for view in chunk.views:
+                data += view
+            chunk.release()
+        return bytes(data)
+
+    async def buffers(self, nbytes: int) -> list[memoryview]:
+        """Segments for up to ``nbytes`` of data-in, at least one; give them to :meth:`send`."""
+        return await Buffers(self.hba.share, segments_for(min(nbytes, WINDOW_BYTES)))
+
+    def send(self, segments: list[memoryview], nbytes: int) -> None:
+        """Data-in: the first ``nbytes`` of ``segments``, which pass to the HBA."""
+        self.moved += nbytes
+        self.hba.data_in(self, views_of(segments, nbytes), segments)
+
+    async def sent(self) -> None:
+        """Wait until the data-in so far has left the host."""
+        await _Drained(self)
+
+    # --- abort ----------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """End the command without status.  ``on_end`` tells when it really has (rule 3)."""
+        if self.state >= State.COMPLETED or self.aborting:
+            return
+        self.aborting = True
+        self._interrupt(Aborted())
+
+    def _interrupt(self, reason: Exception) -> None:
+        if self._coroutine is None:
+            self._ended_by(reason)  # not started, or blocked
+        elif self._wait is not None and self._wait.cancel():
+            self._wait = None
+            self._step(reason)
+        else:
+            self._pending_interrupt = reason  # a store uses our buffers: wait for it
+
+    def _ended_by(self, reason: Exception) -> None:
+        if isinstance(reason, CheckCondition):
+            self.fail(reason.sense)
+            return
+        self.state = State.ABORTED
+        if self.early_length:
+            self.hba.release_early(self)
+        self.hba.aborted(self)
+        if self.on_end is not None:
+            self.on_end(self)
+
+    # --- the coroutine --------------------------------------------------------------------------
+
+    def _resume(self, outcome: Any) -> None:
+        self._wait = None
+        if self._pending_interrupt is not None:
+            outcome = self._pending_interrupt
+            self._pending_interrupt = None
+        self._step(outcome)
+
+    def _step(self, outcome: Any) -> None:
+        coroutine = self._coroutine
+        assert coroutine is not None
+        try:
+            while True:
+                if isinstance(outcome, BaseException):
+                    wait = coroutine.throw(outcome)
+                else:
+                    wait = coroutine.send(outcome)
+                self._wait = wait
+                outcome = wait.begin(self._resume)
+                if outcome is PENDING:
+                    return
+                self._wait = None
+        except StopIteration:
+            assert self.state >= State.COMPLETED, f"ended without status: {self!r}"
+        except Aborted as exc:
+            self._ended_by(exc)
+        except CheckCondition as exc:
+            self.fail(exc.sense)
+        except StoreError as exc:
+            self.fail(sense_of(exc))
+        except Exception:
+            self._our_fault()
+        self._coroutine = None
+
+    def __repr__(self) -> str:
+        return print_request(self)
+
+
+class _EarlyData(Wait[None]):
+    """The unsolicited data of a request, until all of it has arrived."""
+
+    __slots__ = ("_req",)
+
+    def __init__(self, req: SCSIRequest) -> None:
+        self._req = req
+
+    def begin(self, resume: Resume) -> _Pending:
+        self._req._early_resume = resume
+        return PENDING
+
+    def cancel(self) -> bool:
+        self._req._early_resume = None
+        return True
+
+
+class _Solicited(Wait[None]):
+    """Data-out asked of the initiator (R2T)."""
+
+    __slots__ = ("_args", "_cancelled", "_resume")
+
+    def __init__(
+        self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int
+    ) -> None:
+        self._args = (req, offset, views, nbytes)
+        self._cancelled = False
+
+    def begin(self, resume: Resume) -> _Pending:
+        self._resume = resume
+        req, offset, views, nbytes = self._args
+        req.hba.solicit(req, offset, views, nbytes, self._filled)
+        return PENDING
+
+    def _filled(self, outcome: Any) -> None:
+        if not self._cancelled:
+            self._resume(outcome)
+
+    def cancel(self) -> bool:
+        self._args[0].hba.cancel_solicit(self._args[0])
+        self._cancelled = True
+        return True
+
+
+class _Drained(Wait[None]):
+    """The data-in of a request, until it has left the host."""
+
+    __slots__ = ("_cancelled", "_req")
+
+    def __init__(self, req: SCSIRequest) -> None:
+        self._req = req
+        self._cancelled = False
+
+    def begin(self, resume: Resume) -> _Pending | None:
+        def drained(outcome: Any) -> None:
+            if not self._cancelled:
+                resume(outcome)
+
+        return None if self._req.hba.drained(self._req, drained) else PENDING
+
+    def cancel(self) -> bool:
+        self._cancelled = True
+        return True
+
+
+def print_request(req: SCSIRequest) -> str:
+    """One line that says all about a request; used by logs, traces and listings."""
+    way = ("-", "<", ">")[req.direction]
+    text = (
+        f"{req.command.name} lun={req.attachment.unit.number} tag={req.tag:#x} lba={req.lba}"
+        f" blocks={req.blocks} {way}{req.length}/{req.expected} {req.state.name.lower()}"
+        f" cdb={req.cdb.hex()}"
+    )
+    if req.state == State.COMPLETED:
+        text += f" status={Status(req.status).name}"
+        if req.finished_at:
+            text += f" {(req.finished_at - req.started_at) * 1e3:.3f}ms"
+    if req.sense is not None:
+        text += f" sense={req.sense.key.name},{req.sense.asc:02X}/{req.sense.ascq:02X}"
+    return text
