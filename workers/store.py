@@ -110,12 +110,12 @@ class VolumeStore(ABC):
     shared: bool = False  # True: any worker can serve any chunk (RADOS); False: only its own can
 
     @abstractmethod
-    def read_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
-        """Fill ``buffers`` from ``offset`` if that needs no waiting (rule 1)."""
+    def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
+        """Fill ``buffers``, ``nbytes`` in all, from ``offset`` if that needs no waiting (rule 1)."""
 
     @abstractmethod
-    def write_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
-        """Write ``buffers`` at ``offset`` if that needs no waiting and no durability (rule 1)."""
+    def write_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
+        """Write ``buffers`` if that needs no waiting and no durability (rule 1)."""
 
     @abstractmethod
     def submit(self, io: StoreIo) -> None:

@@ -62,7 +62,7 @@ class Volume:
         ranges = self._ranges
         if not ranges.idle and not ranges.free(offset, offset + nbytes, False):
             return False
-        return self._only.read_now(offset, views)
+        return self._only.read_now(offset, views, nbytes)
 
     def write_now(self, offset: int, views: Sequence[memoryview], nbytes: int) -> bool:
         """Write without waiting; False if that cannot be done (then ``await write``)."""
@@ -71,7 +71,7 @@ class Volume:
         ranges = self._ranges
         if not ranges.idle and not ranges.free(offset, offset + nbytes, True):
             return False
-        return self._only.write_now(offset, views)
+        return self._only.write_now(offset, views, nbytes)
 
     # --- all else -------------------------------------------------------------------------------
 
