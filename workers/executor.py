@@ -1,0 +1,85 @@
+"""Threads for I/O that waits: a bounded number of them, and one wake-up for many completions.
+
+``concurrent.futures`` costs a future, a lock and a wake-up of the event loop per job.  Here a job is
+two callables, and the loop is woken once for all that has ended since it last looked.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+Job = Callable[[], None]
+CallSoonThreadsafe = Callable[[Job], Any]  # of the event loop; what it returns is not used
+
+
+class BlockingExecutor:
+    """``threads`` workers; ``run(work, done)``: ``work()`` in one of them, then ``done()`` on the loop.
+
+    What is queued is bounded by its users: each job belongs to a command that holds a place in a
+    session's window.  ``work`` must not raise; errors are part of the I/O that it carries.
+    """
+
+    def __init__(self, threads: int, call_soon_threadsafe: CallSoonThreadsafe) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Job, Job] | None] = queue.SimpleQueue()
+        self._finished: deque[Job] = deque()
+        self._call_soon_threadsafe = call_soon_threadsafe
+        self._wake_pending = False
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._threads_max = threads
+        self._idle = 0  # threads waiting for a job, as far as is known
+        self._closed = False
+
+    def run(self, work: Job, done: Job) -> None:
+        """Queue a job; call from the loop's thread only."""
+        assert not self._closed, "executor is closed"
+        if len(self._threads) < self._threads_max and self._jobs.qsize() >= self._idle:
+            self._spawn()
+        self._jobs.put((work, done))
+
+    def _spawn(self) -> None:
+        thread = threading.Thread(
+            target=self._serve, name=f"lunmesh-io-{len(self._threads)}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            job = self._jobs.get()
+            with self._lock:
+                self._idle -= 1
+            if job is None:
+                return
+            work, done = job
+            work()
+            with self._lock:
+                self._finished.append(done)
+                wake = not self._wake_pending
+                self._wake_pending = True
+            if wake:
+                self._call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        """On the loop: everything that has ended."""
+        with self._lock:
+            self._wake_pending = False
+            finished = list(self._finished)
+            self._finished.clear()
+        for done in finished:
+            done()
+
+    def close(self) -> None:
+        """End the threads; nothing may be queued."""
+        self._closed = True
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
