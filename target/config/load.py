@@ -1,0 +1,185 @@
+"""Flags, environment and file, in this order, become one checked ``ServeConfig``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from target.block.pool import POOL_BYTES_MIN
+from target.config.chap import chap_users, mutual_chap
+from target.config.errors import did_you_mean
+from target.config.file import read_config_file
+from target.config.merge import Merged, Source
+from target.config.model import (
+    IQN_DEFAULT,
+    PORT_DEFAULT,
+    ChapUser,
+    LogFormat,
+    LogLevel,
+    Portal,
+    ServeConfig,
+    VolumeConfig,
+)
+from target.config.options import Options, VolumeTable, field_of
+from target.config.sizes import format_size, parse_size
+from target.config.values import (
+    check_volume,
+    is_loopback,
+    parse_iscsi_name,
+    parse_portal,
+    parse_volume,
+    resolve,
+)
+
+ENV_CHAP = "LUNMESH_CHAP"
+ENV_MUTUAL_CHAP = "LUNMESH_MUTUAL_CHAP"
+
+LUNS_MAX = 16384  # what flat LUN addressing can name
+PORTALS_MAX = 64
+QUEUE_DEPTH_MAX = 1024
+IO_THREADS_MAX = 256
+SECONDS_MAX = 3600.0
+
+
+def load_serve_config(
+    flags: Options, *, file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> ServeConfig:
+    """The configuration that a node starts with, or :class:`ConfigError`."""
+    here = Path()
+    sources = [Source(flags, lambda name, *_: f"--{name}", here)]
+    for variable, name in ((ENV_CHAP, "chap"), (ENV_MUTUAL_CHAP, "mutual-chap")):
+        text = (environ or {}).get(variable, "")
+        if text.strip():
+            value: Any = text.split() if name == "chap" else text.strip()
+            options = Options(**{field_of(name): value})
+            sources.append(Source(options, lambda *_, place=variable: place, here))
+    if file is not None:
+        decoded = read_config_file(file)
+
+        def file_place(name: str, *keys: str | int) -> str:
+            return f"{decoded.place(name, *keys)}: {name}"
+
+        sources.append(Source(decoded.options, file_place, file.parent))
+    return _build(Merged(sources))
+
+
+def _build(merged: Merged) -> ServeConfig:
+    chap = chap_users(merged)
+    mutual = mutual_chap(merged, chap)
+    chap_discovery = merged.one("chap-discovery", bool, False)
+    if chap_discovery and not chap:
+        raise merged.fail("chap-discovery", "needs a chap user")
+    data_source = merged.source("data-dir")
+    portals = _portals(merged)
+    return ServeConfig(
+        data_dir=merged.one(
+            "data-dir",
+            lambda text: resolve(text, data_source.base if data_source else Path()),
+            Path("lunmesh-data"),
+        ),
+        portals=portals,
+        iqn=merged.one("iqn", parse_iscsi_name, IQN_DEFAULT),
+        volumes=_volumes(merged),
+        buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
+        chap=chap,
+        mutual_chap=mutual,
+        chap_discovery=chap_discovery,
+        write_cache=merged.one("write-cache", _on_off, True),
+        queue_depth=merged.one("queue-depth", _count(QUEUE_DEPTH_MAX), 128),
+        io_threads=merged.one("io-threads", _count(IO_THREADS_MAX), 4),
+        log_level=merged.one("log-level", _choice(LogLevel), "info"),
+        log_format=merged.one("log-format", _choice(LogFormat), "text"),
+        login_timeout_seconds=merged.one("login-timeout", _seconds(1), 15.0),
+        nop_interval_seconds=merged.one("nop-interval", _seconds(0), 30.0),
+        nop_timeout_seconds=merged.one("nop-timeout", _seconds(1), 15.0),
+        shutdown_timeout_seconds=merged.one("shutdown-timeout", _seconds(0), 10.0),
+        notes=_notes(merged, portals, chap),
+    )
+
+
+def _portals(merged: Merged) -> tuple[Portal, ...]:
+    default = Portal("127.0.0.1", PORT_DEFAULT)
+    portals = merged.many("portal", lambda text, _base: parse_portal(text), default)
+    fixed = [portal for portal in portals if portal.port]
+    merged.check_list("portal", portals, PORTALS_MAX)
+    merged.check_unique("portal", [str(portal) for portal in fixed])
+    return portals
+
+
+def _volumes(merged: Merged) -> tuple[VolumeConfig, ...]:
+    def parse(item: str | VolumeTable, base: Path) -> VolumeConfig:
+        return parse_volume(item, base) if isinstance(item, str) else check_volume(item, base)
+
+    default = VolumeConfig(name="disk0", size_bytes=1 << 30)
+    volumes = merged.many("volume", parse, default)
+    merged.check_list("volume", volumes, LUNS_MAX)
+    merged.check_unique("volume", [volume.name for volume in volumes])
+    # The same image under two names would be two disks that corrupt one another.
+    images = [os.path.realpath(volume.path) for volume in volumes if volume.path is not None]
+    merged.check_unique("volume", images)
+    return volumes
+
+
+def _buffer_memory(given: str | int) -> int:
+    nbytes = parse_size(given)
+    if nbytes < POOL_BYTES_MIN:
+        raise ValueError(f"{format_size(nbytes)} is below the least, {format_size(POOL_BYTES_MIN)}")
+    return nbytes
+
+
+def _on_off(given: bool | str) -> bool:
+    if isinstance(given, bool):
+        return given
+    if given not in ("on", "off"):
+        raise ValueError(f"must be on or off, not {given!r}")
+    return given == "on"
+
+
+def _count(most: int) -> Callable[[int], int]:
+    def parse(given: int) -> int:
+        if not 1 <= given <= most:
+            raise ValueError(f"must be 1 to {most}, not {given}")
+        return given
+
+    return parse
+
+
+def _seconds(least: float) -> Callable[[float], float]:
+    def parse(given: float) -> float:
+        if not least <= given <= SECONDS_MAX:
+            raise ValueError(f"must be {least:g} to {SECONDS_MAX:g} seconds, not {given:g}")
+        return given
+
+    return parse
+
+
+def _choice(literal: Any) -> Callable[[str], Any]:
+    words: tuple[str, ...] = get_args(literal)
+
+    def parse(given: str) -> str:
+        if given not in words:
+            raise ValueError(
+                f"must be one of {', '.join(words)}, not {given!r}{did_you_mean(given, words)}"
+            )
+        return given
+
+    return parse
+
+
+def _notes(
+    merged: Merged, portals: tuple[Portal, ...], chap: tuple[ChapUser, ...]
+) -> tuple[str, ...]:
+    notes = []
+    for name in ("chap", "mutual-chap"):
+        source = merged.source(name)
+        if source is not None and source.place(name) == f"--{name}":
+            notes.append(f"the secret behind --{name} shows in the process list: use {name}-file")
+    if not chap:
+        notes += [
+            f"portal {portal} is open to everybody who reaches it: no chap user is configured"
+            for portal in portals
+            if not is_loopback(portal)
+        ]
+    return tuple(notes)

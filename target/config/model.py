@@ -1,0 +1,68 @@
+"""The result: what a node is told, parsed and checked, frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+PORT_DEFAULT = 3260
+IQN_DEFAULT = "iqn.2026-11.io.lunmesh:target"
+
+
+class Portal(msgspec.Struct, frozen=True):
+    """An address to listen on; port 0 takes any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class ChapUser(msgspec.Struct, frozen=True):
+    """One side's CHAP name and secret.  The secret never shows in a repr, and so in no log."""
+
+    user: str
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"ChapUser(user={self.user!r}, secret=***)"
+
+
+class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume: ``size_bytes`` (kept in the data directory) or ``path`` (an image as it is)."""
+
+    name: str
+    size_bytes: int | None = None
+    path: Path | None = None
+    block_bytes: int = 512
+    chunk_bytes: int = 4 << 20
+    readonly: bool = False
+
+
+class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that ``lunmesh serve`` may be told."""
+
+    data_dir: Path
+    portals: tuple[Portal, ...]
+    iqn: str
+    volumes: tuple[VolumeConfig, ...]  # LUN 0, 1, 2 … in order
+    buffer_memory_bytes: int
+    chap: tuple[ChapUser, ...]  # who may log in; empty: everybody
+    mutual_chap: ChapUser | None  # who we are to an initiator that asks
+    chap_discovery: bool  # discovery sessions need CHAP as well
+    write_cache: bool
+    queue_depth: int  # commands per session
+    io_threads: int
+    log_level: LogLevel
+    log_format: LogFormat
+    login_timeout_seconds: float
+    nop_interval_seconds: float  # 0: an idle session is never pinged
+    nop_timeout_seconds: float
+    shutdown_timeout_seconds: float
+    notes: tuple[str, ...] = ()  # what deserves a warning, not a refusal

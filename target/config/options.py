@@ -1,0 +1,58 @@
+"""The options by name, as they come: from flags or from the file, not yet understood.
+
+One struct for both, so that they cannot drift apart.  ``UNSET`` means "not given here".
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+Size = str | int
+
+
+class VolumeTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[volume]]`` in the file; on the command line the same in one string."""
+
+    name: str
+    size: Size | None = None
+    path: str | None = None
+    block: int = 512
+    chunk: Size = "4M"
+    readonly: bool = False
+
+
+class Options(
+    msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True
+):
+    """Every option of ``lunmesh serve`` but ``--config`` itself."""
+
+    data_dir: str | UnsetType = UNSET
+    portal: str | list[str] | UnsetType = UNSET
+    iqn: str | UnsetType = UNSET
+    volume: str | list[str | VolumeTable] | UnsetType = UNSET
+    buffer_memory: Size | UnsetType = UNSET
+    chap: str | list[str] | UnsetType = UNSET
+    chap_file: str | UnsetType = UNSET
+    mutual_chap: str | UnsetType = UNSET
+    mutual_chap_file: str | UnsetType = UNSET
+    chap_discovery: bool | UnsetType = UNSET
+    write_cache: bool | str | UnsetType = UNSET
+    queue_depth: int | UnsetType = UNSET
+    io_threads: int | UnsetType = UNSET
+    log_level: str | UnsetType = UNSET
+    log_format: str | UnsetType = UNSET
+    login_timeout: float | UnsetType = UNSET
+    nop_interval: float | UnsetType = UNSET
+    nop_timeout: float | UnsetType = UNSET
+    shutdown_timeout: float | UnsetType = UNSET
+
+
+def option_names() -> tuple[str, ...]:
+    """The names as the file and, behind ``--``, the flags have them."""
+    return Options.__struct_encode_fields__
+
+
+def field_of(name: str) -> str:
+    """``buffer_memory`` for ``buffer-memory``."""
+    return name.replace("-", "_")

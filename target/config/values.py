@@ -1,0 +1,177 @@
+"""Values as people write them: portals, iSCSI names, volumes.
+
+Each parser takes what was written and returns what is meant, or raises ``ValueError`` with half a
+sentence; the caller puts the place in front of it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+
+from target.config.errors import did_you_mean
+from target.config.model import PORT_DEFAULT, Portal, VolumeConfig
+from target.config.options import VolumeTable
+from target.config.sizes import format_size, parse_size
+
+NAME_CHARS_MAX = 64
+_VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+VOLUME_OPTIONS = ("block", "chunk", "readonly")
+BLOCK_BYTES = (512, 4096)
+CHUNK_BYTES_MIN = 64 << 10
+CHUNK_BYTES_MAX = 64 << 20
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_IQN = re.compile(r"iqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[a-z0-9.:-]+)?")
+_EUI = re.compile(r"eui\.[0-9A-Fa-f]{16}")
+_NAA = re.compile(r"naa\.([0-9A-Fa-f]{16}|[0-9A-Fa-f]{32})")
+ISCSI_NAME_BYTES_MAX = 223  # RFC 7143, 4.2.7.1
+
+
+def parse_portal(text: str) -> Portal:
+    """``HOST:PORT``, ``[v6]:PORT``; without a port, iSCSI's own."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or not _is_ipv6(host) or not (rest == "" or rest.startswith(":")):
+            raise ValueError(f"bad portal {text!r}: write an IPv6 one as [::1]:{PORT_DEFAULT}")
+        return Portal(host, _port(text, rest[1:]) if rest else PORT_DEFAULT)
+    if text.count(":") > 1:
+        raise ValueError(f"bad portal {text!r}: put an IPv6 address in brackets, [::1]:3260")
+    host, colon, port = text.partition(":")
+    if not _HOST.fullmatch(host) or (_looks_numeric(host) and not _is_ipv4(host)):
+        raise ValueError(f"bad portal {text!r}: write HOST:PORT or [IPv6]:PORT")
+    return Portal(host, _port(text, port) if colon else PORT_DEFAULT)
+
+
+def _port(text: str, port: str) -> int:
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise ValueError(f"bad portal {text!r}: the port must be 0 to 65535")
+    return int(port)
+
+
+def _looks_numeric(host: str) -> bool:
+    return host.replace(".", "").isdigit()
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)  # a scope (fe80::1%eth0) belongs to it
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(portal: Portal) -> bool:
+    """Whether only this machine reaches it, as far as the name tells."""
+    if portal.host == "localhost":
+        return True
+    return (_is_ipv4(portal.host) or _is_ipv6(portal.host)) and ipaddress.ip_address(
+        portal.host
+    ).is_loopback
+
+
+def parse_iscsi_name(text: str) -> str:
+    """An ``iqn.``, ``eui.`` or ``naa.`` name, as RFC 7143 chapter 4.2.7 has them."""
+    if len(text.encode()) > ISCSI_NAME_BYTES_MAX:
+        raise ValueError(f"bad iSCSI name: longer than {ISCSI_NAME_BYTES_MAX} bytes")
+    if _IQN.fullmatch(text) or _EUI.fullmatch(text) or _NAA.fullmatch(text):
+        return text
+    if _IQN.fullmatch(text.lower()):
+        raise ValueError(f"bad iSCSI name {text!r}: write it in lower case")
+    raise ValueError(
+        f"bad iSCSI name {text!r}: write iqn.YYYY-MM.reversed.domain:name, eui.… or naa.…"
+    )
+
+
+def parse_volume(text: str, base: Path) -> VolumeConfig:
+    """``NAME=SIZE[,block=512|4096][,chunk=SIZE][,readonly]`` or ``NAME=/path/to/image…``."""
+    name, equals, rest = text.partition("=")
+    if not equals:
+        raise ValueError(f"bad volume {text!r}: write NAME=SIZE or NAME=/path/to/image")
+    what, *extras = rest.split(",")
+    block, chunk, readonly = 512, "4M", False
+    for extra in extras:
+        key, equals, value = extra.partition("=")
+        if key == "readonly" and not equals:
+            readonly = True
+        elif key == "block" and equals:
+            if not (value.isascii() and value.isdigit()):
+                raise ValueError(f"volume {name!r}: block must be 512 or 4096, not {value!r}")
+            block = int(value)
+        elif key == "chunk" and equals:
+            chunk = value
+        elif key in VOLUME_OPTIONS:
+            raise ValueError(
+                f"volume {name!r}: write "
+                + ("readonly alone" if key == "readonly" else f"{key}=VALUE")
+            )
+        else:
+            raise ValueError(
+                f"volume {name!r}: unknown option {extra!r}{did_you_mean(key, VOLUME_OPTIONS)}"
+            )
+    is_path = "/" in what
+    table = VolumeTable(
+        name=name,
+        size=None if is_path else what,
+        path=what if is_path else None,
+        block=block,
+        chunk=chunk,
+        readonly=readonly,
+    )
+    return check_volume(table, base)
+
+
+def check_volume(table: VolumeTable, base: Path) -> VolumeConfig:
+    """What the string form and the table form of a volume have in common."""
+    name = table.name
+    if len(name) > NAME_CHARS_MAX or not _VOLUME_NAME.fullmatch(name):
+        raise ValueError(
+            f"bad volume name {name[:80]!r}: use up to {NAME_CHARS_MAX} letters, digits, '.', '_' "
+            "and '-', beginning with a letter or digit"
+        )
+    if table.block not in BLOCK_BYTES:
+        raise ValueError(f"volume {name!r}: block must be 512 or 4096, not {table.block}")
+    try:
+        chunk_bytes = parse_size(table.chunk)
+        size_bytes = None if table.size is None else parse_size(table.size)
+    except ValueError as exc:
+        raise ValueError(f"volume {name!r}: {exc}") from exc
+    if chunk_bytes & (chunk_bytes - 1) or not CHUNK_BYTES_MIN <= chunk_bytes <= CHUNK_BYTES_MAX:
+        raise ValueError(f"volume {name!r}: chunk must be a power of two from 64K to 64M")
+    if (size_bytes is None) == (table.path is None):
+        raise ValueError(f"volume {name!r}: give either a size or the path of an image")
+    if size_bytes is not None and size_bytes < table.block:
+        raise ValueError(
+            f"volume {name!r}: {format_size(size_bytes)} is smaller than one block of {table.block}"
+        )
+    if size_bytes is not None and size_bytes % table.block:
+        raise ValueError(
+            f"volume {name!r}: {size_bytes} bytes is no multiple of its {table.block}-byte blocks"
+        )
+    return VolumeConfig(
+        name=name,
+        size_bytes=size_bytes,
+        path=None if table.path is None else resolve(table.path, base),
+        block_bytes=table.block,
+        chunk_bytes=chunk_bytes,
+        readonly=table.readonly,
+    )
+
+
+def resolve(text: str, base: Path) -> Path:
+    """A path as written, seen from ``base``."""
+    if not text or "\0" in text:
+        raise ValueError("bad path: empty" if not text else "bad path: it holds a NUL character")
+    try:
+        return base / Path(text).expanduser()
+    except RuntimeError as exc:  # ~nobody
+        raise ValueError(f"bad path {text!r}: {exc}") from exc
