@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 
-from .constants import AhsType, RejectReason
-from .errors import PduError
-from .limits import AHS_BYTES_MAX, CDB_BYTES_MAX
+from target.iscsi.constants import AhsType, RejectReason
+from target.iscsi.errors import PduError
+from target.iscsi.limits import AHS_BYTES_MAX, CDB_BYTES_MAX
 
 Buffer = bytes | memoryview
 

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from .constants import LoginStatus, RejectReason
+from target.iscsi.constants import LoginStatus, RejectReason
 
 
 class IscsiError(Exception):

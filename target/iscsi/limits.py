@@ -17,10 +17,9 @@ CDB_BYTES_MAX: Final = 260
 # --- text (RFC 7143 6.1, 6.2) ---------------------------------------------------------------------
 KEY_NAME_BYTES_MAX: Final = 63
 SIMPLE_VALUE_BYTES_MAX: Final = 255
-TEXT_VALUE_BYTES_MAX: Final = 8192
-"""A list or a name; keys with longer values have to be large binary ones."""
-LARGE_BINARY_TEXT_BYTES_MAX: Final = 65536
-"""The encoded form of a large binary value."""
+"""A simple value, or one item of a list."""
+LARGE_VALUE_BYTES_MAX: Final = 65536
+"""Any value at all: a list, or a large binary value in its encoded form."""
 TEXT_REQUEST_BYTES_MAX: Final = 65536
 """One whole key=value exchange, over all its PDUs with the C bit."""
 TEXT_REQUEST_PDUS_MAX: Final = 64
@@ -40,10 +39,8 @@ LOGIN_PDUS_MAX: Final = 64
 # --- CHAP (RFC 7143 12.1.3) -----------------------------------------------------------------------
 CHAP_BINARY_BYTES_MAX: Final = 1024
 CHAP_NAME_BYTES_MAX: Final = 1024
-CHAP_CHALLENGE_BYTES: Final = 32
-"""What we send: as long as the longest digest that we offer."""
 CHAP_CHALLENGE_BYTES_MIN: Final = 16
-"""What we accept from an initiator that wants to authenticate us."""
+"""What we send is as long as the digest of the algorithm, and at least this."""
 CHAP_SECRET_BYTES_ADVISED: Final = 12
 """RFC 7143 9.2.1: secrets SHOULD hold 96 random bits."""
 
@@ -52,8 +49,7 @@ THROTTLE_ADDRESSES_MAX: Final = 4096
 THROTTLE_BURST_LOGINS: Final = 10
 THROTTLE_REFILL_SECONDS: Final = 6.0
 
-assert LOGIN_DATA_SEGMENT_BYTES_MAX <= TEXT_REQUEST_BYTES_MAX
-assert TEXT_REQUEST_BYTES_MAX >= LARGE_BINARY_TEXT_BYTES_MAX
-assert KEY_NAME_BYTES_MAX < SIMPLE_VALUE_BYTES_MAX < TEXT_VALUE_BYTES_MAX
-assert CHAP_CHALLENGE_BYTES <= CHAP_BINARY_BYTES_MAX
+assert LOGIN_DATA_SEGMENT_BYTES_MAX <= TEXT_REQUEST_BYTES_MAX <= LARGE_VALUE_BYTES_MAX
+assert KEY_NAME_BYTES_MAX < SIMPLE_VALUE_BYTES_MAX < LARGE_VALUE_BYTES_MAX
+assert CHAP_CHALLENGE_BYTES_MIN <= CHAP_BINARY_BYTES_MAX
 assert ISCSI_NAME_BYTES_MAX <= SIMPLE_VALUE_BYTES_MAX

@@ -20,7 +20,7 @@ from typing import Final
 
 from crc32c import crc32c
 
-from .constants import (
+from target.iscsi.constants import (
     BHS_LENGTH,
     DIGEST_LENGTH,
     IMMEDIATE,
@@ -43,9 +43,9 @@ from .constants import (
     TmfFunction,
     TmfResponse,
 )
-from .errors import PduError
-from .pdubase import Buffer, Pdu, check_segments, segment_lengths
-from .requests import (
+from target.iscsi.errors import PduError
+from target.iscsi.pdubase import Buffer, Pdu, check_segments, segment_lengths
+from target.iscsi.requests import (
     DataOut,
     LoginRequest,
     LogoutRequest,
@@ -55,7 +55,7 @@ from .requests import (
     TaskManagementRequest,
     TextRequest,
 )
-from .responses import (
+from target.iscsi.responses import (
     R2T,
     AsyncMessage,
     DataIn,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from .constants import BHS_LENGTH, Opcode, RejectReason
-from .errors import PduError
-from .limits import DATA_SEGMENT_BYTES_FIELD_MAX
+from target.iscsi.constants import BHS_LENGTH, Opcode, RejectReason
+from target.iscsi.errors import PduError
+from target.iscsi.limits import DATA_SEGMENT_BYTES_FIELD_MAX
 
 Buffer = bytes | memoryview
 

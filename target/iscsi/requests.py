@@ -9,11 +9,11 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from . import ahs as ahs_codec
-from . import constants as c
-from .constants import NO_LUN, RESERVED_TAG, Opcode, RejectReason, TaskAttribute
-from .errors import PduError
-from .pdubase import Buffer, Pdu, lengths
+from target.iscsi import ahs as ahs_codec
+from target.iscsi import constants as c
+from target.iscsi.constants import NO_LUN, RESERVED_TAG, Opcode, RejectReason, TaskAttribute
+from target.iscsi.errors import PduError
+from target.iscsi.pdubase import Buffer, Pdu, lengths
 
 _COMMAND = struct.Struct(">BBxxI8sIIII16s")
 _PLAIN = struct.Struct(">BBxxI8sIIII16x")

@@ -10,10 +10,10 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from . import constants as c
-from .constants import NO_LUN, RESERVED_TAG, LoginStatus, Opcode, RejectReason
-from .errors import PduError
-from .pdubase import Buffer, Pdu, lengths
+from target.iscsi import constants as c
+from target.iscsi.constants import NO_LUN, RESERVED_TAG, LoginStatus, Opcode, RejectReason
+from target.iscsi.errors import PduError
+from target.iscsi.pdubase import Buffer, Pdu, lengths
 
 _NOP_IN = struct.Struct(">BBxxI8sIIIII12x")
 _SCSI = struct.Struct(">BBBBI8xIIIIIIII")
