@@ -8,15 +8,14 @@ from pathlib import Path
 
 from target.config.errors import ConfigError
 from target.config.model import VolumeConfig
-from target.config.sizes import format_size
 
 
 def image_bytes(volume: VolumeConfig) -> int:
     """The size of the volume's image.
 
-    An image that ends in the middle of a block is refused: to serve only its whole blocks would hide
-    its end from the initiator (a GPT keeps its backup there), to grow it would change a file that we
-    were only asked to serve.
+    An image that ends in the middle of a block is refused: to serve only its whole blocks would
+    hide its end from the initiator (a GPT keeps its backup there), to grow it would change a file
+    that we were only asked to serve.
     """
     path = volume.path
     assert path is not None
@@ -35,15 +34,9 @@ def image_bytes(volume: VolumeConfig) -> int:
     if nbytes % block:
         raise ConfigError(
             f"volume {volume.name!r}: {path} has {nbytes} bytes, no multiple of its {block}-byte "
-            f"blocks; enlarge it (truncate -s {-(-nbytes // block) * block}) or choose another block"
+            f"blocks; enlarge it with truncate -s {-(-nbytes // block) * block}"
         )
     return nbytes
-
-
-def describe(volume: VolumeConfig) -> str:
-    """``disk0 1 GiB`` or ``disk1 /path/to/image``, for people."""
-    what = str(volume.path) if volume.size_bytes is None else format_size(volume.size_bytes)
-    return f"{volume.name} {what}{' read-only' if volume.readonly else ''}"
 
 
 def _size_of(path: Path) -> int:

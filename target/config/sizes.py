@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) ?(?P<unit>[A-Za-z]*)")
+_SIZE = re.compile(r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?) ?(?P<unit>[A-Za-z]*)")
 _UNITS = ("K", "M", "G", "T", "P", "E")
 _DECIMAL_UNITS = frozenset(f"{unit}B" for unit in _UNITS)
 # File offsets are signed 64-bit numbers.

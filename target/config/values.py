@@ -143,11 +143,12 @@ def check_volume(table: VolumeTable, base: Path) -> VolumeConfig:
     try:
         chunk_bytes = parse_size(table.chunk)
         size_bytes = None if table.size is None else parse_size(table.size)
+        path = None if table.path is None else resolve(table.path, base)
     except ValueError as exc:
         raise ValueError(f"volume {name!r}: {exc}") from exc
     if chunk_bytes & (chunk_bytes - 1) or not CHUNK_BYTES_MIN <= chunk_bytes <= CHUNK_BYTES_MAX:
         raise ValueError(f"volume {name!r}: chunk must be a power of two from 64K to 64M")
-    if (size_bytes is None) == (table.path is None):
+    if (size_bytes is None) == (path is None):
         raise ValueError(f"volume {name!r}: give either a size or the path of an image")
     if size_bytes is not None and size_bytes < table.block:
         raise ValueError(
@@ -160,7 +161,7 @@ def check_volume(table: VolumeTable, base: Path) -> VolumeConfig:
     return VolumeConfig(
         name=name,
         size_bytes=size_bytes,
-        path=None if table.path is None else resolve(table.path, base),
+        path=path,
         block_bytes=table.block,
         chunk_bytes=chunk_bytes,
         readonly=table.readonly,

@@ -1,0 +1,5 @@
+"""``python -m target.cli`` is ``lunmesh``."""
+
+from target.cli import main
+
+main()

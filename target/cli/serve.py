@@ -1,0 +1,58 @@
+"""``lunmesh serve``: a node in the foreground, from its start to its last flush."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+import uvloop
+
+from target import logs
+from target.cli.errors import CliError
+from target.cli.ready import ready_text
+from target.config import ServeConfig
+from target.datadir import DataDirError
+from target.node import Node
+
+# What a process manager, a terminal and `kill` send to say "please stop".
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_serve(config: ServeConfig) -> None:
+    """Serve until told to stop."""
+    log = logs.configure(config.log_level, config.log_format)
+    for note in config.notes:
+        log.warning(note)
+    try:
+        uvloop.run(_serve(config, log))
+    except DataDirError as exc:
+        raise CliError(str(exc)) from exc
+
+
+async def _serve(config: ServeConfig, log: logs.Log) -> None:
+    stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            # Told twice: whoever sends it does not want to wait for anything.  What was flushed is
+            # safe, and what was acknowledged without a flush is in the kernel's hands.
+            log.warning("stopped at once", signal=number.name)
+            os._exit(1)
+        log.info("stopping", signal=number.name)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    node = Node(config, log)
+    try:
+        await node.start()
+        if not stop.is_set():
+            with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
+                print(ready_text(node.ready, config), flush=True)
+        await stop.wait()
+    finally:
+        await node.stop()
+    log.info("stopped")

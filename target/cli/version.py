@@ -1,0 +1,32 @@
+"""``lunmesh version``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import ssl
+from importlib.metadata import version
+
+import target
+
+# What a bug report should say beside our own version.
+LIBRARIES = ("uvloop", "crc32c", "msgspec", "structlog", "typer")
+
+
+def print_version(as_json: bool) -> None:
+    """One line for people, more for programs."""
+    if not as_json:
+        print(f"lunmesh {target.__version__}")
+        return
+    print(
+        json.dumps(
+            {
+                "version": target.__version__,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "openssl": ssl.OPENSSL_VERSION,
+                "libraries": {name: version(name) for name in LIBRARIES},
+            },
+            indent=2,
+        )
+    )
