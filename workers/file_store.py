@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -63,11 +64,15 @@ class FileStore(VolumeStore):
     ) -> None:
         flags = os.O_RDONLY if read_only else os.O_RDWR
         self._fd = os.open(path, flags | os.O_CLOEXEC)
-        actual = _size_of(self._fd)
-        self.size = actual if size is None else size
-        if actual < self.size:
+        try:
+            _lock(self._fd, path, read_only)
+            actual = _size_of(self._fd)
+            self.size = actual if size is None else size
+            if actual < self.size:
+                raise OSError(errno.EINVAL, f"is {actual} bytes long, not {self.size}", str(path))
+        except OSError:
             os.close(self._fd)
-            raise OSError(errno.EINVAL, f"is {actual} bytes long, not {self.size}", str(path))
+            raise
         self.path = path
         self.read_only = read_only
         self._executor = executor
@@ -233,6 +238,14 @@ class _Failed(Exception):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+
+
+def _lock(fd: int, path: Path, read_only: bool) -> None:
+    """One writer, or any number of readers: two targets over one image would destroy it."""
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "is in use by another process", str(path)) from None
 
 
 def _size_of(fd: int) -> int:

@@ -158,6 +158,14 @@ class Receiver:
             nbytes -= len(view)
             del self._sink[0]
 
+    def divert(self) -> None:
+        """The buffers being filled are no longer ours: the rest of the payload is dropped."""
+        if self._sink_left and self._sunk is not None:
+            trailer = self._sink[-1:] if self._trailer and self._sink_left else []
+            payload = self._sink_left - sum(len(v) for v in trailer)
+            self._sink = [*_dropped(max(0, payload)), *trailer]
+            self._sunk = None
+
     def _finish_sink(self) -> None:
         sunk, self._sunk = self._sunk, None
         if sunk is None:

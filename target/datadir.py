@@ -1,0 +1,183 @@
+"""The data directory of a node: one owner, the volumes' files, and the catalog that names them.
+
+    lunmesh-data/
+      lock            held while a process uses the directory
+      catalog.json    format version; per volume its UUID, size, block and chunk size
+      volumes/NAME.raw
+
+The catalog is written to a new file, synced and renamed, so that a crash leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import uuid as uuids
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from target.config import VolumeConfig, format_size
+from workers.file_store import create_sparse
+
+FORMAT: Final = 1
+CATALOG_BYTES_MAX: Final = 64 << 20
+
+
+class DataDirError(Exception):
+    """The data directory cannot be used; the text says why, in one line."""
+
+
+class VolumeRecord(msgspec.Struct, kw_only=True):
+    """What the catalog keeps of a volume: what initiators recognise it by must not change."""
+
+    uuid: str
+    block_bytes: int
+    chunk_bytes: int
+    size_bytes: int
+    path: str | None = None  # an image outside the directory
+
+
+class _Catalog(msgspec.Struct, kw_only=True):
+    format: int = FORMAT
+    volumes: dict[str, VolumeRecord] = {}
+
+
+class DataDir:
+    """An opened, locked data directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            (path / "volumes").mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise DataDirError(f"data directory {path}: {exc.strerror}") from exc
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            owner = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._lock)
+            if exc.errno not in (errno.EAGAIN, errno.EACCES):
+                raise DataDirError(f"data directory {path}: {exc.strerror}") from exc
+            owner = owner if re.fullmatch(r"\d+", owner) else "unknown"
+            raise DataDirError(f"data directory {path} is in use by process {owner}") from exc
+        try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            self._catalog = self._read()
+        except OSError as exc:
+            self.close()
+            raise DataDirError(f"data directory {path}: {exc.strerror}") from exc
+        except DataDirError:
+            self.close()
+            raise
+
+    def _read(self) -> _Catalog:
+        file = self.path / "catalog.json"
+        try:
+            with file.open("rb") as stream:
+                raw = stream.read(CATALOG_BYTES_MAX)
+        except FileNotFoundError:
+            return _Catalog()
+        try:
+            catalog = msgspec.json.decode(raw, type=_Catalog)
+        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+            raise DataDirError(f"{file} cannot be read: {exc}") from exc
+        if catalog.format != FORMAT:
+            raise DataDirError(f"{file} has format {catalog.format}, this version knows {FORMAT}")
+        return catalog
+
+    def _write(self) -> None:
+        new = self.path / "catalog.json.new"
+        with new.open("wb") as stream:
+            stream.write(msgspec.json.format(msgspec.json.encode(self._catalog)))
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.rename(self.path / "catalog.json")
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    @property
+    def volumes(self) -> dict[str, VolumeRecord]:
+        """The volumes that the catalog knows, by name."""
+        return dict(self._catalog.volumes)
+
+    def file_of(self, name: str) -> Path:
+        """Where the bytes of a volume are."""
+        record = self._catalog.volumes[name]
+        return Path(record.path) if record.path else self.path / "volumes" / f"{name}.raw"
+
+    def prepare(self, wanted: VolumeConfig, size_bytes: int) -> VolumeRecord:
+        """The record of a configured volume, which is created, or grown, if need be.
+
+        Raises DataDirError where what is configured contradicts what is there.
+        """
+        record = self._catalog.volumes.get(wanted.name)
+        path = str(wanted.path.resolve()) if wanted.path is not None else None
+        try:
+            if record is None:
+                record = self._create(wanted, size_bytes, path)
+            else:
+                self._reconcile(wanted, record, size_bytes, path)
+        except OSError as exc:
+            raise DataDirError(f"volume {wanted.name}: {exc.strerror}") from exc
+        return record
+
+    def _create(self, wanted: VolumeConfig, size_bytes: int, path: str | None) -> VolumeRecord:
+        record = VolumeRecord(
+            uuid=str(uuids.uuid4()),
+            block_bytes=wanted.block_bytes,
+            chunk_bytes=wanted.chunk_bytes,
+            size_bytes=size_bytes,
+            path=path,
+        )
+        self._catalog.volumes[wanted.name] = record
+        if path is None:
+            file = self.file_of(wanted.name)
+            try:
+                create_sparse(file, size_bytes)
+            except FileExistsError:
+                # A crash came between the file and its entry: nothing has been acknowledged, but
+                # nothing is thrown away either.
+                if file.stat().st_size != size_bytes:
+                    raise DataDirError(
+                        f"volume {wanted.name}: {file} is there but not in the catalog, and not"
+                        f" {format_size(size_bytes)} long; move it away"
+                    ) from None
+        self._write()
+        return record
+
+    def _reconcile(
+        self, wanted: VolumeConfig, record: VolumeRecord, size_bytes: int, path: str | None
+    ) -> None:
+        if record.path != path:
+            raise DataDirError(
+                f"volume {wanted.name} is {record.path or 'kept in the data directory'},"
+                f" not {path or 'in the data directory'}"
+            )
+        if record.block_bytes != wanted.block_bytes:
+            raise DataDirError(
+                f"volume {wanted.name} has blocks of {record.block_bytes} bytes,"
+                f" not {wanted.block_bytes}"
+            )
+        if size_bytes < record.size_bytes and path is None:
+            raise DataDirError(
+                f"volume {wanted.name} is {format_size(record.size_bytes)} and cannot shrink"
+                f" to {format_size(size_bytes)}"
+            )
+        if size_bytes != record.size_bytes:
+            if path is None:
+                os.truncate(self.file_of(wanted.name), size_bytes)
+            record.size_bytes = size_bytes
+            self._write()
+
+    def close(self) -> None:
+        """Give up the directory."""
+        os.close(self._lock)

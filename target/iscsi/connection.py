@@ -1,0 +1,415 @@
+"""A connection in the full feature phase: commands in, data and status out.
+
+Theory of operation.  The receiver hands over each PDU of what has arrived; commands are parsed,
+numbered and submitted to the bus, whose requests answer through the HBA methods below.  All output
+of one pass leaves in one ``sendmsg``.  No socket and no clock here: the portal has them.
+
+Rules:
+
+1. Commands are taken in CmdSN order (RFC 7143 4.2.2.1).  One that comes too early is held within the
+   window; one outside the window is ignored; immediate ones are taken as they come.
+2. A task is in ``session.tasks`` from the end of its first pass until it ends.  A command answered
+   within its pass is never there.
+3. What goes wrong in a data phase ends that command with the sense of RFC 7143 11.4.7.2.  A PDU that
+   makes no sense is rejected.  Only what leaves us out of step closes the connection (level 0).
+4. Payload is copied at most once, into pool segments, and only if it cannot be used where it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from target.block.pool import segments_for, views_of
+from target.block.wait import Resume
+from target.hba.base import Hba, HbaCaps
+from target.iscsi import dataout
+from target.iscsi.ahs import decode as decode_ahs
+from target.iscsi.constants import (
+    CMD_READ,
+    CMD_WRITE,
+    FINAL,
+    IMMEDIATE,
+    OPCODE_MASK,
+    Opcode,
+    RejectReason,
+)
+from target.iscsi.endpoint import Endpoint, Shell
+from target.iscsi.errors import PduError
+from target.iscsi.parameters import SessionParameters
+from target.iscsi.pdu import R2T
+from target.iscsi.receiver import Handler, Receiver, scatter
+from target.iscsi.sender import Sender, residual_of
+from target.iscsi.serial import MASK, lt
+from target.iscsi.session import IMMEDIATE_TASKS_MAX, Session
+from target.iscsi.task import Burst, IscsiTask, Solicitation
+from target.scsi.bus import countdown
+from target.scsi.request import SCSIRequest, State
+from target.scsi.sense import (
+    NOT_ENOUGH_UNSOLICITED_DATA,
+    UNEXPECTED_UNSOLICITED_DATA,
+    Status,
+)
+
+log = logging.getLogger(__name__)
+
+CAPS: Final = HbaCaps(tagged_queueing=True, scatter_gather=True)
+# Byte 0, byte 1, lengths, LUN, ITT, EDTL, CmdSN, ExpStatSN, CDB
+_COMMAND: Final = struct.Struct(">BBxxI8sIIII16s").unpack_from
+_RESERVED_ATTRIBUTES: Final = 5  # ATTR codes from here on (RFC 7143 11.3.1)
+
+
+class Connection(Endpoint, Hba):
+    """One connection of a normal session; the HBA of the requests that come through it."""
+
+    caps = CAPS
+
+    def __init__(
+        self,
+        session: Session,
+        receiver: Receiver,
+        sender: Sender,
+        parameters: SessionParameters,
+        shell: Shell,
+    ) -> None:
+        assert session.nexus is not None and session.window is not None
+        self.nexus = session.nexus
+        self.window = session.window
+        self.share = session.share
+        self.initial_r2t = parameters.initial_r2t
+        self.immediate_data = parameters.immediate_data
+        self.first_burst_bytes = parameters.first_burst_length
+        self.max_burst_bytes = parameters.max_burst_length
+        self.r2ts_max = parameters.max_outstanding_r2t
+        # Task, burst (None: unsolicited), length and flags of the Data-Out being received.
+        self.incoming: tuple[IscsiTask, Burst | None, int, int] | None = None
+        self.dropped_data_outs = 0
+        self._pass_began = session.exp_cmd_sn
+        super().__init__(session, receiver, sender, shell)
+
+    def handlers(self) -> list[Handler]:
+        handlers = super().handlers()
+        handlers[Opcode.SCSI_COMMAND] = self._scsi_command
+        handlers[Opcode.DATA_OUT] = self._data_out
+        return handlers
+
+    def end_pass(self) -> None:
+        super().end_pass()
+        began, self._pass_began = self._pass_began, self.session.exp_cmd_sn
+        window = self.window
+        used = (self._pass_began - began & MASK) + window.outstanding
+        if used * 2 >= window.credits:
+            window.tune(used)
+
+    # --- commands -------------------------------------------------------------------------------
+
+    def _scsi_command(self, buf: memoryview, at: int, data_at: int, length: int) -> None:
+        first, flags, word, lun, itt, edtl, cmd_sn, exp_stat_sn, cdb = _COMMAND(buf, at)
+        session = self.session
+        if first & IMMEDIATE:
+            if self.window.immediate >= IMMEDIATE_TASKS_MAX:
+                self.reject(RejectReason.IMMEDIATE_COMMAND_REJECT, buf, at)
+                return
+        elif cmd_sn != session.exp_cmd_sn:
+            self.out_of_order(cmd_sn, buf, at, data_at, length)
+            return
+        else:
+            session.exp_cmd_sn = cmd_sn + 1 & MASK
+            if self.window.excess:
+                self.window.shed()
+        if itt in session.tasks:
+            self.reject(RejectReason.TASK_IN_PROGRESS, buf, at)
+            return
+        attribute = flags & 7
+        bidi_read = 0
+        if attribute >= _RESERVED_ATTRIBUTES or not flags & (FINAL | CMD_WRITE):
+            self.reject(RejectReason.INVALID_PDU_FIELD, buf, at)
+            return
+        if word > 0xFFFFFF:
+            try:
+                more, bidi = decode_ahs(bytes(buf[at + 48 : at + 48 + (word >> 24 << 2)]))
+            except PduError as exc:
+                self.reject(exc.reason, buf, at)
+                return
+            cdb += more
+            bidi_read = bidi or 0
+        attachment = self.nexus.attachments.get(lun, self.nexus.absent)
+        task = IscsiTask(self, attachment, lun, itt, cdb, attribute, self.shell.now)
+        task.edtl = edtl
+        if flags & CMD_READ:
+            task.reads = True
+            if task.direction == 1:
+                task.expect(bidi_read if flags & CMD_WRITE else edtl)
+        if flags & CMD_WRITE:
+            task.writes = True
+            task.bidi_read_length = bidi_read
+            if task.direction == 2:
+                task.expect(edtl)
+            if length or not flags & FINAL:
+                self._unsolicited(task, buf[data_at : data_at + length], not flags & FINAL)
+        elif length:
+            task.rejected = UNEXPECTED_UNSOLICITED_DATA
+        if first & IMMEDIATE:
+            task.immediate = True
+        attachment.unit.submit(task)
+        if task.state < State.COMPLETED:
+            self._outlives_pass(task)
+
+    def _outlives_pass(self, task: IscsiTask) -> None:
+        """Rule 2."""
+        if task.early_transient:
+            self.keep_early(task)
+        self.session.tasks[task.tag] = task
+        if task.immediate:
+            self.window.immediate += 1
+        else:
+            task.credit = 1
+            self.window.open()
+
+    def _unsolicited(self, task: IscsiTask, data: memoryview, more: bool) -> None:
+        """Data that comes with the command, and after it unasked (RFC 7143 4.2.4.2)."""
+        length = len(data)
+        whole = min(task.edtl, self.first_burst_bytes)
+        if (length and not self.immediate_data) or (more and self.initial_r2t) or length > whole:
+            task.rejected = UNEXPECTED_UNSOLICITED_DATA
+            return
+        if not more:
+            task.early_length = task.early_have = min(length, task.transfer)
+            if task.early_length:
+                task.early = (data[: task.early_length],)
+                task.early_transient = True
+            return
+        task.early_length = min(whole, task.transfer)
+        task.unsolicited_next = length
+        task.unsolicited_end = whole
+        task.early_have = min(length, task.early_length)
+        if task.early_length:
+            task.early = (data[: task.early_have],)
+            self.keep_early(task)
+        if task.unsolicited_next == whole:  # F was 0, and yet nothing can follow
+            task.rejected = NOT_ENOUGH_UNSOLICITED_DATA
+
+    # --- data out -------------------------------------------------------------------------------
+
+    def _data_out(self, buf: memoryview, at: int, data_at: int, length: int) -> None:
+        views = dataout.open_payload(self, buf, at, length)
+        if views is not None:
+            scatter(views, buf[data_at : data_at + length])
+            dataout.close_payload(self, True)
+
+    def open_data_out(self, buf: memoryview, at: int, length: int) -> list[memoryview] | None:
+        return dataout.open_payload(self, buf, at, length)
+
+    def close_data_out(self, ok: bool) -> None:
+        dataout.close_payload(self, ok)
+
+    def data_digest_error(self, buf: memoryview, at: int) -> None:
+        if buf[at] & OPCODE_MASK == Opcode.DATA_OUT:
+            dataout.digest_error(self, buf, at)
+        # RFC 7143 7.8: the PDU is discarded, the initiator is told, its CmdSN is still expected.
+        self.reject(RejectReason.DATA_DIGEST_ERROR, buf, at)
+
+    # --- the HBA of our requests ----------------------------------------------------------------
+
+    def data_in(
+        self, req: SCSIRequest, views: Sequence[memoryview | bytes], segments: list[memoryview]
+    ) -> None:
+        assert isinstance(req, IscsiTask)
+        if req.pending_views is not None:
+            self._send_pending(req, False)
+        req.pending_views = list(views)
+        req.pending_segments = segments
+        req.pending_bytes = req.moved - req.sent_bytes if segments else sum(map(len, views))
+
+    def _send_pending(
+        self, task: IscsiTask, final: bool, residual_flags: int = 0, residual: int = 0
+    ) -> None:
+        views = task.pending_views
+        assert views is not None
+        session = self.session
+        exp_cmd_sn = session.exp_cmd_sn
+        sender = self.sender
+        task.data_sn += sender.data_in(
+            task.tag,
+            views,
+            task.pending_bytes,
+            task.sent_bytes,
+            task.data_sn,
+            exp_cmd_sn,
+            exp_cmd_sn + self.window.slack & MASK,
+            final,
+            residual_flags,
+            residual,
+        )
+        task.sent_bytes += task.pending_bytes
+        task.pending_views = None
+        if task.pending_segments:
+            sender.mark(self.share, task.pending_segments)
+            task.pending_segments = None
+
+    def drained(self, req: SCSIRequest, resume: Resume) -> bool:
+        assert isinstance(req, IscsiTask)
+        if req.pending_views is not None:
+            self._send_pending(req, False)
+        if not self.sender.backlog:
+            return True
+        self.sender.mark(self.share, [], resume)
+        self.shell.output_ready()
+        return False
+
+    def complete(self, req: SCSIRequest) -> None:
+        assert isinstance(req, IscsiTask)
+        if req.credit or req.immediate:
+            self._forget(req)
+        if self.closed:
+            self.aborted(req)
+            return
+        flags = residual = 0
+        expected = req.expected
+        if req.length != expected or req.edtl != expected or req.bidi_read_length:
+            flags, residual, bidi = self._residuals(req)
+        else:
+            bidi = 0
+        if req.status == Status.GOOD and req.pending_views is not None and not bidi:
+            self._send_pending(req, True, flags, residual)
+        else:
+            if req.pending_views is not None:
+                self._send_pending(req, False)
+            sense = b""
+            if req.sense is not None:
+                sense = req.sense.encode(req.attachment.unit.device.descriptor_sense)
+                log.debug("%r", req)
+            exp_cmd_sn = self.session.exp_cmd_sn
+            self.sender.response(
+                req.tag,
+                req.status,
+                sense,
+                exp_cmd_sn,
+                exp_cmd_sn + self.window.slack & MASK,
+                req.data_sn,
+                flags,
+                residual,
+                bidi,
+            )
+        self.shell.output_ready()
+
+    def _residuals(self, task: IscsiTask) -> tuple[int, int, int]:
+        """Residual flags, residual count, bidirectional read residual (RFC 7143 11.4.5)."""
+        if task.sense is not None and task.direction == 1:
+            has = task.sent_bytes + task.pending_bytes  # nothing that was not sent is there
+        else:
+            has = task.length
+        if task.reads and task.writes:
+            from_device = has if task.direction == 1 else 0
+            to_device = has if task.direction == 2 else 0
+            flags, residual = residual_of(to_device, task.edtl)
+            bidi_flags, bidi = residual_of(from_device, task.bidi_read_length, True)
+            return flags | bidi_flags, residual, bidi
+        matches = (task.reads and task.direction == 1) or (task.writes and task.direction == 2)
+        if not matches and not task.edtl:
+            # No data was expected in the command's direction: all it has is overflow.
+            return (*residual_of(has, 0), 0)
+        return (*residual_of(has if matches else 0, task.edtl), 0)
+
+    def aborted(self, req: SCSIRequest) -> None:
+        assert isinstance(req, IscsiTask)
+        if req.pending_segments:
+            self.share.give(req.pending_segments)
+        req.pending_views = req.pending_segments = None
+        self._forget(req)
+
+    def _forget(self, task: IscsiTask) -> None:
+        if self.session.tasks.pop(task.tag, None) is None:
+            return
+        if task.immediate:
+            self.window.immediate -= 1
+        else:
+            task.credit = 0
+            self.window.close()
+
+    def keep_early(self, req: SCSIRequest) -> None:
+        assert isinstance(req, IscsiTask)
+        req.early_transient = False
+        old = req.early
+        req.early_segments = self.share.take_reserved(segments_for(req.early_length))
+        req.early = views_of(req.early_segments, req.early_length)
+        if old:
+            scatter(req.early, old[0])
+
+    def release_early(self, req: SCSIRequest) -> None:
+        assert isinstance(req, IscsiTask)
+        if req.early_segments is not None:
+            self._not_into(req)
+            self.share.give_reserved(req.early_segments)
+            req.early_segments = None
+
+    def solicit(
+        self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int, resume: Resume
+    ) -> None:
+        assert isinstance(req, IscsiTask)
+        req.solicitation = Solicitation(offset, views, nbytes, resume)
+        req.bursts = {}
+        self.ask(req)
+
+    def ask(self, task: IscsiTask) -> None:
+        """R2Ts for what is wanted, MaxOutstandingR2T at a time (RFC 7143 11.8)."""
+        wanted, bursts = task.solicitation, task.bursts
+        assert wanted is not None and bursts is not None
+        end = wanted.start + wanted.nbytes
+        while wanted.asked < end and len(bursts) < self.r2ts_max:
+            stop = min(end, wanted.asked + self.max_burst_bytes)
+            ttt = self.session.next_ttt()
+            bursts[ttt] = Burst(ttt, wanted.asked, stop)
+            self.sender.put(
+                R2T(
+                    lun=task.lun,
+                    initiator_task_tag=task.tag,
+                    target_transfer_tag=ttt,
+                    stat_sn=self.sender.stat_sn,
+                    exp_cmd_sn=self.session.exp_cmd_sn,
+                    max_cmd_sn=self.session.max_cmd_sn,
+                    r2t_sn=task.r2t_sn,
+                    buffer_offset=wanted.asked,
+                    desired_data_transfer_length=stop - wanted.asked,
+                )
+            )
+            task.r2t_sn += 1
+            task.data_sn += 1
+            wanted.asked = stop
+        self.shell.output_ready()
+
+    def cancel_solicit(self, req: SCSIRequest) -> None:
+        assert isinstance(req, IscsiTask)
+        self._not_into(req)
+        req.solicitation = None
+        req.bursts = None
+
+    def _not_into(self, task: IscsiTask) -> None:
+        """The buffers of this task go away: a payload on its way into them is dropped."""
+        if self.incoming is not None and self.incoming[0] is task:
+            self.incoming = None
+            self.receiver.divert()
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The connection is gone: nothing more goes out, and its tasks are aborted."""
+        if self.incoming is not None:
+            self.incoming = None
+            self.receiver.divert()
+        super().close()
+        for task in self.session.each_task():
+            task.attachment.unit.abort([task], _nobody_waits)
+
+    def log_out(self, respond: Callable[[], None]) -> None:
+        tasks = list(self.session.each_task())
+        done = countdown(len(tasks) + 1, lambda: super(Connection, self).log_out(respond))
+        for task in tasks:
+            task.attachment.unit.abort([task], done)
+        done()
+
+
+def _nobody_waits() -> None:
+    return

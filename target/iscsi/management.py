@@ -1,0 +1,242 @@
+"""Everything in the full feature phase that moves no command data: task management, logout, NOP, text.
+
+These PDUs carry a CmdSN like commands do and are taken in the same order; most are immediate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from target.iscsi.constants import (
+    BHS_LENGTH,
+    IMMEDIATE,
+    RESERVED_TAG,
+    LogoutReason,
+    LogoutResponseCode,
+    Opcode,
+    RejectReason,
+    TmfFunction,
+    TmfResponse,
+)
+from target.iscsi.errors import PduError
+from target.iscsi.pdu import (
+    LogoutRequest,
+    LogoutResponse,
+    NopIn,
+    NopOut,
+    Request,
+    SnackRequest,
+    TaskManagementRequest,
+    TaskManagementResponse,
+    TextRequest,
+    decode_request,
+)
+from target.iscsi.serial import MASK, lte
+
+if TYPE_CHECKING:
+    from target.iscsi.endpoint import Endpoint
+    from target.scsi.bus import Attachment
+
+log = logging.getLogger(__name__)
+
+
+def handle(conn: Endpoint, buf: memoryview, at: int, data_at: int, length: int) -> None:
+    """Decode one PDU, put it in its place in the order of commands, and act on it."""
+    ahs_end = at + BHS_LENGTH + (buf[at + 4] << 2)
+    try:
+        pdu = decode_request(
+            bytes(buf[at : at + BHS_LENGTH]),
+            bytes(buf[at + BHS_LENGTH : ahs_end]),
+            bytes(buf[data_at : data_at + length]),
+        )
+    except PduError as exc:
+        conn.reject(exc.reason, buf, at)
+        return
+    opcode = pdu.OPCODE
+    if opcode is not Opcode.SNACK_REQUEST and not _in_order(conn, pdu, buf, at, data_at, length):
+        return
+    try:
+        HANDLERS[opcode](conn, pdu)
+    except PduError as exc:
+        conn.reject(exc.reason, buf, at)
+
+
+def _in_order(
+    conn: Endpoint, pdu: Request, buf: memoryview, at: int, data_at: int, length: int
+) -> bool:
+    if buf[at] & IMMEDIATE:
+        return True
+    session = conn.session
+    cmd_sn = int.from_bytes(buf[at + 24 : at + 28], "big")
+    if cmd_sn != session.exp_cmd_sn:
+        conn.out_of_order(cmd_sn, buf, at, data_at, length)
+        return False
+    session.exp_cmd_sn = cmd_sn + 1 & MASK
+    return True
+
+
+# --- NOP ----------------------------------------------------------------------------------------
+
+
+def _nop_out(conn: Endpoint, pdu: Request) -> None:
+    assert isinstance(pdu, NopOut)
+    if pdu.initiator_task_tag == RESERVED_TAG:
+        # The answer to a ping of ours, or a bare update of ExpStatSN (RFC 7143 11.18).
+        if pdu.target_transfer_tag == conn.pinging:
+            conn.pinging = None
+        return
+    conn.put(
+        NopIn(
+            initiator_task_tag=pdu.initiator_task_tag,
+            lun=pdu.lun,
+            stat_sn=conn.sender.next_stat_sn(),
+            exp_cmd_sn=conn.session.exp_cmd_sn,
+            max_cmd_sn=conn.session.max_cmd_sn,
+            data=pdu.data[: conn.sender.data_bytes_max],
+        )
+    )
+
+
+def ping(conn: Endpoint) -> None:
+    """Ask a silent initiator for a sign of life; ``conn.pinging`` is cleared by its answer."""
+    conn.pinging = conn.session.next_ttt()
+    conn.put(
+        NopIn(
+            target_transfer_tag=conn.pinging,
+            stat_sn=conn.sender.stat_sn,
+            exp_cmd_sn=conn.session.exp_cmd_sn,
+            max_cmd_sn=conn.session.max_cmd_sn,
+        )
+    )
+
+
+# --- logout -------------------------------------------------------------------------------------
+
+
+def _logout(conn: Endpoint, pdu: Request) -> None:
+    assert isinstance(pdu, LogoutRequest)
+    code = LogoutResponseCode.SUCCESS
+    if pdu.reason == LogoutReason.REMOVE_CONNECTION_FOR_RECOVERY:
+        code = LogoutResponseCode.RECOVERY_NOT_SUPPORTED  # ErrorRecoveryLevel is 0
+    elif pdu.reason == LogoutReason.CLOSE_CONNECTION:
+        if pdu.cid != conn.session.cid:
+            code = LogoutResponseCode.CID_NOT_FOUND
+    elif pdu.reason != LogoutReason.CLOSE_SESSION:
+        raise PduError(RejectReason.INVALID_PDU_FIELD, "unknown logout reason")
+
+    def respond() -> None:
+        conn.put(
+            LogoutResponse(
+                initiator_task_tag=pdu.initiator_task_tag,
+                response=code,
+                stat_sn=conn.sender.next_stat_sn(),
+                exp_cmd_sn=conn.session.exp_cmd_sn,
+                max_cmd_sn=conn.session.max_cmd_sn,
+                time2wait=0,
+                time2retain=0,
+            )
+        )
+
+    if code is not LogoutResponseCode.SUCCESS:
+        respond()
+        return
+    # The only connection of its session: both logouts end the session with all its tasks.
+    conn.log_out(respond)
+
+
+# --- text ---------------------------------------------------------------------------------------
+
+
+def _text(conn: Endpoint, pdu: Request) -> None:
+    assert isinstance(pdu, TextRequest)
+    conn.shell.text(pdu)
+
+
+def _snack(conn: Endpoint, pdu: Request) -> None:
+    # ErrorRecoveryLevel 0 keeps nothing that could be sent again (RFC 7143 11.16).
+    raise PduError(RejectReason.SNACK_REJECT, "SNACK at ErrorRecoveryLevel 0")
+
+
+# --- task management (RFC 7143 11.5, SAM-5 clause 7) ---------------------------------------------
+
+
+def _task_management(conn: Endpoint, pdu: Request) -> None:
+    assert isinstance(pdu, TaskManagementRequest)
+
+    nexus = conn.session.nexus
+    if nexus is None:
+        raise PduError(RejectReason.PROTOCOL_ERROR, "task management in a discovery session")
+
+    def answer(response: TmfResponse) -> None:
+        if conn.closed:
+            return
+        conn.put(
+            TaskManagementResponse(
+                initiator_task_tag=pdu.initiator_task_tag,
+                response=response,
+                stat_sn=conn.sender.next_stat_sn(),
+                exp_cmd_sn=conn.session.exp_cmd_sn,
+                max_cmd_sn=conn.session.max_cmd_sn,
+            )
+        )
+
+    def completed() -> None:
+        answer(TmfResponse.FUNCTION_COMPLETE)
+
+    match pdu.function:
+        case TmfFunction.TASK_REASSIGN:
+            answer(TmfResponse.REASSIGNMENT_NOT_SUPPORTED)
+        case TmfFunction.TARGET_WARM_RESET:
+            nexus.bus.reset(completed)
+        case TmfFunction.TARGET_COLD_RESET:
+            conn.shell.cold_reset(completed)
+        case TmfFunction.ABORT_TASK:
+            _abort_task(conn, pdu, answer)
+        case (
+            TmfFunction.ABORT_TASK_SET | TmfFunction.CLEAR_TASK_SET | TmfFunction.LOGICAL_UNIT_RESET
+        ):
+            attachment = nexus.attachments.get(pdu.lun)
+            if attachment is None:
+                answer(TmfResponse.LUN_DOES_NOT_EXIST)
+            else:
+                _on_unit(pdu.function, attachment, completed)
+        case _:
+            answer(TmfResponse.FUNCTION_NOT_SUPPORTED)
+
+
+def _on_unit(function: int, attachment: Attachment, completed: Callable[[], None]) -> None:
+    unit = attachment.unit
+    if function == TmfFunction.ABORT_TASK_SET:
+        unit.abort(unit.tasks_of(attachment), completed)
+    elif function == TmfFunction.CLEAR_TASK_SET:
+        unit.clear_task_set(attachment, completed)
+    else:
+        unit.reset(completed)
+
+
+def _abort_task(
+    conn: Endpoint, pdu: TaskManagementRequest, answer: Callable[[TmfResponse], None]
+) -> None:
+    session = conn.session
+    task = session.tasks.get(pdu.referenced_task_tag)
+    if task is not None and task.lun != pdu.lun:
+        answer(TmfResponse.TASK_DOES_NOT_EXIST)
+    elif task is not None:
+        task.attachment.unit.abort([task], lambda: answer(TmfResponse.FUNCTION_COMPLETE))
+    elif lte(session.exp_cmd_sn, pdu.ref_cmd_sn) and lte(pdu.ref_cmd_sn, session.max_cmd_sn):
+        # RFC 7143 11.5.1: the command never arrived here; its CmdSN counts as received.
+        session.skipped.add(pdu.ref_cmd_sn)
+        answer(TmfResponse.FUNCTION_COMPLETE)
+    else:
+        answer(TmfResponse.TASK_DOES_NOT_EXIST)
+
+
+HANDLERS: Final[dict[Opcode, Callable[[Endpoint, Request], None]]] = {
+    Opcode.NOP_OUT: _nop_out,
+    Opcode.TASK_MANAGEMENT_REQUEST: _task_management,
+    Opcode.TEXT_REQUEST: _text,
+    Opcode.LOGOUT_REQUEST: _logout,
+    Opcode.SNACK_REQUEST: _snack,
+}

@@ -1,0 +1,250 @@
+"""Sockets: the one place of the iSCSI frontend that does I/O.
+
+One wake-up of a connection is one ``recv``, one pass over all PDUs that came, and one ``sendmsg`` of
+all answers.  There is no asyncio stream, task or future here; the loop calls ``_readable`` and
+``_writable``.
+
+Rules:
+
+1. One scratch buffer serves all connections of the loop: what must outlive a pass is copied out.
+2. Output that gathers outside of a pass (a store has finished) is sent at the end of the loop's turn,
+   once for all that finished.
+3. A connection whose output is not taken (``BACKLOG_BYTES_MAX``) is not read either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from target.iscsi.channel import Channel
+from target.iscsi.receiver import SCRATCH_BYTES, FramingError
+from target.iscsi.target import IscsiTarget
+
+log = logging.getLogger(__name__)
+
+BACKLOG_BYTES_MAX: Final = 4 << 20
+EARLY_FLUSH_BYTES: Final = 256 << 10  # do not wait for the end of a pass with this much to send
+IOVECS_MAX: Final = 1024  # IOV_MAX of Linux
+TICK_SECONDS: Final = 0.5
+LISTEN_BACKLOG: Final = 128
+ACCEPTS_PER_WAKE: Final = 16
+
+
+class Portal:
+    """One listening address of a target."""
+
+    def __init__(
+        self,
+        target: IscsiTarget,
+        host: str,
+        port: int,
+        clock: Callable[[], float],
+        connections_max: int,
+    ) -> None:
+        self.target = target
+        self.host = host
+        self.port = port
+        self.clock = clock
+        self.loop = asyncio.get_running_loop()
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.channels: set[SocketChannel] = set()
+        self._connections_max = connections_max
+        self._listener: socket.socket | None = None
+        self._dirty: dict[SocketChannel, None] = {}
+        self._tick: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Bind and listen; raises OSError.  ``port`` becomes the real one if it was 0."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((self.host, self.port))
+            listener.listen(LISTEN_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+        self.loop.add_reader(listener.fileno(), self._accept)
+        self._tick = self.loop.call_later(TICK_SECONDS, self._ticked)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(ACCEPTS_PER_WAKE):
+            try:
+                sock, peer = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:  # EMFILE, ECONNABORTED: this one is lost, the portal is not
+                log.warning("accept failed: %s", exc)
+                return
+            if len(self.channels) >= self._connections_max:
+                log.warning("refused %s: %d connections already", peer[0], len(self.channels))
+                sock.close()
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self.channels.add(SocketChannel(self, sock, peer[0]))
+
+    def schedule(self, channel: SocketChannel) -> None:
+        """Rule 2."""
+        if not self._dirty:
+            self.loop.call_soon(self._flush_dirty)
+        self._dirty[channel] = None
+
+    def _flush_dirty(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for channel in dirty:
+            channel.flush()
+
+    def _ticked(self) -> None:
+        now = self.clock()
+        for channel in list(self.channels):
+            channel.tick(now)
+        self._tick = self.loop.call_later(TICK_SECONDS, self._ticked)
+
+    def stop_listening(self) -> None:
+        """Take no new connections."""
+        if self._listener is not None:
+            self.loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+
+    def close(self) -> None:
+        """Drop everything."""
+        self.stop_listening()
+        if self._tick is not None:
+            self._tick.cancel()
+        for channel in list(self.channels):
+            channel.drop("the portal is closing")
+
+
+class SocketChannel:
+    """A connected socket and the protocol channel behind it."""
+
+    def __init__(self, portal: Portal, sock: socket.socket, peer: str) -> None:
+        self._portal = portal
+        self._sock = sock
+        self._fd = sock.fileno()
+        local = sock.getsockname()
+        self.channel = Channel(
+            portal.target, self.output_ready, peer, (local[0], local[1]), portal.clock()
+        )
+        self._in_pass = False
+        self._flushing = False
+        self._reading = True
+        self._writing = False
+        self._gone = False
+        portal.loop.add_reader(self._fd, self._readable)
+
+    def _readable(self) -> None:
+        channel = self.channel
+        scratch = self._portal.scratch
+        try:
+            buffers = channel.receiver.buffers(scratch)
+            if len(buffers) == 1:
+                nbytes = self._sock.recv_into(buffers[0])
+            else:
+                nbytes = self._sock.recvmsg_into(buffers)[0]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self.drop(exc.strerror or str(exc))
+            return
+        if not nbytes:
+            self.drop("closed by the initiator")
+            return
+        channel.now = self._portal.clock()
+        self._in_pass = True
+        try:
+            channel.received(scratch, nbytes)
+        except FramingError as exc:
+            self.drop(str(exc))
+            return
+        except Exception:
+            # A bug of ours: this connection is out of step, the node is not.
+            log.exception("internal error on the connection from %s", channel.peer)
+            self.drop("internal error")
+            return
+        finally:
+            self._in_pass = False
+        self.flush()
+
+    def output_ready(self) -> None:
+        """There is something to send."""
+        if not self._in_pass:
+            self._portal.schedule(self)
+        elif self.channel.sender.backlog > EARLY_FLUSH_BYTES and not self._writing:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what there is, as far as the socket takes it."""
+        if self._flushing or self._gone:
+            return
+        self._flushing = True
+        sender = self.channel.sender
+        out = sender.out
+        try:
+            while out:
+                sender.sent(self._sock.sendmsg(out if len(out) <= IOVECS_MAX else out[:IOVECS_MAX]))
+        except (BlockingIOError, InterruptedError):
+            self._wait_to_write()
+            return
+        except OSError as exc:
+            self._flushing = False
+            self.drop(exc.strerror or errno.errorcode.get(exc.errno or 0, "send failed"))
+            return
+        finally:
+            self._flushing = False
+        if self._writing:
+            self._portal.loop.remove_writer(self._fd)
+            self._writing = False
+        if not self._reading:
+            self._reading = True
+            self._portal.loop.add_reader(self._fd, self._readable)
+        if self.channel.hanging_up:
+            self.drop("")
+
+    def _wait_to_write(self) -> None:
+        loop = self._portal.loop
+        if not self._writing:
+            self._writing = True
+            loop.add_writer(self._fd, self._writable)
+        if self._reading and self.channel.sender.backlog > BACKLOG_BYTES_MAX:  # rule 3
+            self._reading = False
+            loop.remove_reader(self._fd)
+
+    def _writable(self) -> None:
+        self.channel.now = self._portal.clock()
+        self.flush()
+
+    def tick(self, now: float) -> None:
+        """Timers: login, idle ping, dead peer."""
+        self.channel.now = now
+        reason = self.channel.tick(now)
+        if reason:
+            self.drop(reason)
+
+    def drop(self, reason: str) -> None:
+        """Close the socket and end what came through it."""
+        if self._gone:
+            return
+        self._gone = True
+        loop = self._portal.loop
+        loop.remove_reader(self._fd)
+        loop.remove_writer(self._fd)
+        self._portal.channels.discard(self)
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        self.channel.lost(reason)

@@ -1,0 +1,170 @@
+"""A session: an I_T nexus with its command window (RFC 7143 4.2.2, 7.4).
+
+Rules of the window:
+
+1. ``MaxCmdSN = ExpCmdSN + credits - outstanding - 1``: a credit is a promise to take one more command
+   and its unsolicited data.  Every credit has pool segments for one FirstBurstLength reserved, so
+   unsolicited data always finds its buffers.
+2. MaxCmdSN never goes back: a credit is only taken away when a command has just come in.
+3. A session starts with few credits, gains some when it uses what it has, up to ``queue_depth`` and
+   its fair share of the pool's reservation; what one has beyond that is not renewed.
+4. Immediate commands are outside the window; at most ``IMMEDIATE_TASKS_MAX`` at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from target.block.pool import SEGMENT_BYTES, BufferPool, Share, segments_for
+from target.iscsi.serial import MASK
+from target.iscsi.task import IscsiTask
+
+if TYPE_CHECKING:
+    from target.iscsi.connection import Connection
+    from target.iscsi.parameters import SessionParameters
+    from target.scsi.bus import Nexus
+
+IMMEDIATE_TASKS_MAX: Final = 2
+CREDITS_FIRST: Final = 4
+CREDITS_MIN: Final = 1
+FIRST_BURST_BYTES_MAX: Final = 65536
+TTT_MAX: Final = 0xFFFFFFFE  # 0xFFFFFFFF is reserved
+
+
+class NoResources(Exception):
+    """The pool cannot promise another session its unsolicited data."""
+
+
+class Window:
+    """The command window of one session, and the segments reserved behind it."""
+
+    def __init__(self, share: Share, first_burst_bytes: int, depth: int, sessions_max: int) -> None:
+        self._share = share
+        self._depth = depth
+        self._sessions_max = sessions_max
+        self._cost = segments_for(first_burst_bytes)
+        self.credits = 0
+        self.outstanding = 0
+        self.immediate = 0
+        self.excess = 0  # credits beyond what is fair
+        if not share.reserve((IMMEDIATE_TASKS_MAX + CREDITS_MIN) * self._cost):
+            raise NoResources
+        self.credits = CREDITS_MIN
+        while self.credits < min(CREDITS_FIRST, depth) and self._grow():
+            pass
+        self.slack = self.credits - 1  # MaxCmdSN - ExpCmdSN
+
+    def _grow(self) -> bool:
+        """One credit more, if that leaves a floor for every session that may still come."""
+        pool = self._share.pool
+        floor = (IMMEDIATE_TASKS_MAX + CREDITS_MIN) * self._cost
+        to_come = max(0, self._sessions_max - len(pool.shares))
+        if pool.reserved + self._cost > pool.reserve_limit - to_come * floor:
+            return False
+        if not self._share.reserve(self._cost):
+            return False
+        self.credits += 1
+        return True
+
+    def open(self) -> None:
+        """A command has come in and stays a while: it holds a credit."""
+        self.outstanding += 1
+        self.slack -= 1
+
+    def close(self) -> None:
+        """It has ended."""
+        self.outstanding -= 1
+        self.slack += 1
+
+    def shed(self) -> None:
+        """A command has come in while we have more credits than is fair: do not renew one."""
+        if self.outstanding + 1 < self.credits:
+            self._share.unreserve(self._cost)
+            self.credits -= 1
+            self.slack -= 1
+        self.excess -= 1
+
+    def tune(self, used: int) -> None:
+        """``used`` credits were in use at once: have up to twice as many where that is fair."""
+        fair = self._fair(self._share.pool)
+        self.excess = max(0, self.credits - fair)
+        if used * 2 >= self.credits and self.credits < self._depth:
+            most = min(self._depth, fair, 2 * self.credits)
+            while self.credits < most and self._grow():
+                pass
+            self.slack = self.credits - self.outstanding - 1
+
+    def _fair(self, pool: BufferPool) -> int:
+        if not self._cost:
+            return self._depth
+        return pool.reserve_limit // max(1, len(pool.shares)) // self._cost - IMMEDIATE_TASKS_MAX
+
+
+class Session:
+    """One I_T nexus (normal session) or a discovery session (``nexus`` is None)."""
+
+    def __init__(
+        self,
+        tsih: int,
+        initiator: str,
+        isid: bytes,
+        target: str,
+        cid: int,
+        nexus: Nexus | None,
+        share: Share,
+    ) -> None:
+        self.tsih = tsih
+        self.initiator = initiator
+        self.isid = isid
+        self.target = target
+        self.cid = cid
+        self.nexus = nexus
+        self.share = share
+        self.exp_cmd_sn = 0
+        self.tasks: dict[int, IscsiTask] = {}  # by ITT, those that have not ended
+        self.skipped: set[int] = set()  # CmdSNs ahead of us that ABORT TASK made good
+        self.held: dict[int, tuple[bytes, bytes, bytes]] = {}  # CmdSN → PDU that came too early
+        self.connection: Connection | None = None
+        self._ttt = 0
+        self.window: Window | None = None
+
+    def negotiated(
+        self, parameters: SessionParameters, queue_depth: int, sessions_max: int
+    ) -> None:
+        """Open the command window; raises :class:`NoResources`."""
+        unasked = parameters.immediate_data or not parameters.initial_r2t
+        first_burst = parameters.first_burst_length if unasked else 0
+        self.window = Window(self.share, first_burst, queue_depth, sessions_max)
+
+    @property
+    def max_cmd_sn(self) -> int:
+        """The last CmdSN that the initiator may use now."""
+        slack = self.window.slack if self.window is not None else 0
+        return self.exp_cmd_sn + slack & MASK
+
+    def next_ttt(self) -> int:
+        """A Target Transfer Tag that is not in use (bounded by the tasks there can be)."""
+        self._ttt = self._ttt + 1 if self._ttt < TTT_MAX else 0
+        return self._ttt
+
+    def each_task(self) -> Iterator[IscsiTask]:
+        """The unfinished tasks; the list may change meanwhile."""
+        return iter(list(self.tasks.values()))
+
+
+def plan_window(pool: BufferPool, sessions_max: int) -> tuple[int, int]:
+    """FirstBurstLength (bytes) and the number of sessions that a pool can carry.
+
+    Half of the reservation is a floor for every session that may come; the first burst is made
+    smaller before the number of sessions is.
+    """
+    floor_segments = pool.reserve_limit // 2
+    tasks = IMMEDIATE_TASKS_MAX + CREDITS_MIN
+    first_burst = FIRST_BURST_BYTES_MAX
+    while (
+        first_burst > SEGMENT_BYTES
+        and floor_segments // (tasks * segments_for(first_burst)) < sessions_max
+    ):
+        first_burst //= 2
+    return first_burst, min(sessions_max, floor_segments // (tasks * segments_for(first_burst)))

@@ -1,0 +1,222 @@
+"""The iSCSI target: its sessions, who may log in, and what becomes of an old session.
+
+No socket here.  A :class:`Channel` (one TCP connection, from its first byte to its last) asks the target
+to admit a login and gets a :class:`Session`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from target.block.pool import BufferPool
+from target.iscsi.chap import ChapPolicy
+from target.iscsi.constants import AsyncEvent, LoginStatus
+from target.iscsi.errors import LoginRefused
+from target.iscsi.parameters import SessionParameters, TargetLimits
+from target.iscsi.session import NoResources, Session
+from target.iscsi.throttle import LoginThrottle
+from target.scsi.bus import SCSIBus
+
+if TYPE_CHECKING:
+    from target.iscsi.channel import Channel
+    from target.iscsi.login import LoginIdentity
+
+log = logging.getLogger(__name__)
+
+TSIH_MAX: Final = 0xFFFF
+PORTAL_GROUP_TAG: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetOptions:
+    """How a target treats its initiators."""
+
+    queue_depth: int = 128
+    sessions_max: int = 128
+    login_timeout_seconds: float = 15.0
+    nop_interval_seconds: float = 10.0
+    nop_timeout_seconds: float = 10.0
+
+
+class IscsiTarget:
+    """One target name with its bus, portal group and sessions."""
+
+    def __init__(
+        self,
+        name: str,
+        bus: SCSIBus,
+        pool: BufferPool,
+        *,
+        limits: TargetLimits,
+        options: TargetOptions,
+        random: Callable[[int], bytes],
+        clock: Callable[[], float],
+        chap: ChapPolicy | None = None,
+        chap_discovery: ChapPolicy | None = None,
+        alias: str = "lunmesh",
+    ) -> None:
+        self.name = name
+        self.alias = alias
+        self.bus = bus
+        self.pool = pool
+        self.limits = limits
+        self.options = options
+        self.random = random
+        self.throttle = LoginThrottle(clock)
+        self.sessions: dict[int, Session] = {}
+        self.channels: dict[Session, Channel] = {}
+        self.addresses: list[tuple[str, int]] = []  # of its portals, for SendTargets
+        self.shutting_down = False
+        self._chap = chap
+        self._chap_discovery = chap_discovery
+        self._last_tsih = 0
+        self._ending: set[Session] = set()
+
+    # --- login policy (target/iscsi/login.py) -----------------------------------------------------
+
+    def target_exists(self, name: str) -> bool:
+        """Whether this is the name of a target here (RFC 7143 4.2.7: compared as UTF-8, case folded)."""
+        return name.lower() == self.name.lower()
+
+    def admits(self, initiator: str, target: str) -> bool:
+        """Access lists come with the catalog; here everybody who can authenticate may in."""
+        return True
+
+    def authentication(self, initiator: str, target: str | None) -> ChapPolicy | None:
+        """What proof is asked for; ``target`` is None for a discovery session."""
+        return self._chap if target is not None else self._chap_discovery
+
+    def portal_group_tag(self, target: str) -> int:
+        """All portals of a node are one group."""
+        return PORTAL_GROUP_TAG
+
+    def attach(self, identity: LoginIdentity, channel: Channel) -> Session:
+        """The session of a login that is about to succeed (RFC 7143 6.3.5).
+
+        TSIH 0 makes a new session, and ends an old one of the same initiator, ISID and target.  A
+        TSIH names a session whose connection (same CID) is taken over; a second connection is refused.
+        """
+        if self.shutting_down:
+            raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "shutting down")
+        if identity.tsih:
+            return self._reinstate_connection(identity, channel)
+        if identity.target is not None:
+            for old in list(self.sessions.values()):
+                if old.initiator == identity.initiator and old.isid == identity.isid:
+                    log.info("session of %s is reinstated", old.initiator)
+                    self.channels[old].supplanted()
+        if len(self.sessions) >= self.options.sessions_max:
+            raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "too many sessions")
+        session = Session(
+            self._new_tsih(),
+            identity.initiator,
+            identity.isid,
+            self.name if identity.target is not None else "",
+            identity.cid,
+            self.bus.connect(identity.initiator, identity.isid)
+            if identity.target is not None
+            else None,
+            self.pool.open_share(),
+        )
+        self.sessions[session.tsih] = session
+        self.channels[session] = channel
+        return session
+
+    def _reinstate_connection(self, identity: LoginIdentity, channel: Channel) -> Session:
+        session = self.sessions.get(identity.tsih)
+        if (
+            session is None
+            or identity.target is None
+            or session.initiator != identity.initiator
+            or session.isid != identity.isid
+            or session in self._ending
+        ):
+            raise LoginRefused(LoginStatus.SESSION_DOES_NOT_EXIST)
+        if session.cid != identity.cid:
+            raise LoginRefused(LoginStatus.TOO_MANY_CONNECTIONS, "MaxConnections is 1")
+        self.channels[session].hand_over()
+        self.channels[session] = channel
+        return session
+
+    def open_window(self, session: Session, parameters: SessionParameters) -> None:
+        """Promise the session its command window; raises LoginRefused."""
+        if session.nexus is None or session.window is not None:
+            return
+        try:
+            session.negotiated(parameters, self.options.queue_depth, self.options.sessions_max)
+        except NoResources:
+            raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "no buffers left") from None
+
+    def _new_tsih(self) -> int:
+        for _ in range(TSIH_MAX):
+            self._last_tsih = self._last_tsih % TSIH_MAX + 1
+            if self._last_tsih not in self.sessions:
+                return self._last_tsih
+        raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "no session handle left")
+
+    # --- discovery ------------------------------------------------------------------------------
+
+    def records(
+        self, name: str | None, arrived_at: tuple[str, int]
+    ) -> list[tuple[str, list[tuple[str, int]]]]:
+        """SendTargets: (target name, [(address, portal group tag)]) (RFC 7143 appendix C).
+
+        The portal through which the question came stands first: that one can be reached.
+        """
+        if name is not None and not self.target_exists(name):
+            return []
+        spelled = [_spell(*arrived_at)]
+        spelled += [s for a in self.addresses if (s := _spell(*a)) not in spelled and a[0] not in _ANY]
+        return [(self.name, [(s, PORTAL_GROUP_TAG) for s in spelled])]
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def end(self, session: Session, done: Callable[[], None]) -> None:
+        """A session is over: its tasks end, then its nexus and its buffers go."""
+        if session in self._ending:
+            return
+        self._ending.add(session)
+        self.channels.pop(session, None)
+
+        def ended() -> None:
+            self._ending.discard(session)
+            self.sessions.pop(session.tsih, None)
+            session.share.close()
+            done()
+
+        if session.nexus is None:
+            ended()
+        else:
+            self.bus.disconnect(session.nexus, ended)
+
+    def cold_reset(self, done: Callable[[], None]) -> None:
+        """TARGET COLD RESET: as a warm one, and then every session is dropped (RFC 7143 11.5.1)."""
+
+        def dropped() -> None:
+            done()
+            for channel in list(self.channels.values()):
+                channel.announce(AsyncEvent.SESSION_DROPPED)
+                channel.hang_up()
+
+        self.bus.reset(dropped)
+
+    def ask_to_log_out(self, seconds: int) -> None:
+        """Tell every initiator that the target wants to stop (RFC 7143 11.9, event 1)."""
+        self.shutting_down = True
+        for channel in list(self.channels.values()):
+            channel.announce(AsyncEvent.LOGOUT_REQUESTED, parameter3=seconds)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command or an ending session is still there."""
+        return bool(self._ending) or any(s.tasks for s in self.sessions.values())
+
+
+_ANY: Final = frozenset({"0.0.0.0", "::"})
+
+
+def _spell(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,73 @@
+"""A SCSI command as iSCSI sees it: the request plus what its data phase needs.
+
+Write data reaches a task in two ways (RFC 7143 4.2.4): unasked, as immediate data and the Data-Outs of
+the first burst; and solicited, each burst asked for by an R2T with a Target Transfer Tag of its own.
+Both are placed by their Buffer Offset and have to come in order (DataPDUInOrder, DataSequenceInOrder
+are always Yes at ErrorRecoveryLevel 0).
+"""
+
+from __future__ import annotations
+
+from target.block.extents import cut_buffers
+from target.block.wait import Resume
+from target.scsi.request import SCSIRequest
+
+
+class Burst:
+    """The data asked for by one R2T: [start, end) of the command's buffer."""
+
+    __slots__ = ("data_sn", "end", "next_offset", "start", "ttt")
+
+    def __init__(self, ttt: int, start: int, end: int) -> None:
+        self.ttt = ttt
+        self.start = start
+        self.end = end
+        self.next_offset = start
+        self.data_sn = 0
+
+
+class Solicitation:
+    """What a command has asked for: ``views`` to be filled with [start, start + nbytes)."""
+
+    __slots__ = ("asked", "left", "nbytes", "resume", "start", "views")
+
+    def __init__(self, start: int, views: list[memoryview], nbytes: int, resume: Resume) -> None:
+        self.start = start
+        self.views = views
+        self.nbytes = nbytes
+        self.resume = resume
+        self.asked = start  # up to here R2Ts have been sent
+        self.left = nbytes
+
+    def place(self, offset: int, length: int) -> list[memoryview]:
+        """The scatter list for [offset, offset + length)."""
+        return list(cut_buffers(self.views, offset - self.start, length))
+
+
+class IscsiTask(SCSIRequest):
+    """A request with its iSCSI side; class attributes are the defaults."""
+
+    edtl: int = 0  # Expected Data Transfer Length, as the initiator said
+    reads: bool = False  # R bit
+    writes: bool = False  # W bit
+    bidi_read_length: int = 0  # of a command with both
+    immediate: bool = False  # not counted in the command window
+    credit: int = 0  # 1 while it holds a place in the window
+
+    # Data-in
+    pending_views: list[memoryview | bytes] | None = None  # held back for status to ride along
+    pending_segments: list[memoryview] | None = None
+    pending_bytes: int = 0
+    sent_bytes: int = 0
+    data_sn: int = 0  # Data-In and R2T PDUs so far: ExpDataSN of the response
+
+    # Unsolicited data-out: [early_have.., unsolicited_end), of which early_length is kept
+    unsolicited_next: int = 0
+    unsolicited_end: int = 0  # 0: none follows
+    unsolicited_sn: int = 0
+    early_segments: list[memoryview] | None = None
+
+    # Solicited data-out
+    solicitation: Solicitation | None = None
+    bursts: dict[int, Burst] | None = None
+    r2t_sn: int = 0

@@ -1,0 +1,174 @@
+"""The composition root of a node: stores, volumes, bus, iSCSI target and portals, put together.
+
+Everything that is real comes from here: clock, randomness, threads, sockets and files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+import uuid as uuids
+from collections.abc import Callable
+
+from target.block.pool import BufferPool
+from target.block.volume import Volume
+from target.block.wait import PENDING
+from target.config import ServeConfig, VolumeConfig, image_bytes
+from target.config.model import ChapUser, Portal as PortalAddress
+from target.datadir import DataDir, VolumeRecord
+from target.iscsi.chap import ChapPolicy, Secret
+from target.iscsi.parameters import TargetLimits
+from target.iscsi.portal import Portal
+from target.iscsi.session import plan_window
+from target.iscsi.target import IscsiTarget, TargetOptions
+from target.logs import Log
+from target.ready import ReadyInfo, ReadyLun
+from target.scsi.bus import SCSIBus
+from target.scsi.disk import DiskDevice
+from workers.executor import BlockingExecutor
+from workers.file_store import FileStore
+from workers.store import StoreError
+
+SESSIONS_MAX = 128
+# Discovery sessions and connections that have not logged in yet come on top of the sessions.
+CONNECTIONS_MAX = 2 * SESSIONS_MAX
+STOP_POLL_SECONDS = 0.02
+
+
+class Node:
+    """A running node."""
+
+    ready: ReadyInfo
+
+    def __init__(self, config: ServeConfig, log: Log) -> None:
+        self._config = config
+        self._log = log
+        self._data: DataDir | None = None
+        self._executor: BlockingExecutor | None = None
+        self._target: IscsiTarget | None = None
+        self._portals: list[Portal] = []
+        self.volumes: list[Volume] = []
+
+    async def start(self) -> None:
+        """Open everything, then listen.  Raises ConfigError, DataDirError or OSError."""
+        config = self._config
+        loop = asyncio.get_running_loop()
+        self._data = DataDir(config.data_dir)
+        self._executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
+        pool = BufferPool(config.buffer_memory_bytes)
+        bus = SCSIBus()
+        for number, wanted in enumerate(config.volumes):
+            volume = self._open_volume(wanted, self._data, self._executor)
+            self.volumes.append(volume)
+            bus.add(number, DiskDevice(volume))
+        self._target = self._make_target(bus, pool)
+        for address in config.portals:
+            portal = Portal(
+                self._target, address.host, address.port, time.monotonic, CONNECTIONS_MAX
+            )
+            portal.start()
+            self._portals.append(portal)
+            self._target.addresses.append((portal.host, portal.port))
+        self.ready = ReadyInfo(
+            iqn=config.iqn,
+            portals=tuple(PortalAddress(p.host, p.port) for p in self._portals),
+            luns=tuple(
+                ReadyLun(number, v.name, v.size, v.read_only)
+                for number, v in enumerate(self.volumes)
+            ),
+        )
+
+    def _open_volume(
+        self, wanted: VolumeConfig, data: DataDir, executor: BlockingExecutor
+    ) -> Volume:
+        size = wanted.size_bytes if wanted.path is None else image_bytes(wanted)
+        assert size is not None, "a volume has a size or a path"
+        record: VolumeRecord = data.prepare(wanted, size)
+        store = FileStore(
+            data.file_of(wanted.name),
+            executor,
+            size=record.size_bytes,
+            read_only=wanted.readonly,
+        )
+        return Volume(
+            wanted.name,
+            uuids.UUID(record.uuid),
+            [store],
+            block_bytes=record.block_bytes,
+            chunk_bytes=record.chunk_bytes,
+            read_only=wanted.readonly,
+            write_cache=self._config.write_cache,
+        )
+
+    def _make_target(self, bus: SCSIBus, pool: BufferPool) -> IscsiTarget:
+        config = self._config
+        first_burst, sessions_max = plan_window(pool, SESSIONS_MAX)
+        chap = _chap_policy(config.chap, config.mutual_chap)
+        return IscsiTarget(
+            config.iqn,
+            bus,
+            pool,
+            limits=TargetLimits(first_burst_length=first_burst),
+            options=TargetOptions(
+                queue_depth=config.queue_depth,
+                sessions_max=sessions_max,
+                login_timeout_seconds=config.login_timeout_seconds,
+                nop_interval_seconds=config.nop_interval_seconds,
+                nop_timeout_seconds=config.nop_timeout_seconds,
+            ),
+            random=os.urandom,
+            clock=time.monotonic,
+            chap=chap,
+            chap_discovery=chap if config.chap_discovery else None,
+        )
+
+    async def stop(self) -> None:
+        """Say goodbye to the initiators, end what runs within the bound, flush, close."""
+        deadline = time.monotonic() + self._config.shutdown_timeout_seconds
+        for portal in self._portals:
+            portal.stop_listening()
+        if self._target is not None:
+            left = max(1, math.ceil(self._config.shutdown_timeout_seconds))
+            self._target.ask_to_log_out(left)
+            await self._until(lambda: not self._any_channel(), deadline)
+            for portal in self._portals:
+                portal.close()
+            # Sessions end when the last store has answered; there is nothing that could be cut short.
+            await self._until(self._target_idle, deadline + self._config.shutdown_timeout_seconds)
+        for volume in self.volumes:
+            await self._flush(volume)
+        if self._executor is not None:
+            self._executor.close()
+        for volume in self.volumes:
+            volume.close()
+        if self._data is not None:
+            self._data.close()
+
+    def _any_channel(self) -> bool:
+        return any(p.channels for p in self._portals)
+
+    def _target_idle(self) -> bool:
+        return self._target is None or not self._target.busy
+
+    async def _until(self, condition: Callable[[], bool], deadline: float) -> None:
+        while not condition() and time.monotonic() < deadline:
+            await asyncio.sleep(STOP_POLL_SECONDS)
+
+    async def _flush(self, volume: Volume) -> None:
+        flushed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        outcome = volume.flush().begin(flushed.set_result)
+        if outcome is PENDING:
+            outcome = await flushed
+        if isinstance(outcome, StoreError):
+            self._log.error("flush failed", volume=volume.name, reason=str(outcome))
+
+
+def _chap_policy(users: tuple[ChapUser, ...], mutual: ChapUser | None) -> ChapPolicy | None:
+    if not users:
+        return None
+    return ChapPolicy(
+        {user.user: Secret(user.secret) for user in users},
+        (mutual.user, Secret(mutual.secret)) if mutual is not None else None,
+    )
