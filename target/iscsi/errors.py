@@ -49,10 +49,12 @@ class ChapError(ProtocolViolation):
 class LoginRefused(IscsiError):
     """The login is over, with this status."""
 
-    def __init__(self, status: LoginStatus, text: str = "") -> None:
+    def __init__(self, status: LoginStatus, text: str = "", *, moved_to: str | None = None) -> None:
         super().__init__(f"{status.name} ({status:#06x}): {text}")
         self.status = status
         self.text = text
+        self.moved_to = moved_to
+        """With the two "target moved" statuses: the TargetAddress that the initiator is told."""
 
 
 class ConfigurationError(IscsiError):

@@ -106,7 +106,8 @@ class Negotiation:
             raise NegotiationError(f"{name} does not belong into the stage {stage.name}")
         if Sender.INITIATOR not in key.sender:
             raise NegotiationError(f"{name} is for a target to send")
-        if key.leading_only and not self._leading:
+        if key.leading_only and not self._leading and key.rule is not Rule.DECLARED:
+            # A SessionType said again on a further connection harms nobody.
             raise NegotiationError(f"{name} belongs to the leading login of a session")
         if key.rule is Rule.DECLARED:
             if not key.valid(value):

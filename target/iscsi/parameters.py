@@ -110,7 +110,7 @@ class SessionParameters:
     protocol_level: int = 1
 
     def joined_to(self, session: SessionParameters) -> SessionParameters:
-        """These of a further connection (TSIH not 0) with the session-wide values of its session."""
+        """These of a further connection (TSIH not 0) and the session-wide ones of its session."""
         return replace(
             session,
             max_recv_data_segment_length=self.max_recv_data_segment_length,
