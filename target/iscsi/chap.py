@@ -109,7 +109,7 @@ class ChapPolicy:
 
 
 def usable(new: Callable[[str], object]) -> dict[int, str]:
-    """The algorithms that ``new`` (hashlib.new) can do; one log line names those that it refuses."""
+    """The algorithms that ``new`` (hashlib.new) can do; one log line names those it refuses."""
     able, refused = {}, []
     for number, name in ALGORITHMS.items():
         try:

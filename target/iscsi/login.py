@@ -90,7 +90,7 @@ class Login:
         self._negotiation = Negotiation(limits)
         self._identity: LoginIdentity | None = None
         self._security: SecurityStage | None = None
-        self._unsent = b""
+        self._unsent = text.Outgoing()
         self.outcome: LoginComplete | LoginFailure | None = None
 
     @property
@@ -130,7 +130,7 @@ class Login:
         pairs = self._assembler.add(request.data, request.continued)
         if pairs is None:
             return self._response(request)
-        self._unsent = text.encode(self._answers(request, pairs))
+        self._unsent = text.Outgoing(text.encode(self._answers(request, pairs)))
         return self._reply(request)
 
     def _check(self, request: LoginRequest) -> None:
@@ -241,7 +241,7 @@ class Login:
 
     def _reply(self, request: LoginRequest) -> LoginResponse:
         """The next PDU of our answer; with its last one the T bit, if it is due (rule 3)."""
-        data, self._unsent = text.split(self._unsent, LOGIN_DATA_SEGMENT_BYTES_MAX)
+        data = self._unsent.take(LOGIN_DATA_SEGMENT_BYTES_MAX)
         if self._unsent:
             return self._response(request, data, continued=True)
         if not (request.transit and self._stage_done()):

@@ -97,16 +97,28 @@ class TextAssembler:
         return decode(whole)
 
 
-def split(data: bytes, size_max: int) -> tuple[bytes, bytes]:
-    """The first PDU's worth of an answer and the rest.
+class Outgoing:
+    """An answer that leaves in parts of one PDU each.
 
     RFC 7143 6.2 lets a pair be cut anywhere; initiators that join carelessly exist, so the cut is
     made behind a pair wherever one ends in reach.
     """
-    if len(data) <= size_max:
-        return data, b""
-    at = data.rfind(b"\0", 0, size_max) + 1 or size_max
-    return data[:at], data[at:]
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def take(self, size_max: int) -> bytes:
+        """The next part."""
+        at = self._at
+        end = min(at + size_max, len(self._data))
+        if end < len(self._data):
+            end = self._data.rfind(b"\0", at, end) + 1 or end
+        self._at = end
+        return self._data[at:end]
 
 
 def simple(value: str) -> str:

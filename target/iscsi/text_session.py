@@ -25,7 +25,7 @@ from target.iscsi import serial, text
 from target.iscsi.constants import RESERVED_TAG, LoginStage, RejectReason
 from target.iscsi.errors import NegotiationError, PduError, TextError
 from target.iscsi.keys import KEYS, NOT_UNDERSTOOD, REJECT, RESERVED_WORDS, Rule, Sender
-from target.iscsi.limits import TEXT_ANSWER_BYTES_MAX
+from target.iscsi.limits import TEXT_ANSWER_BYTES_MAX, TEXT_KEYS_MAX
 from target.iscsi.requests import TextRequest
 from target.iscsi.text import Pairs
 
@@ -63,7 +63,7 @@ class TextSession:
         self._task_tag: int | None = None
         self._tag = RESERVED_TAG
         self._assembler = text.TextAssembler()
-        self._unsent = b""
+        self._unsent = text.Outgoing()
         self._seen: set[str] = set()
         self._declared_length: int | None = None
 
@@ -96,10 +96,11 @@ class TextSession:
             pairs = self._assembler.add(request.data, request.continued)
             if pairs is None:
                 return self._reply(b"", final=False, continued=False)
-            self._unsent = text.encode(self._answers(pairs))
-            if len(self._unsent) > TEXT_ANSWER_BYTES_MAX:
+            answer = text.encode(self._answers(pairs))
+            if len(answer) > TEXT_ANSWER_BYTES_MAX:
                 raise PduError(RejectReason.LONG_OPERATION_REJECT, "too many targets to list")
-        data, self._unsent = text.split(self._unsent, size_max)
+            self._unsent = text.Outgoing(answer)
+        data = self._unsent.take(size_max)
         return self._reply(
             data, final=request.final and not self._unsent, continued=bool(self._unsent)
         )
@@ -128,6 +129,8 @@ class TextSession:
             if name in self._seen:
                 raise NegotiationError(f"{name} comes twice")
             self._seen.add(name)
+            if len(self._seen) > TEXT_KEYS_MAX:
+                raise NegotiationError(f"more than {TEXT_KEYS_MAX} keys")
             if name == "SendTargets":
                 answers += self._send_targets(value)
             elif (answer := self._answer(name, value)) is not None:
