@@ -35,6 +35,7 @@ from target.iscsi.errors import ChapError, LoginRefused, NegotiationError, Proto
 from target.iscsi.keys import KEYS, Use
 from target.iscsi.limits import LOGIN_DATA_SEGMENT_BYTES_MAX, LOGIN_PDUS_MAX
 from target.iscsi.login_policy import (
+    Established,
     ExistingSession,
     LoginComplete,
     LoginFailure,
@@ -48,6 +49,7 @@ from target.iscsi.responses import LoginResponse
 from target.iscsi.text import Pairs
 
 __all__ = [
+    "Established",
     "ExistingSession",
     "Login",
     "LoginComplete",
@@ -72,7 +74,6 @@ class Login:
         *,
         random: Callable[[int], bytes],
         stat_sn: int = 0,
-        command_window: int = 1,
         algorithms: Mapping[int, str] | None = None,
     ) -> None:
         self._policy = policy
@@ -80,7 +81,6 @@ class Login:
         self._random = random
         self._algorithms = algorithms
         self._stat_sn = stat_sn
-        self._command_window = command_window
         self._exp_cmd_sn = 0
         self._max_cmd_sn = 0
         self._stage = LoginStage.SECURITY
@@ -164,7 +164,8 @@ class Login:
         self._stage = LoginStage(request.csg)
         self._negotiation = Negotiation(self._limits, leading=request.tsih == 0)
         self._exp_cmd_sn = request.cmd_sn
-        self._max_cmd_sn = serial.add(request.cmd_sn, self._command_window - 1)
+        # A window of one until the session says more in the final response.
+        self._max_cmd_sn = request.cmd_sn
 
     def _answers(self, request: LoginRequest, pairs: Pairs) -> Pairs:
         """The whole text of one request, answered."""
@@ -208,8 +209,8 @@ class Login:
             text.iscsi_name(target)
             if not self._policy.target_exists(target):
                 raise LoginRefused(LoginStatus.NOT_FOUND, target)
-        if not self._policy.admits(initiator, target):
-            raise LoginRefused(LoginStatus.AUTHORIZATION_FAILURE, initiator)
+            if not self._policy.admits(initiator, target):
+                raise LoginRefused(LoginStatus.AUTHORIZATION_FAILURE, initiator)
         identity = LoginIdentity(
             initiator=initiator,
             target=target,
@@ -266,12 +267,13 @@ class Login:
             user=self._security.user,
             initiator_alias=self._negotiation.declared("InitiatorAlias"),
         )
-        tsih = self._policy.establish(identity)
-        response = self._response(request, data, transit=True, tsih=tsih)
+        made = self._policy.establish(identity, parameters, self._exp_cmd_sn)
+        self._exp_cmd_sn, self._max_cmd_sn = made.exp_cmd_sn, made.max_cmd_sn
+        response = self._response(request, data, transit=True, tsih=made.tsih)
         self.outcome = LoginComplete(
             identity=identity,
             parameters=parameters,
-            tsih=tsih,
+            tsih=made.tsih,
             exp_cmd_sn=self._exp_cmd_sn,
             max_cmd_sn=self._max_cmd_sn,
             stat_sn=self._stat_sn,

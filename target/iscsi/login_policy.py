@@ -39,14 +39,23 @@ class ExistingSession:
     max_cmd_sn: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Established:
+    """The session as the final response announces it."""
+
+    tsih: int
+    exp_cmd_sn: int
+    max_cmd_sn: int
+
+
 class LoginPolicy(Protocol):
     """The target's answers.  Any method may raise LoginRefused with a status of its own."""
 
     def target_exists(self, name: str) -> bool:
         """Whether a target of this name is served here."""
 
-    def admits(self, initiator: str, target: str | None) -> bool:
-        """Whether this initiator may log in to this target (None: to discovery)."""
+    def admits(self, initiator: str, target: str) -> bool:
+        """Whether this initiator may log in to this target; discovery is open to all."""
 
     def authentication(self, initiator: str, target: str | None) -> ChapPolicy | None:
         """The CHAP users of this target (None: of discovery); None if no CHAP is demanded."""
@@ -57,12 +66,14 @@ class LoginPolicy(Protocol):
     def session(self, identity: LoginIdentity) -> ExistingSession | None:
         """The session with this initiator, ISID, target and TSIH (which is not 0)."""
 
-    def establish(self, identity: LoginIdentity) -> int:
+    def establish(
+        self, identity: LoginIdentity, parameters: SessionParameters, exp_cmd_sn: int
+    ) -> Established:
         """Called once, just before the final response: the login has succeeded.
 
         With TSIH 0 it makes the session (and ends one of the same initiator, ISID and target:
-        session reinstatement, RFC 7143 6.3.5); else it adds the connection or reinstates it.
-        Returns the TSIH.
+        session reinstatement, RFC 7143 6.3.5), which begins with ``exp_cmd_sn``; else it adds the
+        connection or reinstates it.
         """
 
 

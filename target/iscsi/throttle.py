@@ -11,6 +11,7 @@ makes room.  IPv6 addresses count by their /64, which is what one host can choos
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 
 from target.iscsi.constants import LoginStatus
 from target.iscsi.limits import (
@@ -25,10 +26,11 @@ was removed must not lose its way to the others."""
 
 
 class LoginThrottle:
-    """Ask ``allowed`` before a login, report its end to ``ended``; ``now`` is monotonic seconds."""
+    """Ask ``allowed`` before a login, report its end to ``ended``; the clock is monotonic."""
 
     def __init__(
         self,
+        clock: Callable[[], float],
         *,
         burst_logins: int = THROTTLE_BURST_LOGINS,
         refill_seconds: float = THROTTLE_REFILL_SECONDS,
@@ -37,6 +39,7 @@ class LoginThrottle:
         assert burst_logins > 0
         assert refill_seconds > 0
         assert addresses_max > 0
+        self._clock = clock
         self._refill_seconds = refill_seconds
         self._debt_seconds_max = burst_logins * refill_seconds
         self._addresses_max = addresses_max
@@ -45,20 +48,21 @@ class LoginThrottle:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def allowed(self, address: str, now: float) -> bool:
+    def allowed(self, address: str) -> bool:
         """Whether one more refusal would still be within the address's allowance."""
-        debt = self._full_at.get(_group(address), now) - now
-        return debt + self._refill_seconds <= self._debt_seconds_max
+        return self.retry_after_seconds(address) == 0
 
-    def retry_after_seconds(self, address: str, now: float) -> float:
-        """How long until ``allowed`` says yes."""
-        debt = self._full_at.get(_group(address), now) - now
+    def retry_after_seconds(self, address: str) -> float:
+        """How long until ``allowed`` says yes; 0 if it does."""
+        now = self._clock()
+        debt = max(0.0, self._full_at.get(_group(address), now) - now)
         return max(0.0, debt + self._refill_seconds - self._debt_seconds_max)
 
-    def ended(self, address: str, status: LoginStatus, now: float) -> None:
+    def ended(self, address: str, status: LoginStatus) -> None:
         """A login from this address ended with this status."""
         if status not in GUESSES:
             return
+        now = self._clock()
         group = _group(address)
         if group not in self._full_at and len(self._full_at) >= self._addresses_max:
             self._make_room(now)
