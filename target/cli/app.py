@@ -10,6 +10,7 @@ import typer
 from msgspec import UNSET, UnsetType
 
 from target.config import ConfigError, Options, load_serve_config
+from target.config.model import IQN_DEFAULT
 
 app = typer.Typer(
     name="lunmesh",
@@ -46,7 +47,9 @@ def serve(
         list[str] | None,
         _flag("Target", "Listen here; may be repeated. [default: 127.0.0.1:3260]", "HOST:PORT"),
     ] = None,
-    iqn: Annotated[str | None, _flag("Target", "The target's iSCSI name.", "IQN")] = None,
+    iqn: Annotated[
+        str | None, _flag("Target", f"The target's iSCSI name. [default: {IQN_DEFAULT}]", "IQN")
+    ] = None,
     volume: Annotated[
         list[str] | None,
         _flag(

@@ -1,0 +1,81 @@
+"""The documentation keeps up with the code."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+from target.cli.app import app
+from target.config import Options, load_serve_config
+from target.config.options import VolumeTable, field_of, option_names
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "deploy/**/*.md")
+    for path in ROOT.glob(pattern)
+    if ".venv" not in path.parts
+)
+# | `name` | `default` | text |
+ROW = re.compile(r"^\| `([a-z-]+)` \| (?:`([^`]*)`)? ?\|", re.MULTILINE)
+
+
+def table_under(heading: str) -> dict[str, str]:
+    section = REFERENCE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return {name: default or "" for name, default in ROW.findall(section)}
+
+
+def flags_of_serve() -> dict[str, str]:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    return {
+        parameter.opts[0].removeprefix("--"): getattr(parameter, "help", "") or ""
+        for parameter in group.commands["serve"].params
+    }
+
+
+def test_the_reference_names_every_option() -> None:
+    assert set(table_under("Options")) == set(option_names())
+    assert set(table_under("Volumes")) == set(VolumeTable.__struct_fields__)
+
+
+def test_every_option_is_a_flag_and_the_other_way_round() -> None:
+    assert set(flags_of_serve()) == {"config", *option_names()}
+
+
+def test_defaults_are_the_same_in_help_reference_and_code() -> None:
+    documented = table_under("Options")
+    in_help = {
+        name: match[1]
+        for name, text in flags_of_serve().items()
+        if (match := re.search(r"\[default: (.*)\]", text.replace("\\", "")))
+    }
+    assert in_help == {name: default for name, default in documented.items() if default}
+    # Written out, the defaults must make no difference.
+    given: dict[str, object] = {field_of(name): default for name, default in in_help.items()}
+    for name in ("queue_depth", "io_threads"):
+        given[name] = int(str(given[name]))
+    for name in ("login_timeout", "nop_interval", "nop_timeout", "shutdown_timeout"):
+        given[name] = float(str(given[name]))
+    given["chap_discovery"] = given["chap_discovery"] == "yes"
+    assert load_serve_config(Options(**given)) == load_serve_config(Options())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", REFERENCE, re.DOTALL))
+def test_examples_are_accepted(example: str, tmp_path: Path) -> None:
+    tomllib.loads(example)
+    file = tmp_path / "config.toml"
+    file.write_text(example)
+    load_serve_config(Options(), file=file)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        if not re.match(r"[a-z]+:", link):
+            assert (path.parent / link).exists(), f"{path.name} links to {link}"
