@@ -5,7 +5,8 @@
       catalog.json    format version; per volume its UUID, size, block and chunk size
       volumes/NAME.raw
 
-The catalog is written to a new file, synced and renamed, so that a crash leaves the old or the new one.
+The catalog is written to a new file, synced and renamed, so that a crash leaves the old or the new
+one.
 """
 
 from __future__ import annotations

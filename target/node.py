@@ -16,7 +16,8 @@ from target.block.pool import BufferPool
 from target.block.volume import Volume
 from target.block.wait import PENDING
 from target.config import ServeConfig, VolumeConfig, image_bytes
-from target.config.model import ChapUser, Portal as PortalAddress
+from target.config.model import ChapUser
+from target.config.model import Portal as PortalAddress
 from target.datadir import DataDir, VolumeRecord
 from target.iscsi.chap import ChapPolicy, Secret
 from target.iscsi.parameters import TargetLimits
@@ -135,7 +136,8 @@ class Node:
             await self._until(lambda: not self._any_channel(), deadline)
             for portal in self._portals:
                 portal.close()
-            # Sessions end when the last store has answered; there is nothing that could be cut short.
+            # Sessions end when the last store has answered; there is nothing that could be cut
+            # short.
             await self._until(self._target_idle, deadline + self._config.shutdown_timeout_seconds)
         for volume in self.volumes:
             await self._flush(volume)
@@ -158,7 +160,7 @@ class Node:
 
     async def _flush(self, volume: Volume) -> None:
         flushed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        outcome = volume.flush().begin(flushed.set_result)
+        outcome: object = volume.flush().begin(flushed.set_result)
         if outcome is PENDING:
             outcome = await flushed
         if isinstance(outcome, StoreError):

@@ -1,7 +1,7 @@
 """Threads for I/O that waits: a bounded number of them, and one wake-up for many completions.
 
-``concurrent.futures`` costs a future, a lock and a wake-up of the event loop per job.  Here a job is
-two callables, and the loop is woken once for all that has ended since it last looked.
+``concurrent.futures`` costs a future, a lock and a wake-up of the event loop per job.  Here a job
+is two callables, and the loop is woken once for all that has ended since it last looked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ CallSoonThreadsafe = Callable[[Job], Any]  # of the event loop; what it returns 
 
 
 class BlockingExecutor:
-    """``threads`` workers; ``run(work, done)``: ``work()`` in one of them, then ``done()`` on the loop.
+    """``threads`` workers; ``run(work, done)``: ``work()`` in one of them, then ``done()`` on the
+    loop.
 
     What is queued is bounded by its users: each job belongs to a command that holds a place in a
     session's window.  ``work`` must not raise; errors are part of the I/O that it carries.

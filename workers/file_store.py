@@ -135,7 +135,7 @@ class FileStore(VolumeStore):
             io.status = self._status_of(exc, io)
             if durable and io.kind is not IoKind.READ and exc.errno == errno.EIO:
                 self._sync_lost = io.detail
-        except Exception as exc:  # a bug of ours is an I/O error to the initiator, not a dead thread
+        except Exception as exc:  # a bug of ours is an I/O error, not a dead thread
             io.status, io.detail = StoreStatus.WRITE_FAILED, repr(exc)
 
     @staticmethod

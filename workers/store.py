@@ -111,7 +111,7 @@ class VolumeStore(ABC):
 
     @abstractmethod
     def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
-        """Fill ``buffers``, ``nbytes`` in all, from ``offset`` if that needs no waiting (rule 1)."""
+        """Fill ``buffers`` (``nbytes`` in all) if that needs no waiting (rule 1)."""
 
     @abstractmethod
     def write_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:

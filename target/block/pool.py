@@ -1,16 +1,16 @@
 """The bounded buffer pool: every byte of command data on a node lives in its segments.
 
-One arena of equal segments is cut when the node starts; a scatter list is a list of segments.  There
-is one size only, so nothing can fragment and the accounting below is exact.
+One arena of equal segments is cut when the node starts; a scatter list is a list of segments.
+There is one size only, so nothing can fragment and the accounting below is exact.
 
 Rules:
 
-1. Segments are taken through a :class:`Share` (one per session).  ``limit`` keeps one initiator from
-   taking what the others need; it follows the number of sessions.
+1. Segments are taken through a :class:`Share` (one per session).  ``limit`` keeps one initiator
+   from taking what the others need; it follows the number of sessions.
 2. A session *reserves* segments for the data that initiators may send unasked (immediate data and
-   first bursts).  Its command window is cut to fit the reservation, so unsolicited data always finds
-   its segments and reading a socket never has to stop in the middle of one (no deadlock between a
-   command that waits for data and the data behind another command).
+   first bursts).  Its command window is cut to fit the reservation, so unsolicited data always
+   finds its segments and reading a socket never has to stop in the middle of one (no deadlock
+   between a command that waits for data and the data behind another command).
 3. All else (solicited writes, reads) is taken from what is not reserved, and waits in turn, one
    waiter of each session after the other.  Holders of such segments never wait for more of them, so
    they always come back.

@@ -1,11 +1,11 @@
 """The order of overlapping I/O on a volume.
 
-An I/O that cannot be done on the spot is registered with its byte range.  One that conflicts with an
-earlier one (they overlap and one of them writes) starts when that has ended.  Each I/O waits for
+An I/O that cannot be done on the spot is registered with its byte range.  One that conflicts with
+an earlier one (they overlap and one of them writes) starts when that has ended.  Each I/O waits for
 earlier ones only, so there is no deadlock and no overtaking; each block behaves as one register.
 
-Ranges are filed by the chunks that they touch, so what an I/O costs does not grow with the number of
-others in flight elsewhere on the volume.
+Ranges are filed by the chunks that they touch, so what an I/O costs does not grow with the number
+of others in flight elsewhere on the volume.
 """
 
 from __future__ import annotations

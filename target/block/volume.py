@@ -1,9 +1,9 @@
 """A volume: a range of bytes, cut into chunks that lie in one store or are spread over several.
 
-``read_now``/``write_now`` are the straight pass for data at hand; the other methods return a ``Wait``
-for a command that runs as a coroutine.  An I/O that touches several stores is cut into extents, which
-run concurrently; scatter lists are handed through in pieces, never joined.  Overlapping I/O is kept
-in order here (``ranges.py``), so a store need not.
+``read_now``/``write_now`` are the straight pass for data at hand; the other methods return a
+``Wait`` for a command that runs as a coroutine.  An I/O that touches several stores is cut into
+extents, which run concurrently; scatter lists are handed through in pieces, never joined.
+Overlapping I/O is kept in order here (``ranges.py``), so a store need not.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _joined_extents(parts: list[StoreIo]) -> list[StatusExtent]:
 class _VolumeIo(Wait[T], Generic[T]):
     """One I/O on a volume: its turn among overlapping ones, its extents, its outcome."""
 
-    __slots__ = ("_io", "_parts", "_remaining", "_resume", "_result", "_started", "_ticket", "_v")
+    __slots__ = ("_io", "_parts", "_remaining", "_result", "_resume", "_started", "_ticket", "_v")
 
     def __init__(self, volume: Volume, io: StoreIo, result: Callable[[list[StoreIo]], T]) -> None:
         self._v = volume

@@ -1,9 +1,9 @@
 """Awaiting without an event loop: what a request does when something really has to wait.
 
-A command whose data is at hand is a plain function call from CDB to answer.  Everything longer is an
-``async def`` that awaits :class:`Wait` objects.  It is driven by its owner (``SCSIRequest``), step by
-step, with no asyncio task, future or loop: the same code runs under uvloop, in a unit test and on a
-simulated clock.
+A command whose data is at hand is a plain function call from CDB to answer.  Everything longer is
+an ``async def`` that awaits :class:`Wait` objects.  It is driven by its owner (``SCSIRequest``),
+step by step, with no asyncio task, future or loop: the same code runs under uvloop, in a unit test
+and on a simulated clock.
 
 Rules:
 

@@ -2,8 +2,8 @@
 
     LOGIN ──▶ FULL FEATURE ──▶ hanging up ──▶ lost
 
-It owns the receiver, the sender and the state machine of the phase it is in, and keeps the timers:
-the portal calls ``tick`` now and then.
+It owns the receiver and the sender, feeds the state machine of the phase it is in, and keeps the
+timers: the portal calls ``tick`` now and then.
 """
 
 from __future__ import annotations
@@ -14,18 +14,274 @@ from typing import Final
 
 from target.iscsi.connection import Connection
 from target.iscsi.constants import BHS_LENGTH, OPCODE_MASK, AsyncEvent, LoginStatus, Opcode
-from target.iscsi.discovery import TextExchange
 from target.iscsi.endpoint import Endpoint
-from target.iscsi.errors import LoginRefused, PduError
+from target.iscsi.errors import PduError
 from target.iscsi.limits import LOGIN_DATA_SEGMENT_BYTES_MAX
-from target.iscsi.login import Login, LoginComplete, LoginIdentity
+from target.iscsi.login import Established, ExistingSession, Login, LoginComplete, LoginIdentity
 from target.iscsi.management import ping
-from target.iscsi.pdu import LoginRequest, TextRequest, decode_request
+from target.iscsi.parameters import SessionParameters
+from target.iscsi.pdu import LoginRequest, TextRequest, TextResponse, decode_request
 from target.iscsi.receiver import FramingError, Handler, Receiver
 from target.iscsi.sender import Sender
 from target.iscsi.session import Session
 from target.iscsi.target import IscsiTarget
+from target.iscsi.text_session import TextSession
 
 log = logging.getLogger(__name__)
 
 HANG_UP_SECONDS_MAX: Final = 5.0  # for the last bytes to be taken
+
+
+class Channel:
+    """One connection.  ``wake`` is called when there is output."""
+
+    def __init__(
+        self,
+        target: IscsiTarget,
+        wake: Callable[[], None],
+        peer: str,
+        local: tuple[str, int],
+        now: float,
+    ) -> None:
+        self.now = now
+        self.peer = peer
+        self.hanging_up = False
+        self.closed = False
+        self.endpoint: Endpoint | None = None
+        self.session: Session | None = None
+        self.sender = Sender()
+        handlers: list[Handler] = [self._not_a_login] * (OPCODE_MASK + 1)
+        handlers[Opcode.LOGIN_REQUEST] = self._login_request
+        self.receiver = Receiver(self, handlers, LOGIN_DATA_SEGMENT_BYTES_MAX)
+        self._target = target
+        self._wake = wake
+        self._local = local
+        self._heard_at = now
+        self._pinged_at = 0.0
+        self._deadline = now + target.options.login_timeout_seconds
+        self._login: Login | None = Login(
+            _Policy(target, self), target.limits, random=target.random
+        )
+        self._text: TextSession | None = None
+
+    # --- bytes ----------------------------------------------------------------------------------
+
+    def received(self, scratch: memoryview, nbytes: int) -> None:
+        """``nbytes`` have been read into ``receiver.buffers(scratch)``.  Raises FramingError."""
+        self._heard_at = self.now
+        self.receiver.received(scratch, nbytes)
+        if self.endpoint is not None:
+            self.endpoint.end_pass()
+
+    def output_ready(self) -> None:
+        """There is output: the portal sends it after this pass."""
+        self._wake()
+
+    # --- login ----------------------------------------------------------------------------------
+
+    def _login_request(self, buf: memoryview, at: int, data_at: int, length: int) -> None:
+        assert self._login is not None
+        if self.hanging_up:
+            return
+        try:
+            request = decode_request(
+                bytes(buf[at : at + BHS_LENGTH]),
+                bytes(buf[at + BHS_LENGTH : data_at]),
+                bytes(buf[data_at : data_at + length]),
+            )
+        except PduError as exc:
+            raise FramingError(f"malformed login: {exc}") from exc
+        assert isinstance(request, LoginRequest)
+        if not self._target.throttle.allowed(self.peer):
+            responses = self._login.refuse(
+                LoginStatus.SERVICE_UNAVAILABLE, "too many refused logins", request
+            )
+        else:
+            responses = self._login.receive(request)
+        for response in responses:
+            self.sender.put(response)
+        self.output_ready()
+        outcome = self._login.outcome
+        if isinstance(outcome, LoginComplete):
+            self._enter_full_feature_phase(outcome)
+        elif outcome is not None:
+            log.warning(
+                "login from %s (%s) refused: %s %s",
+                self.peer,
+                outcome.initiator or "unnamed",
+                outcome.status.name,
+                outcome.text,
+            )
+            self._target.throttle.ended(self.peer, outcome.status)
+            self.hang_up()
+
+    def _not_a_login(self, buf: memoryview, at: int, data_at: int, length: int) -> None:
+        """RFC 7143 6.3: anything else in the login phase ends the connection."""
+        if self.hanging_up:
+            return
+        assert self._login is not None
+        for response in self._login.refuse(
+            LoginStatus.INVALID_DURING_LOGIN, f"opcode {buf[at] & OPCODE_MASK:#04x}"
+        ):
+            self.sender.put(response)
+        self.output_ready()
+        self.hang_up()
+
+    def _enter_full_feature_phase(self, login: LoginComplete) -> None:
+        session = self.session
+        assert session is not None
+        identity, parameters = login.identity, login.parameters
+        self._login = None
+        receiver, sender = self.receiver, self.sender
+        receiver.data_bytes_max = parameters.max_recv_data_segment_length
+        receiver.header_digest = sender.header_digest = parameters.header_digest
+        receiver.data_digest = sender.data_digest = parameters.data_digest
+        sender.data_bytes_max = parameters.max_send_data_segment_length
+        sender.burst_bytes_max = parameters.max_burst_length
+        sender.stat_sn = login.stat_sn
+        self._text = TextSession(
+            lambda name: self._target.records(name, self._local),
+            discovery=identity.discovery,
+            target=identity.target,
+        )
+        if session.nexus is None:
+            self.endpoint = Endpoint(session, receiver, sender, self)
+        else:
+            self.endpoint = Connection(session, receiver, sender, parameters, self)
+            log.info("%s logged in from %s, session %d", session.initiator, self.peer, session.tsih)
+        session.connection = self.endpoint
+
+    # --- what the receiver's owner answers in the login phase ------------------------------------
+
+    def open_data_out(self, buf: memoryview, at: int, length: int) -> list[memoryview] | None:
+        """Data-Out: the endpoint's once there is one."""
+        if self.endpoint is None:
+            raise FramingError("a Data-Out in the login phase")
+        return self.endpoint.open_data_out(buf, at, length)
+
+    def close_data_out(self, ok: bool) -> None:
+        """See :class:`PduOwner`."""
+        assert self.endpoint is not None
+        self.endpoint.close_data_out(ok)
+
+    def data_digest_error(self, buf: memoryview, at: int) -> None:
+        """See :class:`PduOwner`."""
+        assert self.endpoint is not None
+        self.endpoint.data_digest_error(buf, at)
+
+    # --- the shell of the endpoint ----------------------------------------------------------------
+
+    def text(self, pdu: TextRequest) -> None:
+        """Answer a Text Request; raises PduError."""
+        assert self._text is not None
+        assert self.endpoint is not None
+        assert self.session is not None
+        reply = self._text.receive(pdu, self.sender.data_bytes_max)
+        self.endpoint.put(
+            TextResponse(
+                initiator_task_tag=pdu.initiator_task_tag,
+                target_transfer_tag=reply.target_transfer_tag,
+                lun=pdu.lun,
+                stat_sn=self.sender.next_stat_sn(),
+                exp_cmd_sn=self.session.exp_cmd_sn,
+                max_cmd_sn=self.session.max_cmd_sn,
+                final=reply.final,
+                continued=reply.continued,
+                data=reply.data,
+            )
+        )
+        if reply.max_send_data_segment_length is not None:
+            self.sender.data_bytes_max = reply.max_send_data_segment_length
+
+    def cold_reset(self, done: Callable[[], None]) -> None:
+        """TARGET COLD RESET."""
+        self._target.cold_reset(done)
+
+    def announce(self, event: AsyncEvent, parameter3: int = 0) -> None:
+        """An Async Message, where there is a session to tell."""
+        if self.endpoint is not None and self.session is not None and not self.closed:
+            self.endpoint.announce(event, parameter3=parameter3)
+
+    def hang_up(self) -> None:
+        """Close once all output has gone, or when that takes too long."""
+        if not self.hanging_up:
+            self.hanging_up = True
+            self._deadline = self.now + HANG_UP_SECONDS_MAX
+        self.output_ready()
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def supplanted(self) -> None:
+        """Another login has taken our session's place (RFC 7143 6.3.5): the session ends."""
+        session, self.session = self.session, None
+        self._shut_endpoint()
+        if session is not None:
+            self._target.end(session, _nobody_waits)
+        self.hang_up()
+
+    def hand_over(self) -> None:
+        """Another connection takes our session over (RFC 7143 6.3.4): its tasks end."""
+        self.session = None
+        self._shut_endpoint()
+        self.hang_up()
+
+    def _shut_endpoint(self) -> None:
+        self.closed = True
+        if self.endpoint is not None:
+            self.endpoint.close()
+
+    def lost(self, reason: str) -> None:
+        """The socket is gone."""
+        session, self.session = self.session, None
+        self._shut_endpoint()
+        self.sender.abandon()
+        if session is None:
+            return
+        if session.nexus is not None:
+            log.info("session %d of %s ended: %s", session.tsih, session.initiator, reason or "-")
+        self._target.end(session, _nobody_waits)
+
+    def tick(self, now: float) -> str:
+        """Why the connection has to be dropped now, or nothing."""
+        options = self._target.options
+        if self.hanging_up:
+            return "the last bytes were not taken" if now > self._deadline else ""
+        if self.endpoint is None:
+            return "login timeout" if now > self._deadline else ""
+        if not options.nop_interval_seconds:
+            return ""
+        if self.endpoint.pinging is not None:
+            silent = now - max(self._pinged_at, self._heard_at)
+            return "no answer to a ping" if silent > options.nop_timeout_seconds else ""
+        if now - self._heard_at > options.nop_interval_seconds:
+            self._pinged_at = now
+            ping(self.endpoint)
+        return ""
+
+
+def _nobody_waits() -> None:
+    return
+
+
+class _Policy:
+    """The target's answers to one connection's login."""
+
+    def __init__(self, target: IscsiTarget, channel: Channel) -> None:
+        self._target = target
+        self._channel = channel
+        self.target_exists = target.target_exists
+        self.admits = target.admits
+        self.authentication = target.authentication
+        self.portal_group_tag = target.portal_group_tag
+
+    def session(self, identity: LoginIdentity) -> ExistingSession | None:
+        return self._target.existing(identity)
+
+    def establish(
+        self, identity: LoginIdentity, parameters: SessionParameters, exp_cmd_sn: int
+    ) -> Established:
+        session = self._target.attach(identity, parameters, exp_cmd_sn, self._channel)
+        self._channel.session = session
+        return Established(
+            tsih=session.tsih, exp_cmd_sn=session.exp_cmd_sn, max_cmd_sn=session.max_cmd_sn
+        )

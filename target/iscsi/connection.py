@@ -6,12 +6,13 @@ of one pass leaves in one ``sendmsg``.  No socket and no clock here: the portal 
 
 Rules:
 
-1. Commands are taken in CmdSN order (RFC 7143 4.2.2.1).  One that comes too early is held within the
-   window; one outside the window is ignored; immediate ones are taken as they come.
+1. Commands are taken in CmdSN order (RFC 7143 4.2.2.1).  One that comes too early is held within
+   the window; one outside the window is ignored; immediate ones are taken as they come.
 2. A task is in ``session.tasks`` from the end of its first pass until it ends.  A command answered
    within its pass is never there.
-3. What goes wrong in a data phase ends that command with the sense of RFC 7143 11.4.7.2.  A PDU that
-   makes no sense is rejected.  Only what leaves us out of step closes the connection (level 0).
+3. What goes wrong in a data phase ends that command with the sense of RFC 7143 11.4.7.2.  A PDU
+   that makes no sense is rejected.  Only what leaves us out of step closes the connection (level
+   0).
 4. Payload is copied at most once, into pool segments, and only if it cannot be used where it is.
 """
 
@@ -42,7 +43,7 @@ from target.iscsi.parameters import SessionParameters
 from target.iscsi.pdu import R2T
 from target.iscsi.receiver import Handler, Receiver, scatter
 from target.iscsi.sender import Sender, residual_of
-from target.iscsi.serial import MASK, lt
+from target.iscsi.serial import MASK
 from target.iscsi.session import IMMEDIATE_TASKS_MAX, Session
 from target.iscsi.task import Burst, IscsiTask, Solicitation
 from target.scsi.bus import countdown
@@ -56,8 +57,8 @@ from target.scsi.sense import (
 log = logging.getLogger(__name__)
 
 CAPS: Final = HbaCaps(tagged_queueing=True, scatter_gather=True)
-# Byte 0, byte 1, lengths, LUN, ITT, EDTL, CmdSN, ExpStatSN, CDB
-_COMMAND: Final = struct.Struct(">BBxxI8sIIII16s").unpack_from
+# Byte 0, byte 1, lengths, LUN, ITT, EDTL, CmdSN, CDB (ExpStatSN: nothing is kept at level 0)
+_COMMAND: Final = struct.Struct(">BBxxI8sIII4x16s").unpack_from
 _RESERVED_ATTRIBUTES: Final = 5  # ATTR codes from here on (RFC 7143 11.3.1)
 
 
@@ -74,7 +75,8 @@ class Connection(Endpoint, Hba):
         parameters: SessionParameters,
         shell: Shell,
     ) -> None:
-        assert session.nexus is not None and session.window is not None
+        assert session.nexus is not None
+        assert session.window is not None
         self.nexus = session.nexus
         self.window = session.window
         self.share = session.share
@@ -106,7 +108,7 @@ class Connection(Endpoint, Hba):
     # --- commands -------------------------------------------------------------------------------
 
     def _scsi_command(self, buf: memoryview, at: int, data_at: int, length: int) -> None:
-        first, flags, word, lun, itt, edtl, cmd_sn, exp_stat_sn, cdb = _COMMAND(buf, at)
+        first, flags, word, lun, itt, edtl, cmd_sn, cdb = _COMMAND(buf, at)
         session = self.session
         if first & IMMEDIATE:
             if self.window.immediate >= IMMEDIATE_TASKS_MAX:
@@ -356,7 +358,8 @@ class Connection(Endpoint, Hba):
     def ask(self, task: IscsiTask) -> None:
         """R2Ts for what is wanted, MaxOutstandingR2T at a time (RFC 7143 11.8)."""
         wanted, bursts = task.solicitation, task.bursts
-        assert wanted is not None and bursts is not None
+        assert wanted is not None
+        assert bursts is not None
         end = wanted.start + wanted.nbytes
         while wanted.asked < end and len(bursts) < self.r2ts_max:
             stop = min(end, wanted.asked + self.max_burst_bytes)

@@ -1,8 +1,8 @@
 """Data-Out: where each payload goes, and what is wrong with those that go nowhere (RFC 7143 11.7).
 
-A payload is opened (checked and given its buffers), filled by the receiver, and closed (counted; the
-command goes on when its last byte is there).  Data is placed by Buffer Offset, which has to be where
-the sequence has come to.
+A payload is opened (checked and given its buffers), filled by the receiver, and closed (counted;
+the command goes on when its last byte is there).  Data is placed by Buffer Offset, which has to be
+where the sequence has come to.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def _close_unsolicited(task: IscsiTask, length: int) -> None:
 
 def _close_solicited(conn: Connection, task: IscsiTask, burst: Burst, length: int) -> None:
     wanted, bursts = task.solicitation, task.bursts
-    assert wanted is not None and bursts is not None
+    assert wanted is not None
+    assert bursts is not None
     burst.data_sn += 1
     burst.next_offset += length
     wanted.left -= length

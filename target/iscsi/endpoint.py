@@ -82,7 +82,7 @@ class Endpoint:
         """Never called: nothing was opened."""
 
     def data_digest_error(self, buf: memoryview, at: int) -> None:
-        """RFC 7143 7.8: the PDU is discarded, the initiator is told, its CmdSN is still expected."""
+        """The PDU is discarded and the initiator told; its CmdSN is still expected (7.8)."""
         self.reject(RejectReason.DATA_DIGEST_ERROR, buf, at)
 
     # --- the order of commands (RFC 7143 4.2.2.1) -------------------------------------------------

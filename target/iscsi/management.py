@@ -1,4 +1,5 @@
-"""Everything in the full feature phase that moves no command data: task management, logout, NOP, text.
+"""Everything in the full feature phase that moves no command data: task management, logout, NOP,
+text.
 
 These PDUs carry a CmdSN like commands do and are taken in the same order; most are immediate.
 """
@@ -27,7 +28,6 @@ from target.iscsi.pdu import (
     NopIn,
     NopOut,
     Request,
-    SnackRequest,
     TaskManagementRequest,
     TaskManagementResponse,
     TextRequest,

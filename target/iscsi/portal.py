@@ -1,14 +1,14 @@
 """Sockets: the one place of the iSCSI frontend that does I/O.
 
-One wake-up of a connection is one ``recv``, one pass over all PDUs that came, and one ``sendmsg`` of
-all answers.  There is no asyncio stream, task or future here; the loop calls ``_readable`` and
+One wake-up of a connection is one ``recv``, one pass over all PDUs that came, and one ``sendmsg``
+of all answers.  There is no asyncio stream, task or future here; the loop calls ``_readable`` and
 ``_writable``.
 
 Rules:
 
 1. One scratch buffer serves all connections of the loop: what must outlive a pass is copied out.
-2. Output that gathers outside of a pass (a store has finished) is sent at the end of the loop's turn,
-   once for all that finished.
+2. Output that gathers outside of a pass (a store has finished) is sent at the end of the loop's
+   turn, once for all that finished.
 3. A connection whose output is not taken (``BACKLOG_BYTES_MAX``) is not read either.
 """
 

@@ -1,14 +1,14 @@
 """Bytes to PDUs: lengths, padding and digests; nothing of what a PDU means.
 
-Theory of operation.  The caller asks ``buffers(scratch)`` where the next bytes belong, reads into them
-and says ``received(n)``.  Every whole PDU in the scratch buffer is handed to the handler of its opcode,
-``handler(buf, at, data_at, data_length)``, where ``buf`` is valid during the call only: one pass over
-all that has arrived.
+Theory of operation.  The caller asks ``buffers(scratch)`` where the next bytes belong, reads into
+them and says ``received(n)``.  Every whole PDU in the scratch buffer is handed to the handler of
+its opcode, ``handler(buf, at, data_at, data_length)``, where ``buf`` is valid during the call only:
+one pass over all that has arrived.
 
 1. What is left of a PDU at the end is kept and put in front of the next bytes.
-2. The payload of a Data-Out that is not whole yet goes straight to where it belongs: its owner names
-   the buffers (``open_data_out``) and the next read fills them.  Nothing is allocated by a length
-   from the wire.
+2. The payload of a Data-Out that is not whole yet goes straight to where it belongs: its owner
+   names the buffers (``open_data_out``) and the next read fills them.  Nothing is allocated by a
+   length from the wire.
 3. A length past what was declared, or a bad header digest, ends the connection: what follows cannot
    be trusted to be a header.
 4. A bad data digest is the owner's to answer; the stream itself stays in step (RFC 7143 7.8).

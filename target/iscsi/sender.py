@@ -1,8 +1,8 @@
 """PDUs to bytes: the output of a connection, its StatSN, and the buffers that travel in it.
 
-``out`` is the list of buffers for one ``sendmsg``; what has been sent is taken off by ``sent``.  Pool
-segments that a Data-In points into are given back when their bytes are gone ("marks").  Headers of
-the hot path are packed here; every other PDU is encoded by its own class.
+``out`` is the list of buffers for one ``sendmsg``; what has been sent is taken off by ``sent``.
+Pool segments that a Data-In points into are given back when their bytes are gone ("marks").
+Headers of the hot path are packed here; every other PDU is encoded by its own class.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def _cut(
 
 
 def residual_of(length: int, expected: int, bidirectional_read: bool = False) -> tuple[int, int]:
-    """Residual flags and count (RFC 7143 11.4.5): what the command has against what was expected."""
+    """Residual flags and count: what there is against what was expected (RFC 7143 11.4.5)."""
     if length == expected:
         return 0, 0
     if length > expected:

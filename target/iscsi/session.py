@@ -2,9 +2,9 @@
 
 Rules of the window:
 
-1. ``MaxCmdSN = ExpCmdSN + credits - outstanding - 1``: a credit is a promise to take one more command
-   and its unsolicited data.  Every credit has pool segments for one FirstBurstLength reserved, so
-   unsolicited data always finds its buffers.
+1. ``MaxCmdSN = ExpCmdSN + credits - outstanding - 1``: a credit is a promise to take one more
+   command and its unsolicited data.  Every credit has pool segments for one FirstBurstLength
+   reserved, so unsolicited data always finds its buffers.
 2. MaxCmdSN never goes back: a credit is only taken away when a command has just come in.
 3. A session starts with few credits, gains some when it uses what it has, up to ``queue_depth`` and
    its fair share of the pool's reservation; what one has beyond that is not renewed.
@@ -21,8 +21,7 @@ from target.iscsi.serial import MASK
 from target.iscsi.task import IscsiTask
 
 if TYPE_CHECKING:
-    from target.iscsi.connection import Connection
-    from target.iscsi.parameters import SessionParameters
+    from target.iscsi.endpoint import Endpoint
     from target.scsi.bus import Nexus
 
 IMMEDIATE_TASKS_MAX: Final = 2
@@ -102,40 +101,22 @@ class Window:
 
 
 class Session:
-    """One I_T nexus (normal session) or a discovery session (``nexus`` is None)."""
+    """One I_T nexus (normal session), or a discovery session: then without nexus and window."""
 
-    def __init__(
-        self,
-        tsih: int,
-        initiator: str,
-        isid: bytes,
-        target: str,
-        cid: int,
-        nexus: Nexus | None,
-        share: Share,
-    ) -> None:
+    def __init__(self, tsih: int, initiator: str, isid: bytes, cid: int, share: Share) -> None:
         self.tsih = tsih
         self.initiator = initiator
         self.isid = isid
-        self.target = target
         self.cid = cid
-        self.nexus = nexus
         self.share = share
+        self.nexus: Nexus | None = None
+        self.window: Window | None = None
         self.exp_cmd_sn = 0
         self.tasks: dict[int, IscsiTask] = {}  # by ITT, those that have not ended
         self.skipped: set[int] = set()  # CmdSNs ahead of us that ABORT TASK made good
         self.held: dict[int, tuple[bytes, bytes, bytes]] = {}  # CmdSN → PDU that came too early
-        self.connection: Connection | None = None
+        self.connection: Endpoint | None = None
         self._ttt = 0
-        self.window: Window | None = None
-
-    def negotiated(
-        self, parameters: SessionParameters, queue_depth: int, sessions_max: int
-    ) -> None:
-        """Open the command window; raises :class:`NoResources`."""
-        unasked = parameters.immediate_data or not parameters.initial_r2t
-        first_burst = parameters.first_burst_length if unasked else 0
-        self.window = Window(self.share, first_burst, queue_depth, sessions_max)
 
     @property
     def max_cmd_sn(self) -> int:

@@ -1,7 +1,7 @@
 """The iSCSI target: its sessions, who may log in, and what becomes of an old session.
 
-No socket here.  A :class:`Channel` (one TCP connection, from its first byte to its last) asks the target
-to admit a login and gets a :class:`Session`.
+No socket here.  A :class:`Channel` (one TCP connection, from its first byte to its last) asks the
+target to admit a login and gets a :class:`Session`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from target.block.pool import BufferPool
 from target.iscsi.chap import ChapPolicy
 from target.iscsi.constants import AsyncEvent, LoginStatus
 from target.iscsi.errors import LoginRefused
+from target.iscsi.login_policy import ExistingSession, LoginIdentity
 from target.iscsi.parameters import SessionParameters, TargetLimits
-from target.iscsi.session import NoResources, Session
+from target.iscsi.session import NoResources, Session, Window
 from target.iscsi.throttle import LoginThrottle
 from target.scsi.bus import SCSIBus
 
 if TYPE_CHECKING:
     from target.iscsi.channel import Channel
-    from target.iscsi.login import LoginIdentity
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class IscsiTarget:
     # --- login policy (target/iscsi/login.py) -----------------------------------------------------
 
     def target_exists(self, name: str) -> bool:
-        """Whether this is the name of a target here (RFC 7143 4.2.7: compared as UTF-8, case folded)."""
+        """Whether this is the name of a target here; names are case folded (RFC 7143 4.2.7)."""
         return name.lower() == self.name.lower()
 
     def admits(self, initiator: str, target: str) -> bool:
@@ -93,11 +93,14 @@ class IscsiTarget:
         """All portals of a node are one group."""
         return PORTAL_GROUP_TAG
 
-    def attach(self, identity: LoginIdentity, channel: Channel) -> Session:
+    def attach(
+        self, identity: LoginIdentity, parameters: SessionParameters, cmd_sn: int, channel: Channel
+    ) -> Session:
         """The session of a login that is about to succeed (RFC 7143 6.3.5).
 
         TSIH 0 makes a new session, and ends an old one of the same initiator, ISID and target.  A
-        TSIH names a session whose connection (same CID) is taken over; a second connection is refused.
+        TSIH names a session whose connection (same CID) is taken over; a second connection is
+        refused.
         """
         if self.shutting_down:
             raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "shutting down")
@@ -110,45 +113,54 @@ class IscsiTarget:
                     self.channels[old].supplanted()
         if len(self.sessions) >= self.options.sessions_max:
             raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "too many sessions")
-        session = Session(
-            self._new_tsih(),
-            identity.initiator,
-            identity.isid,
-            self.name if identity.target is not None else "",
-            identity.cid,
-            self.bus.connect(identity.initiator, identity.isid)
-            if identity.target is not None
-            else None,
-            self.pool.open_share(),
-        )
+        session = self._new_session(identity, parameters)
+        session.exp_cmd_sn = cmd_sn
         self.sessions[session.tsih] = session
         self.channels[session] = channel
         return session
 
-    def _reinstate_connection(self, identity: LoginIdentity, channel: Channel) -> Session:
+    def existing(self, identity: LoginIdentity) -> ExistingSession | None:
+        """The session that a login with a TSIH wants to join."""
         session = self.sessions.get(identity.tsih)
         if (
             session is None
-            or identity.target is None
-            or session.initiator != identity.initiator
-            or session.isid != identity.isid
+            or session.nexus is None
             or session in self._ending
+            or (session.initiator, session.isid) != (identity.initiator, identity.isid)
         ):
-            raise LoginRefused(LoginStatus.SESSION_DOES_NOT_EXIST)
+            return None
+        return ExistingSession(
+            connections=(session.cid,),
+            max_connections=self.limits.max_connections,
+            exp_cmd_sn=session.exp_cmd_sn,
+            max_cmd_sn=session.max_cmd_sn,
+        )
+
+    def _reinstate_connection(self, identity: LoginIdentity, channel: Channel) -> Session:
+        """Connection reinstatement (RFC 7143 6.3.4)."""
+        session = self.sessions[identity.tsih]
         if session.cid != identity.cid:
             raise LoginRefused(LoginStatus.TOO_MANY_CONNECTIONS, "MaxConnections is 1")
         self.channels[session].hand_over()
         self.channels[session] = channel
         return session
 
-    def open_window(self, session: Session, parameters: SessionParameters) -> None:
-        """Promise the session its command window; raises LoginRefused."""
-        if session.nexus is None or session.window is not None:
-            return
+    def _new_session(self, identity: LoginIdentity, parameters: SessionParameters) -> Session:
+        tsih = self._new_tsih()
+        share = self.pool.open_share()
+        session = Session(tsih, identity.initiator, identity.isid, identity.cid, share)
+        if identity.target is None:
+            return session
+        unasked = parameters.immediate_data or not parameters.initial_r2t
+        first_burst = parameters.first_burst_length if unasked else 0
+        depth, sessions_max = self.options.queue_depth, self.options.sessions_max
         try:
-            session.negotiated(parameters, self.options.queue_depth, self.options.sessions_max)
+            session.window = Window(share, first_burst, depth, sessions_max)
         except NoResources:
+            share.close()
             raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "no buffers left") from None
+        session.nexus = self.bus.connect(identity.initiator, identity.isid)
+        return session
 
     def _new_tsih(self) -> int:
         for _ in range(TSIH_MAX):
@@ -169,7 +181,9 @@ class IscsiTarget:
         if name is not None and not self.target_exists(name):
             return []
         spelled = [_spell(*arrived_at)]
-        spelled += [s for a in self.addresses if (s := _spell(*a)) not in spelled and a[0] not in _ANY]
+        for host, port in self.addresses:
+            if host not in _ANY and _spell(host, port) not in spelled:
+                spelled.append(_spell(host, port))
         return [(self.name, [(s, PORTAL_GROUP_TAG) for s in spelled])]
 
     # --- the end --------------------------------------------------------------------------------

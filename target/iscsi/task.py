@@ -1,9 +1,9 @@
 """A SCSI command as iSCSI sees it: the request plus what its data phase needs.
 
-Write data reaches a task in two ways (RFC 7143 4.2.4): unasked, as immediate data and the Data-Outs of
-the first burst; and solicited, each burst asked for by an R2T with a Target Transfer Tag of its own.
-Both are placed by their Buffer Offset and have to come in order (DataPDUInOrder, DataSequenceInOrder
-are always Yes at ErrorRecoveryLevel 0).
+Write data reaches a task in two ways (RFC 7143 4.2.4): unasked, as immediate data and the Data-Outs
+of the first burst; and solicited, each burst asked for by an R2T with a Target Transfer Tag of its
+own. Both are placed by their Buffer Offset and have to come in order (DataPDUInOrder,
+DataSequenceInOrder are always Yes at ErrorRecoveryLevel 0).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The opcode table's rows: what a command is, how its CDB is parsed, what runs it.
 
-A device's table maps an opcode, or an opcode with its service action, to a :class:`Command`.  The CDB
-is decoded by ``parse`` once; below the SCSI layer nobody sees an opcode.
+A device's table maps an opcode, or an opcode with its service action, to a :class:`Command`.  The
+CDB is decoded by ``parse`` once; below the SCSI layer nobody sees an opcode.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ class SCSIRequest:
             self._our_fault()
 
     def _our_fault(self) -> None:
-        """A bug of ours must not take the node down: the initiator learns that it was not its own."""
+        """A bug of ours must not take the node down: the initiator is told whose it was."""
         log.exception("internal error in %r", self)
         if self.state < State.COMPLETED:
             self.fail(INTERNAL_TARGET_FAILURE)
