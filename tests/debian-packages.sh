@@ -31,13 +31,19 @@ fi
 
 # policy-rc.d answering 101 is Debian's own way to install a daemon without starting it.
 policy=/usr/sbin/policy-rc.d
-if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod +x "$policy"
-    trap 'rm -f "$policy"' EXIT
-fi
+aside=$(mktemp -d)
+restore() {
+    rm -f "$policy"
+    [ ! -e "$aside/policy-rc.d" ] || mv "$aside/policy-rc.d" "$policy"
+    rm -rf "$aside"
+}
+trap restore EXIT
+[ ! -e "$policy" ] || mv "$policy" "$aside/policy-rc.d"
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod +x "$policy"
+
 echo "installing Debian packages: ${missing[*]}"
-log=$(mktemp)
+log=$aside/log
 export DEBIAN_FRONTEND=noninteractive
 if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1
 then
@@ -45,14 +51,14 @@ then
     echo "could not install: ${missing[*]}" >&2
     exit 1
 fi
-rm -f "$log"
-# They were not started, but would be at the next boot; a policy-rc.d of somebody else's may even have let
-# them start now.  Only what was not there before is touched: an administrator's own services stay.
+# They were not started; nor shall they be at the next boot.  What was installed before stays as it is.
 if command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
     for package in "${missing[@]}"; do
         case $package in
-            tgt) systemctl disable --now --quiet tgt.service || true ;;
-            open-iscsi) systemctl disable --now --quiet iscsid.socket iscsid.service open-iscsi.service || true ;;
+            tgt) systemctl disable --quiet tgt.service || true ;;
+            open-iscsi)
+                systemctl disable --quiet iscsid.socket iscsid.service open-iscsi.service || true
+                ;;
         esac
     done
 fi
