@@ -2,7 +2,9 @@
 
 Theory of operation.  The initiator offers and declares; :meth:`Negotiation.receive` answers.
 
-1. A key is offered or declared once in a login; again is an error that ends it (6.3).
+1. A key is offered or declared once in a login; again is an error that ends it (6.3).  One mercy:
+   the same declaration again is let pass, for libiscsi (QEMU's initiator) says all names again in
+   the operational stage when it has been through CHAP.
 2. A key at the wrong stage, or from the wrong side, ends the login.
 3. The words Reject, Irrelevant and NotUnderstood are answers; as an offer they end the login.
 4. A key that is not in the table gets NotUnderstood; one that a discovery session makes irrelevant
@@ -96,10 +98,12 @@ class Negotiation:
             return None
         if value in RESERVED_WORDS:
             raise NegotiationError(f"{name}={value} is not an offer")
+        key = KEYS.get(name)
         if name in self._seen:
+            if key is not None and self._declared.get(name) == value:
+                return None
             raise NegotiationError(f"{name} comes twice")
         self._seen.add(name)
-        key = KEYS.get(name)
         if key is None:
             return NOT_UNDERSTOOD
         if not key.use.allowed(stage):
