@@ -26,7 +26,7 @@ install_debian() {
         # shellcheck disable=SC2086  # a list
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
     else
-        echo "$why: install them with: sudo apt-get install $packages" >&2
+        echo "$why: sudo apt-get install $packages" >&2
         exit 1
     fi
 }
