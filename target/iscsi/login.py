@@ -256,7 +256,7 @@ class Login:
     def _stage_done(self) -> bool:
         if self._stage is LoginStage.SECURITY:
             return self._security is not None and self._security.done
-        return self._negotiation.settled
+        return self._negotiation.settled()
 
     def _complete(self, request: LoginRequest, data: bytes) -> LoginResponse:
         assert self._identity is not None

@@ -72,7 +72,6 @@ class Negotiation:
     def discovery(self) -> bool:
         return self._declared.get("SessionType") == "Discovery"
 
-    @property
     def settled(self) -> bool:
         """Whether no offer of ours waits for its answer (rule 7)."""
         return not self._asked
@@ -153,27 +152,35 @@ class Negotiation:
     def _introduction(self) -> Pairs:
         """What we say unasked in our first operational answer."""
         ours: Pairs = [("MaxRecvDataSegmentLength", str(self._limits.max_recv_data_segment_length))]
-        for name in _OURS_TO_OFFER:
-            key = KEYS[name]
-            barred = (key.leading_only and not self._leading) or (
-                key.irrelevant_in_discovery and self.discovery
-            )
-            if name in self._seen or barred:
-                continue
-            assert key.default is not None
-            offer = self._stricter(key, key.default)
-            if offer is not None:
+        for name, offer in self._stricter():
+            if name not in self._seen:
                 self._asked[name] = offer
                 ours.append((name, offer))
         return ours
 
-    def _stricter(self, key: Key, default: str) -> str | None:
-        """Our offer, if the default is more than our limit allows."""
-        if key.rule is Rule.LIST:
-            supported = self._lists[key.name]
-            return None if default in supported else ",".join(supported)
-        result = self._result(key, default)
-        return None if result == default else result
+    def _stricter(self) -> Pairs:
+        """What we would offer: the keys without a result whose default is beyond our limit."""
+        found: Pairs = []
+        for name in _OURS_TO_OFFER:
+            key = KEYS[name]
+            default = key.default
+            assert default is not None
+            barred = (key.leading_only and not self._leading) or (
+                key.irrelevant_in_discovery and self.discovery
+            )
+            if name in self._results or barred:
+                continue
+            if key.rule is Rule.LIST:
+                if default not in self._lists[name]:
+                    found.append((name, ",".join(self._lists[name])))
+            elif key.rule is Rule.MINIMUM:
+                # A FirstBurstLength beyond a MaxBurstLength below its default is not worth an
+                # offer: the smaller one holds anyway.
+                if self._numbers[name] < key.number(default):
+                    found.append((name, self._result(key, default) or default))
+            elif not self._booleans[name]:
+                found.append((name, "No"))
+        return found
 
     def _answered(self, name: str, value: str) -> None:
         """The initiator's answer to an offer of ours."""
@@ -199,13 +206,13 @@ class Negotiation:
         return text.boolean(self._results.get(name, KEYS[name].default or "No"))
 
     def _digest(self, name: str) -> bool:
-        chosen = self._results.get(name, "None")
-        if chosen not in self._lists[name]:
-            raise NegotiationError(f"{name}={chosen} is not enough for us")
-        return chosen == "CRC32C"
+        return self._results.get(name) == "CRC32C"
 
     def parameters(self) -> SessionParameters:
         """What was agreed on; to be called when the login is complete."""
+        for name, _ in self._stricter():
+            # Its offer was rejected, or there was no operational stage to negotiate in.
+            raise NegotiationError(f"{name} is left at a default that is beyond our limit")
         max_burst = self._number("MaxBurstLength")
         send = KEYS["MaxRecvDataSegmentLength"]
         return SessionParameters(
