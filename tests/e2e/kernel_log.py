@@ -1,0 +1,63 @@
+"""Which lines of the guest's kernel log are complaints about the target.
+
+Everything that the kernel logs as a warning or worse is one, and so is anything that reads like
+one at a lower level, except what the emulated machine itself causes and what a healthy target
+must cause. While a test restarts the target (between two marks that it writes into the log) the
+kernel may also say that it lost the connection; it may never say that a command failed.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.e2e.vm import VirtualMachine
+
+WARNING = 4
+OUTAGE_BEGINS = "lunmesh-e2e: outage begins"
+OUTAGE_ENDS = "lunmesh-e2e: outage ends"
+
+_LINE = re.compile(r"<(\d+)>\[[ .\d]+\] (.*)")
+_READS_LIKE_ONE = re.compile(
+    r"I/O error|blk_update_request|\bunexpected|conn error|cache data failed|tim(?:ing|ed) out"
+    r"|\bfail|\berror|\binvalid|\bcorrupt|\boffline|\breject|\bsense key|\babort|hung task"
+    r"|not a multiple|assuming drive cache",
+    re.IGNORECASE,
+)
+# A new I_T nexus starts with this unit attention (SAM-5, 5.14), and the kernel prints it.
+_HEALTHY = re.compile(r"Power-on or device reset occurred|re-mounted|no debug enabled")
+# An emulated CPU on a busy machine is late; that says nothing about a target.
+_EMULATION = re.compile(r"clocksource|rcu|hrtimer|perf: interrupt|soft lockup|workqueue|tsc:")
+_OUTAGE = re.compile(
+    r"detected conn error|ping timeout|[Tt]arget requests? logout|connection.*closed"
+)
+
+
+def begin(vm: VirtualMachine) -> None:
+    """Forget what was logged so far."""
+    vm.sh("dmesg -c > /dev/null")
+
+
+@contextmanager
+def outage(vm: VirtualMachine) -> Iterator[None]:
+    """Inside, the connection may be lost. Leave it only after I/O has worked again."""
+    vm.sh(f"echo '<5>{OUTAGE_BEGINS}' > /dev/kmsg")
+    yield
+    vm.sh(f"echo '<5>{OUTAGE_ENDS}' > /dev/kmsg")
+
+
+def complaints(vm: VirtualMachine) -> list[str]:
+    return find_complaints(vm.sh("dmesg -r"))
+
+
+def find_complaints(raw_log: str) -> list[str]:
+    """The complaints in a log as `dmesg -r` prints it: "<priority>[time] text"."""
+    found = []
+    in_outage = False
+    for priority, text in _LINE.findall(raw_log):
+        if OUTAGE_BEGINS in text or OUTAGE_ENDS in text:
+            in_outage = OUTAGE_BEGINS in text
+        elif int(priority) % 8 <= WARNING or _READS_LIKE_ONE.search(text):
+            excuses = [_HEALTHY, _EMULATION, *([_OUTAGE] if in_outage else [])]
+            if not any(excuse.search(text) for excuse in excuses):
+                found.append(text)
+    return found

@@ -1,0 +1,90 @@
+"""The Linux initiator authenticates itself, and the target, with CHAP."""
+
+import pytest
+
+from tests.e2e import kernel_log
+from tests.e2e.conftest import Connect, ServerFactory
+from tests.e2e.initiator import LinuxInitiator
+from tests.e2e.vm import VirtualMachine
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+SECRET = "initiator-secret"
+TARGET_SECRET = "another-target-secret"
+CHAP = ("--chap", f"alice:{SECRET}")
+MUTUAL = (*CHAP, "--mutual-chap", f"lunmesh:{TARGET_SECRET}")
+# Exit status of iscsiadm: the target refused (ISCSI_ERR_LOGIN_AUTH_FAILED), or the initiator itself
+# broke off (ISCSI_ERR_FATAL_LOGIN).
+REFUSED = 24
+DISTRUSTED = 19
+
+
+def settings(
+    secret: str = SECRET, target_secret: str | None = None, algorithm: str | None = None
+) -> dict[str, str]:
+    chosen = {"authmethod": "CHAP", "username": "alice", "password": secret}
+    if target_secret is not None:
+        chosen |= {"username_in": "lunmesh", "password_in": target_secret}
+    if algorithm is not None:
+        chosen["chap_algs"] = algorithm
+    return {f"node.session.auth.{name}": value for name, value in chosen.items()}
+
+
+def use_disk(vm: VirtualMachine, initiator: LinuxInitiator) -> None:
+    with initiator.session(disks=1) as (disk,):
+        vm.sh(f"dd if=/dev/urandom of=/tmp/data bs=64k count=1; dd if=/tmp/data of={disk} bs=64k")
+        vm.sh(f"dd if={disk} bs=64k count=1 iflag=direct | cmp - /tmp/data")
+
+
+def refused_login(vm: VirtualMachine, initiator: LinuxInitiator) -> int:
+    """The status of a login that fails, after which the connection is closed, as it should be."""
+    with kernel_log.outage(vm):
+        return initiator.try_login().status
+
+
+@pytest.mark.parametrize("algorithm", ["MD5", "SHA1", "SHA256", "SHA3-256"])
+@pytest.mark.parametrize("mutual", [False, True], ids=["one-way", "mutual"])
+def test_the_right_secrets_log_in(
+    vm: VirtualMachine, serve: ServerFactory, connect: Connect, algorithm: str, mutual: bool
+) -> None:
+    initiator = connect(serve(["disk0=64M"], *(MUTUAL if mutual else CHAP)))
+    initiator.add()
+    initiator.configure(
+        settings(target_secret=TARGET_SECRET if mutual else None, algorithm=algorithm)
+    )
+    use_disk(vm, initiator)
+
+
+def test_an_unknown_initiator_is_refused(
+    vm: VirtualMachine, serve: ServerFactory, connect: Connect
+) -> None:
+    initiator = connect(serve(["disk0=64M"], *CHAP))
+    initiator.add()
+    assert refused_login(vm, initiator) == REFUSED
+    initiator.configure(settings(secret="not-the-secret-at-all"))
+    assert refused_login(vm, initiator) == REFUSED
+
+
+def test_a_target_that_does_not_know_its_secret_is_refused(
+    vm: VirtualMachine, serve: ServerFactory, connect: Connect
+) -> None:
+    initiator = connect(serve(["disk0=64M"], *MUTUAL))
+    initiator.add()
+    initiator.configure(settings(target_secret="not-the-targets-secret"))
+    assert refused_login(vm, initiator) == DISTRUSTED
+    # It was the initiator that refused: with the right secret it gets in.
+    initiator.configure(settings(target_secret=TARGET_SECRET))
+    use_disk(vm, initiator)
+
+
+def test_the_secrets_are_not_in_the_log(serve: ServerFactory, connect: Connect) -> None:
+    server = serve(["disk0=64M"], *MUTUAL)
+    initiator = connect(server)
+    initiator.add()
+    initiator.configure(settings(target_secret=TARGET_SECRET))
+    with initiator.session(disks=1):
+        pass
+    server.stop()
+    logged = server.stderr() + "\n".join(server.output)
+    assert SECRET not in logged
+    assert TARGET_SECRET not in logged
