@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from msgspec import UNSET, UnsetType
 
+from target.cli.scsi_app import scsi_app
 from target.config import ConfigError, Options, load_serve_config
 from target.config.model import IQN_DEFAULT
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at a configuration file.")
 app.add_typer(config_app, name="config")
+app.add_typer(scsi_app, name="scsi")
 
 ConfigFlag = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Options from a TOML file.")
