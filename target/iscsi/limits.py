@@ -18,10 +18,8 @@ CDB_BYTES_MAX: Final = 260
 KEY_NAME_BYTES_MAX: Final = 63
 SIMPLE_VALUE_BYTES_MAX: Final = 255
 """A simple value, or one item of a list."""
-LARGE_VALUE_BYTES_MAX: Final = 65536
-"""Any value at all: a list, or a large binary value in its encoded form."""
 TEXT_REQUEST_BYTES_MAX: Final = 65536
-"""One whole key=value exchange, over all its PDUs with the C bit."""
+"""One whole key=value text, over all its PDUs with the C bit: the 64 KiB of RFC 7143 6.1."""
 TEXT_REQUEST_PDUS_MAX: Final = 64
 TEXT_KEYS_MAX: Final = 128
 TEXT_ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -49,7 +47,9 @@ THROTTLE_ADDRESSES_MAX: Final = 4096
 THROTTLE_BURST_LOGINS: Final = 10
 THROTTLE_REFILL_SECONDS: Final = 6.0
 
-assert LOGIN_DATA_SEGMENT_BYTES_MAX <= TEXT_REQUEST_BYTES_MAX <= LARGE_VALUE_BYTES_MAX
-assert KEY_NAME_BYTES_MAX < SIMPLE_VALUE_BYTES_MAX < LARGE_VALUE_BYTES_MAX
+assert LOGIN_DATA_SEGMENT_BYTES_MAX <= TEXT_REQUEST_BYTES_MAX
+assert KEY_NAME_BYTES_MAX < SIMPLE_VALUE_BYTES_MAX < TEXT_REQUEST_BYTES_MAX
+# A CHAP value has to fit into one Login Request with its companions.
+assert 2 * (2 * CHAP_BINARY_BYTES_MAX + CHAP_NAME_BYTES_MAX) <= LOGIN_DATA_SEGMENT_BYTES_MAX
 assert CHAP_CHALLENGE_BYTES_MIN <= CHAP_BINARY_BYTES_MAX
 assert ISCSI_NAME_BYTES_MAX <= SIMPLE_VALUE_BYTES_MAX

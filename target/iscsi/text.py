@@ -3,7 +3,8 @@
 Rules:
 
 1. Every pair ends in a NUL, the last one too; a NUL more between pairs is let pass.
-2. Everything has a bound (see ``limits``), checked before anything is built from it.
+2. Everything has a bound (see ``limits``), checked before anything is built from it.  A value is
+   bounded by its whole text; whoever reads it asks for the narrower bound of its kind.
 3. What cannot be read raises :class:`TextError`; nothing is guessed.
 4. A request may be spread over several PDUs by the C bit, cut at any byte: :class:`TextAssembler`
    joins the bytes first, and only the whole is parsed.
@@ -20,7 +21,6 @@ from target.iscsi.errors import TextError
 from target.iscsi.limits import (
     ISCSI_NAME_BYTES_MAX,
     KEY_NAME_BYTES_MAX,
-    LARGE_VALUE_BYTES_MAX,
     LIST_ITEMS_MAX,
     NUMBER_BITS_MAX,
     SIMPLE_VALUE_BYTES_MAX,
@@ -62,8 +62,6 @@ def _pair(part: str) -> tuple[str, str]:
         raise TextError("a pair without '='")
     if len(key) > KEY_NAME_BYTES_MAX or not _KEY.fullmatch(key):
         raise TextError("a malformed key name")
-    if len(value.encode()) > LARGE_VALUE_BYTES_MAX:
-        raise TextError(f"the value of {key} is too long")
     return key, value
 
 
