@@ -49,3 +49,28 @@ class Wait(Generic[T]):
     def __await__(self) -> Generator[Wait[Any], Any, T]:
         outcome: T = yield self
         return outcome
+
+
+class Turn(Wait[None]):
+    """Give way: go on at the next turn of whoever runs us, when others have had theirs.
+
+    ``defer`` has a function called soon, but not now (``call_soon`` of an event loop).
+    """
+
+    __slots__ = ("_cancelled", "_defer")
+
+    def __init__(self, defer: Callable[[Callable[[], None]], object]) -> None:
+        self._defer = defer
+        self._cancelled = False
+
+    def begin(self, resume: Resume) -> _Pending:
+        def next_turn() -> None:
+            if not self._cancelled:
+                resume(None)
+
+        self._defer(next_turn)
+        return PENDING
+
+    def cancel(self) -> bool:
+        self._cancelled = True
+        return True

@@ -9,8 +9,8 @@ How an HBA drives a command:
 1. Make a ``SCSIRequest`` for the I_T_L nexus: the CDB is parsed, direction and length are known.
 2. ``expect(n)``: what the initiator is ready to transfer in that direction.
 3. Set ``early*`` if some of the data-out came along with the command.
-4. ``attachment.unit.submit(request)``.  ``complete`` or ``aborted`` is called exactly once, possibly
-   before ``submit`` returns; until then the methods of the port may be called.
+4. ``attachment.unit.submit(request)``.  ``complete`` or ``aborted`` is called exactly once,
+   possibly before ``submit`` returns; until then the methods of the port may be called.
 
 The residual is the HBA's arithmetic: ``request.length`` is what the command has, ``expected`` what
 the initiator said, ``transfer`` the lesser of both.

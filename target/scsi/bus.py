@@ -17,9 +17,10 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from target.scsi.device import AbsentDevice, Device
+from target.scsi.limits import LUNS_MAX, UNIT_ATTENTIONS_MAX
+from target.scsi.lun import lun_spellings
 from target.scsi.request import HbaPort, SCSIRequest, State
 from target.scsi.sense import (
     INVALID_MESSAGE,
@@ -30,9 +31,6 @@ from target.scsi.sense import (
     Sense,
 )
 
-UNIT_ATTENTIONS_MAX: Final = 8  # per I_T_L nexus; the oldest stay (SPC leaves the order open)
-LUNS_MAX: Final = 16384  # what flat space addressing can name
-
 
 class Attribute(enum.IntEnum):
     """Task attributes, as iSCSI codes them (RFC 7143 11.3.1); UNTAGGED is treated as SIMPLE."""
@@ -42,20 +40,6 @@ class Attribute(enum.IntEnum):
     ORDERED = 2
     HEAD_OF_QUEUE = 3
     ACA = 4
-
-
-def encode_lun(number: int) -> bytes:
-    """Eight bytes of LUN: peripheral device addressing below 256, flat space above (SAM-5 4.7)."""
-    if number < 256:
-        return bytes((0, number)) + bytes(6)
-    return (0x4000 | number).to_bytes(2, "big") + bytes(6)
-
-
-def lun_spellings(number: int) -> Iterable[bytes]:
-    """All encodings by which an initiator may name a LUN."""
-    yield encode_lun(number)
-    if number < 256:
-        yield (0x4000 | number).to_bytes(2, "big") + bytes(6)
 
 
 class Attachment:
@@ -309,4 +293,3 @@ class SCSIBus:
         for unit in list(self.units.values()):
             unit.reset(one_done, UA_BUS_RESET)
         one_done()
-

@@ -99,7 +99,9 @@ class CommandTable:
         return [c for c in self.all if c.opcode == opcode]
 
 
-def _answer(name: str, sense: Sense, *, through_unit_attention: bool = False) -> Command:
+def answer(name: str, sense: Sense, *, through_unit_attention: bool = False) -> Command:
+    """A row that answers every CDB with this sense."""
+
     def parse(req: SCSIRequest) -> None:
         raise CheckCondition(sense)
 
@@ -111,5 +113,5 @@ def _answer(name: str, sense: Sense, *, through_unit_attention: bool = False) ->
     )
 
 
-UNKNOWN_OPCODE = _answer("UNKNOWN OPCODE", INVALID_OPCODE)
-UNKNOWN_SERVICE_ACTION = _answer("UNKNOWN SERVICE ACTION", INVALID_FIELD_IN_CDB.field(1, 4))
+UNKNOWN_OPCODE = answer("UNKNOWN OPCODE", INVALID_OPCODE)
+UNKNOWN_SERVICE_ACTION = answer("UNKNOWN SERVICE ACTION", INVALID_FIELD_IN_CDB.field(1, 4))

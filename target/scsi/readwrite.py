@@ -1,195 +1,235 @@
-"""READ and WRITE (SBC-3 5.10 to 5.13, 5.28 to 5.31): the hot path.
+"""READ and WRITE, 6, 10, 12 and 16 (SBC-3 5.10 to 5.13 and 5.32 to 5.35): the hot path.
 
-A CDB is parsed by one ``unpack``.  A command whose data is at hand is one straight pass; every
-other one goes on as a coroutine in windows, so that nothing grows with its length.
+Rules:
 
-FUA and DPO.  A FUA write reaches stable storage before its status.  A FUA read needs nothing
-special: what the store would read from its medium is what its cache holds.  DPO is a hint about
-caching and is accepted.
+1. What is at hand is done in ``start``, without waiting and without a coroutine: a read whose
+   segments are free and whose bytes are cached; a write whose data came with the command.
+2. Everything else runs in windows of at most ``WINDOW_BYTES``, so that memory does not grow with
+   the command.
+3. If the initiator expects fewer bytes than the CDB says, as many are read, and as many *whole*
+   blocks written: a block is never written in part.  The HBA reports the residual.
+4. FUA: a write is on stable storage before it is answered.  A read is preceded by a flush while the
+   volume caches writes, so that what it returns is what the medium has (SBC-3 4.15.4).  DPO is a
+   hint for a cache that is the kernel's, not ours.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from target.block.extents import cut_buffers
 from target.block.pool import SEGMENT_BYTES, views_of
+from target.scsi.cdb import DPO, FUA, NACA, PROTECT, RANGES, out_of_range, range_sense, refuse
 from target.scsi.command import Command, Kind, Step, usage
-from target.scsi.limits import TRANSFER_BYTES_MAX
-from target.scsi.request import WINDOW_BYTES, Direction, SCSIRequest
-from target.scsi.sense import INVALID_FIELD_IN_CDB, LBA_OUT_OF_RANGE, CheckCondition
+from target.scsi.limits import TRANSFER_BYTES_MAX, WINDOW_BYTES
+from target.scsi.request import Direction
+from target.scsi.sense import CheckCondition
 
 if TYPE_CHECKING:
+    from target.block.volume import Volume
     from target.scsi.disk import DiskDevice
+    from target.scsi.request import SCSIRequest
 
-Unpack = Callable[[bytes], tuple[int, ...]]
-# Byte 1, LBA, number of blocks
-UNPACK10: Final = struct.Struct(">xBIxH").unpack_from
-UNPACK12: Final = struct.Struct(">xBII").unpack_from
-UNPACK16: Final = struct.Struct(">xBQI").unpack_from
-_PROTECT: Final = 0xE0
-_FUA: Final = 0x08
-_NACA: Final = 0x04
+_CDB6: Final = struct.Struct(">IBB").unpack_from  # opcode and 21 bits of LBA, blocks, CONTROL
+_LBA6: Final = 0x1FFFFF
+_BLOCKS6_OF_ZERO: Final = 256
+assert DPO | FUA == 0x18  # of the usage data below
 
 
-class ReadWrite:
-    """The READ and WRITE commands of a disk."""
-
-    def __init__(self, disk: DiskDevice) -> None:
-        self._disk = disk
-        self._volume = disk.volume
-        self._shift = disk.block_bytes.bit_length() - 1
-        self._blocks_max = TRANSFER_BYTES_MAX >> self._shift
-
-    def commands(self) -> list[Command]:
-        """The rows of the opcode table."""
-        rows: list[tuple[str, str, Unpack | None, int]] = [
-            ("6", "1F FFFF FF 04", None, 0x08),
-            ("10", "18 FFFFFFFF 00 FFFF 04", UNPACK10, 0x28),
-            ("12", "18 FFFFFFFF FFFFFFFF 00 04", UNPACK12, 0xA8),
-            ("16", "18 FFFFFFFFFFFFFFFF FFFFFFFF 00 04", UNPACK16, 0x88),
+def commands(disk: DiskDevice) -> list[Command]:
+    """READ and WRITE for a disk."""
+    read, write = Direction.FROM_DEVICE, Direction.TO_DEVICE
+    start_read, start_write = _start_read(disk), _start_write(disk)
+    cold = [
+        ("READ(6)", Kind.READ, "08 1f ff ff ff 04", _parse6(disk, read), start_read),
+        ("WRITE(6)", Kind.WRITE, "0a 1f ff ff ff 04", _parse6(disk, write), start_write),
+    ]
+    for size, read_opcode, write_opcode, rest in (
+        (10, "28", "2a", " 18 ff ff ff ff 00 ff ff 04"),
+        (12, "a8", "aa", " 18 ff ff ff ff ff ff ff ff 00 04"),
+        (16, "88", "8a", " 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 04"),
+    ):
+        parse_read, parse_write = _parse(disk, size, read), _parse(disk, size, write)
+        cold += [
+            (f"READ({size})", Kind.READ, read_opcode + rest, parse_read, start_read),
+            (f"WRITE({size})", Kind.WRITE, write_opcode + rest, parse_write, start_write),
         ]
-        commands = []
-        for size, mask, unpack, opcode in rows:
-            for name, kind, direction, start, code in (
-                ("READ", Kind.READ, Direction.FROM_DEVICE, self.start_read, opcode),
-                ("WRITE", Kind.WRITE, Direction.TO_DEVICE, self.start_write, opcode + 2),
-            ):
-                parse = (
-                    self._parser(direction, unpack, len(usage(mask)))
-                    if unpack
-                    else self._parser6(direction)
-                )
-                bits = usage(f"{code:02X} {mask}")
-                commands.append(Command(f"{name}({size})", kind, bits, parse, start))
-        return commands
+    return [Command(name, kind, usage(bits), p, s) for name, kind, bits, p, s in cold]
 
-    # --- parsing --------------------------------------------------------------------------------
 
-    def _parser(self, direction: Direction, unpack: Unpack, control: int) -> Step:
-        disk, shift, blocks_max = self._disk, self._shift, self._blocks_max
+# --- parsing --------------------------------------------------------------------------------------
 
-        def parse(req: SCSIRequest) -> None:
-            cdb = req.cdb
-            flags, lba, blocks = unpack(cdb)
-            req.direction = direction
-            req.lba = lba
-            req.blocks = blocks
-            req.length = blocks << shift
-            if (
-                lba + blocks > disk.blocks
-                or flags & _PROTECT
-                or blocks > blocks_max
-                or cdb[control] & _NACA
-            ):
-                self._refuse(req, flags, control)
 
-        return parse
+def _parse(disk: DiskDevice, cdb_bytes: int, direction: Direction) -> Step:
+    """``cdb.block_range`` in line: this runs for every command."""
+    unpack = RANGES[cdb_bytes]
+    block_bytes = disk.block_bytes
+    blocks_max = TRANSFER_BYTES_MAX // block_bytes
 
-    def _parser6(self, direction: Direction) -> Step:
-        def parse(req: SCSIRequest) -> None:
-            cdb = req.cdb
-            req.direction = direction
-            req.lba = int.from_bytes(cdb[1:4]) & 0x1FFFFF
-            req.blocks = cdb[4] or 256
-            req.length = req.blocks << self._shift
-            if req.lba + req.blocks > self._disk.blocks or cdb[5] & _NACA:
-                self._refuse(req, 0, 5)
+    def parse(req: SCSIRequest) -> None:
+        flags, lba, blocks, control = unpack(req.cdb)
+        if flags & PROTECT or control & NACA or blocks > blocks_max or lba + blocks > disk.blocks:
+            raise CheckCondition(range_sense(disk, cdb_bytes, req.cdb, PROTECT, blocks_max))
+        req.direction = direction
+        req.lba = lba
+        req.blocks = blocks
+        req.length = blocks * block_bytes
+        if flags & FUA:
+            req.fua = True
 
-        return parse
+    return parse
 
-    def _refuse(self, req: SCSIRequest, flags: int, control: int) -> None:
-        """Say what is wrong with a READ or WRITE; nothing of it is transferred."""
-        req.length = 0
-        if flags & _PROTECT:  # no protection information (SBC-3 4.22)
-            raise CheckCondition(INVALID_FIELD_IN_CDB.field(1, 7))
-        if req.cdb[control] & _NACA:
-            raise CheckCondition(INVALID_FIELD_IN_CDB.field(control, 2))
-        if req.lba + req.blocks > self._disk.blocks:
-            raise CheckCondition(LBA_OUT_OF_RANGE.at(max(req.lba, self._disk.blocks)))
-        raise CheckCondition(INVALID_FIELD_IN_CDB)
 
-    # --- READ -----------------------------------------------------------------------------------
+def _parse6(disk: DiskDevice, direction: Direction) -> Step:
+    block_bytes = disk.block_bytes
 
-    def start_read(self, req: SCSIRequest) -> None:
-        """Read what is at hand in one pass."""
-        disk = self._disk
-        if disk.not_ready is not None:
-            raise CheckCondition(disk.not_ready)
+    def parse(req: SCSIRequest) -> None:
+        word, blocks, control = _CDB6(req.cdb)
+        lba = word & _LBA6
+        blocks = blocks or _BLOCKS6_OF_ZERO
+        if control & NACA:
+            raise refuse(5, 2)
+        if lba + blocks > disk.blocks:
+            raise CheckCondition(out_of_range(disk, lba))
+        req.direction = direction
+        req.lba = lba
+        req.blocks = blocks
+        req.length = blocks * block_bytes
+
+    return parse
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _start_read(disk: DiskDevice) -> Step:
+    volume = disk.volume
+    block_bytes = disk.block_bytes
+
+    def start(req: SCSIRequest) -> None:
+        if disk.unreadable is not None:
+            raise CheckCondition(disk.unreadable)
         nbytes = req.transfer
-        if 0 < nbytes <= WINDOW_BYTES:
-            share = req.hba.share
-            if nbytes <= SEGMENT_BYTES:
-                segments = share.take(1)
-                if segments is not None:
-                    whole = nbytes == SEGMENT_BYTES
-                    views = segments if whole else [segments[0][:nbytes]]
-            else:
-                segments = share.take(-(-nbytes // SEGMENT_BYTES))
-                if segments is not None:
-                    views = views_of(segments, nbytes)
+        if 0 < nbytes <= WINDOW_BYTES and not req.fua:
+            hba = req.hba
+            share = hba.share
+            count = (nbytes + SEGMENT_BYTES - 1) // SEGMENT_BYTES
+            segments = share.take(count)
             if segments is not None:
-                if self._volume.read_now(req.lba << self._shift, views, nbytes):
+                if nbytes == SEGMENT_BYTES:
+                    views = segments
+                elif count == 1:
+                    views = [segments[0][:nbytes]]
+                else:
+                    views = views_of(segments, nbytes)
+                if volume.read_now(req.lba * block_bytes, views, nbytes):
                     req.moved = nbytes
-                    req.hba.data_in(req, views, segments)
+                    hba.data_in(req, views, segments)
                     req.complete()
                     return
                 share.give(segments)
-        req.run(self._read(req))
+        req.run(_read(volume, req))
 
-    async def _read(self, req: SCSIRequest) -> None:
-        offset = req.lba << self._shift
-        share = req.hba.share
-        while req.moved < req.transfer:
-            if req.moved:
-                await req.sent()
-            segments = await req.buffers(req.transfer - req.moved)
-            nbytes = min(len(segments) * SEGMENT_BYTES, req.transfer - req.moved)
-            views = views_of(segments, nbytes)
-            try:
-                if not self._volume.read_now(offset + req.moved, views, nbytes):
-                    await self._volume.read(offset + req.moved, views, nbytes)
-            except BaseException:
-                share.give(segments)
-                raise
-            req.send(segments, nbytes)
-        req.complete()
+    return start
 
-    # --- WRITE ----------------------------------------------------------------------------------
 
-    def start_write(self, req: SCSIRequest) -> None:
-        """Write what is at hand in one pass."""
-        disk = self._disk
+async def _read(volume: Volume, req: SCSIRequest) -> None:
+    if req.fua and volume.write_cache and not volume.read_only:
+        await volume.flush()
+    offset = req.lba * volume.block_bytes
+    while rest := req.transfer - req.moved:
+        segments = await req.buffers(rest)
+        nbytes = min(rest, len(segments) * SEGMENT_BYTES)
+        views = views_of(segments, nbytes)
+        try:
+            if not volume.read_now(offset, views, nbytes):
+                await volume.read(offset, views, nbytes)
+        except BaseException:
+            req.hba.share.give(segments)
+            raise
+        req.send(segments, nbytes)
+        offset += nbytes
+        if nbytes < rest:
+            await req.sent()
+    req.complete()
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _start_write(disk: DiskDevice) -> Step:
+    volume = disk.volume
+    block_bytes = disk.block_bytes
+
+    def start(req: SCSIRequest) -> None:
         if disk.unwritable is not None:
             raise CheckCondition(disk.unwritable)
-        nbytes = req.length
+        nbytes = req.transfer
         if (
-            req.early_have == nbytes
-            and nbytes
-            and not (req.cdb[1] & _FUA and req.cdb[0] != 0x0A)
-            and self._volume.write_now(req.lba << self._shift, req.early, nbytes)
+            req.early_have == nbytes == req.length
+            and not req.fua
+            and volume.write_now(req.lba * block_bytes, req.early, nbytes)
         ):
+            req.moved = nbytes
             req.complete()
-            return
-        req.run(self._write(req))
+        else:
+            req.run(_write(volume, req))
 
-    async def _write(self, req: SCSIRequest) -> None:
-        offset = req.lba << self._shift
-        fua = bool(req.cdb[1] & _FUA) and req.cdb[0] != 0x0A
-        # An initiator that sends less than the CDB says: its whole blocks are written.
-        req.transfer &= -self._disk.block_bytes
-        while req.moved < req.transfer:
-            at = offset + req.moved
-            chunk = await req.receive()
-            try:
-                nbytes, views = chunk.nbytes, chunk.views
-                if at + nbytes > offset + req.transfer:
-                    nbytes = offset + req.transfer - at
-                    views = list(cut_buffers(views, 0, nbytes))
-                if fua or not self._volume.write_now(at, views, nbytes):
-                    await self._volume.write(at, views, nbytes, fua)
-            finally:
-                chunk.release()
-        req.complete()
+    return start
+
+
+async def _write(volume: Volume, req: SCSIRequest) -> None:
+    blocks = WholeBlocks(req, volume.block_bytes)
+    offset = req.lba * volume.block_bytes
+    while blocks.left:
+        try:
+            views, nbytes = await blocks.next()
+            if req.fua or not volume.write_now(offset, views, nbytes):
+                await volume.write(offset, views, nbytes, req.fua)
+            offset += nbytes
+        finally:
+            blocks.release()
+    req.complete()
+
+
+class WholeBlocks:
+    """The data-out of a request in windows of whole blocks.
+
+    Data that comes with a command may end in the middle of a block.  Such a tail (less than a
+    block) is carried over to the front of the next window.
+    """
+
+    def __init__(self, req: SCSIRequest, block_bytes: int) -> None:
+        self._req = req
+        self._block_bytes = block_bytes
+        self.left = req.transfer - req.transfer % block_bytes  # bytes still to be given out
+        self._tail = b""
+        self._release = _nothing
+
+    async def next(self) -> tuple[list[memoryview], int]:
+        """The next window; it may be empty.  It is the caller's until ``release``."""
+        chunk = await self._req.receive()
+        self._release = chunk.release
+        views, nbytes = chunk.views, chunk.nbytes
+        if self._tail:
+            views = [memoryview(self._tail), *views]
+            nbytes += len(self._tail)
+        whole = min(nbytes - nbytes % self._block_bytes, self.left)
+        self.left -= whole
+        if whole == nbytes:
+            self._tail = b""
+        else:
+            if self.left:
+                self._tail = b"".join(cut_buffers(views, whole, nbytes - whole))
+            views = list(cut_buffers(views, 0, whole))
+        return views, whole
+
+    def release(self) -> None:
+        """The window is done with."""
+        release, self._release = self._release, _nothing
+        release()
+
+
+def _nothing() -> None:
+    return

@@ -1,8 +1,8 @@
 """``SCSIRequest``: one command on its way, the same for every HBA and every device.
 
 Theory of operation.  An HBA hands in tag, LUN, CDB and task attribute; the bus parses them once
-(``SCSIBus.request``) and the HBA then knows direction and length before any data moves.  It says how
-much the initiator is ready to transfer (``expect``) and submits the request; other commands run
+(``SCSIBus.request``) and the HBA then knows direction and length before any data moves.  It says
+how much the initiator is ready to transfer (``expect``) and submits the request; other commands run
 meanwhile.
 
     NEW ── parse ──▶ PARSED ── submit ──▶ BLOCKED (task attribute) ──▶ RUNNING ──▶ COMPLETED
@@ -27,11 +27,13 @@ from __future__ import annotations
 
 import enum
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from target.block.pool import SEGMENT_BYTES, Buffers, Share, segments_for, views_of
 from target.block.wait import PENDING, Resume, Wait, _Pending
+from target.scsi.limits import WINDOW_BYTES
 from target.scsi.sense import INTERNAL_TARGET_FAILURE, CheckCondition, Sense, Status
 from target.scsi.store_sense import sense_of
 from workers.store import StoreError
@@ -41,9 +43,6 @@ if TYPE_CHECKING:
     from target.scsi.command import Command
 
 log = logging.getLogger(__name__)
-
-WINDOW_BYTES = 1 << 20  # what one command has in memory at a time
-PARAMETER_BYTES_MAX = 1 << 16  # the longest parameter list that is taken in whole
 
 
 class Direction(enum.IntEnum):
@@ -74,6 +73,7 @@ class HbaPort(Protocol):
 
     share: Share
 
+    @abstractmethod
     def data_in(
         self, req: SCSIRequest, views: Sequence[memoryview | bytes], segments: list[memoryview]
     ) -> None:
@@ -82,26 +82,33 @@ class HbaPort(Protocol):
         The last call before ``complete`` may be held back so that status rides with it.
         """
 
+    @abstractmethod
     def drained(self, req: SCSIRequest, resume: Resume) -> bool:
         """True if all ``data_in`` so far has left; else False and ``resume(None)`` is called."""
 
+    @abstractmethod
     def solicit(
         self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int, resume: Resume
     ) -> None:
         """Fill ``views`` with data-out bytes [offset, offset + nbytes); then ``resume(None)``."""
 
+    @abstractmethod
     def cancel_solicit(self, req: SCSIRequest) -> None:
         """The data asked for is no longer wanted: its buffers go away now."""
 
+    @abstractmethod
     def keep_early(self, req: SCSIRequest) -> None:
         """Move ``req.early`` out of the receive buffer: the request will outlive this pass."""
 
+    @abstractmethod
     def release_early(self, req: SCSIRequest) -> None:
         """The early data has been used: give its segments back."""
 
+    @abstractmethod
     def complete(self, req: SCSIRequest) -> None:
         """Send status (and sense, residual) for a request that has ended."""
 
+    @abstractmethod
     def aborted(self, req: SCSIRequest) -> None:
         """A request has ended without status; nothing of it may be sent any more."""
 
@@ -111,9 +118,7 @@ class Chunk:
 
     __slots__ = ("_release", "nbytes", "views")
 
-    def __init__(
-        self, views: list[memoryview], nbytes: int, release: Callable[[], None]
-    ) -> None:
+    def __init__(self, views: list[memoryview], nbytes: int, release: Callable[[], None]) -> None:
         self.views = views
         self.nbytes = nbytes
         self._release: Callable[[], None] | None = release
@@ -133,6 +138,7 @@ class SCSIRequest:
     length: int = 0  # bytes of the data phase as the CDB says
     lba: int = 0
     blocks: int = 0
+    fua: bool = False  # force unit access: from or to the medium itself
     expected: int = 0  # bytes that the initiator is ready to transfer in `direction`
     transfer: int = 0  # min(length, expected): what really moves
     moved: int = 0  # bytes of the data phase so far
@@ -442,9 +448,7 @@ class _Solicited(Wait[None]):
 
     __slots__ = ("_args", "_cancelled", "_resume")
 
-    def __init__(
-        self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int
-    ) -> None:
+    def __init__(self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int) -> None:
         self._args = (req, offset, views, nbytes)
         self._cancelled = False
 

@@ -107,6 +107,7 @@ NOT_READY_UNAVAILABLE = Sense(K.NOT_READY, 0x04, 0x00)  # cause not reportable
 WRITE_ERROR = Sense(K.MEDIUM_ERROR, 0x0C, 0x00)
 READ_ERROR = Sense(K.MEDIUM_ERROR, 0x11, 0x00)
 SYNC_LOST = Sense(K.MEDIUM_ERROR, 0x0C, 0x02)  # write error - auto reallocation failed
+FAILED_SELF_TEST = Sense(K.HARDWARE_ERROR, 0x3E, 0x03)
 INTERNAL_TARGET_FAILURE = Sense(K.HARDWARE_ERROR, 0x44, 0x00)
 MISCOMPARE = Sense(K.MISCOMPARE, 0x1D, 0x00)  # miscompare during verify operation
 PARAMETER_LIST_LENGTH_ERROR = Sense(K.ILLEGAL_REQUEST, 0x1A, 0x00)
