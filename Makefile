@@ -1,6 +1,4 @@
 # One Makefile for everything.  `make help` lists the targets.
-#
-# (`make protos` comes with the first proto: until then there is nothing for it to generate.)
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -11,7 +9,7 @@ TEST_SECONDS ?= 1740
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench debian-packages lock clean
+.PHONY: help install run test lint format bench protos debian-packages lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +42,9 @@ format: install ## Put the code in its house style
 
 bench: install debian-packages ## Measure, beside tgtd where it is installed
 	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+protos: install ## Generate the gRPC stubs from proto/
+	tools/protos.sh
 
 debian-packages:
 	@tests/debian-packages.sh

@@ -1,0 +1,266 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATUS_UNSPECIFIED: _ClassVar[Status]
+    STATUS_OK: _ClassVar[Status]
+    STATUS_MISCOMPARE: _ClassVar[Status]
+    STATUS_OUT_OF_RANGE: _ClassVar[Status]
+    STATUS_NO_SPACE: _ClassVar[Status]
+    STATUS_READ_ONLY: _ClassVar[Status]
+    STATUS_READ_FAILED: _ClassVar[Status]
+    STATUS_WRITE_FAILED: _ClassVar[Status]
+    STATUS_SYNC_LOST: _ClassVar[Status]
+    STATUS_UNAVAILABLE: _ClassVar[Status]
+    STATUS_STALE_EPOCH: _ClassVar[Status]
+    STATUS_DEADLINE: _ClassVar[Status]
+
+class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    KIND_UNSPECIFIED: _ClassVar[Kind]
+    KIND_READ: _ClassVar[Kind]
+    KIND_WRITE: _ClassVar[Kind]
+    KIND_ZERO: _ClassVar[Kind]
+    KIND_UNMAP: _ClassVar[Kind]
+    KIND_COMPARE_AND_WRITE: _ClassVar[Kind]
+    KIND_FLUSH: _ClassVar[Kind]
+    KIND_BLOCK_STATUS: _ClassVar[Kind]
+STATUS_UNSPECIFIED: Status
+STATUS_OK: Status
+STATUS_MISCOMPARE: Status
+STATUS_OUT_OF_RANGE: Status
+STATUS_NO_SPACE: Status
+STATUS_READ_ONLY: Status
+STATUS_READ_FAILED: Status
+STATUS_WRITE_FAILED: Status
+STATUS_SYNC_LOST: Status
+STATUS_UNAVAILABLE: Status
+STATUS_STALE_EPOCH: Status
+STATUS_DEADLINE: Status
+KIND_UNSPECIFIED: Kind
+KIND_READ: Kind
+KIND_WRITE: Kind
+KIND_ZERO: Kind
+KIND_UNMAP: Kind
+KIND_COMPARE_AND_WRITE: Kind
+KIND_FLUSH: Kind
+KIND_BLOCK_STATUS: Kind
+
+class IoBatch(_message.Message):
+    __slots__ = ("node", "epoch", "batch", "sequence", "kind", "volume", "offset", "length", "flags", "deadline_ms", "crc32c", "payload", "cancel", "answer_credit")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_CREDIT_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    epoch: int
+    batch: int
+    sequence: _containers.RepeatedScalarFieldContainer[int]
+    kind: _containers.RepeatedScalarFieldContainer[Kind]
+    volume: _containers.RepeatedScalarFieldContainer[int]
+    offset: _containers.RepeatedScalarFieldContainer[int]
+    length: _containers.RepeatedScalarFieldContainer[int]
+    flags: _containers.RepeatedScalarFieldContainer[int]
+    deadline_ms: _containers.RepeatedScalarFieldContainer[int]
+    crc32c: _containers.RepeatedScalarFieldContainer[int]
+    payload: bytes
+    cancel: _containers.RepeatedScalarFieldContainer[int]
+    answer_credit: int
+    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., batch: _Optional[int] = ..., sequence: _Optional[_Iterable[int]] = ..., kind: _Optional[_Iterable[_Union[Kind, str]]] = ..., volume: _Optional[_Iterable[int]] = ..., offset: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., flags: _Optional[_Iterable[int]] = ..., deadline_ms: _Optional[_Iterable[int]] = ..., crc32c: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., cancel: _Optional[_Iterable[int]] = ..., answer_credit: _Optional[int] = ...) -> None: ...
+
+class IoAnswers(_message.Message):
+    __slots__ = ("batch", "sequence", "status", "length", "crc32c", "miscompare_offset", "payload", "request_credit", "detail")
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    MISCOMPARE_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_CREDIT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    batch: int
+    sequence: _containers.RepeatedScalarFieldContainer[int]
+    status: _containers.RepeatedScalarFieldContainer[Status]
+    length: _containers.RepeatedScalarFieldContainer[int]
+    crc32c: _containers.RepeatedScalarFieldContainer[int]
+    miscompare_offset: _containers.RepeatedScalarFieldContainer[int]
+    payload: bytes
+    request_credit: int
+    detail: str
+    def __init__(self, batch: _Optional[int] = ..., sequence: _Optional[_Iterable[int]] = ..., status: _Optional[_Iterable[_Union[Status, str]]] = ..., length: _Optional[_Iterable[int]] = ..., crc32c: _Optional[_Iterable[int]] = ..., miscompare_offset: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., request_credit: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class VolumeShare(_message.Message):
+    __slots__ = ("name", "uuid", "size", "chunk_bytes", "block_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    uuid: bytes
+    size: int
+    chunk_bytes: int
+    block_bytes: int
+    def __init__(self, name: _Optional[str] = ..., uuid: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., block_bytes: _Optional[int] = ...) -> None: ...
+
+class CreateVolumeRequest(_message.Message):
+    __slots__ = ("share",)
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    share: VolumeShare
+    def __init__(self, share: _Optional[_Union[VolumeShare, _Mapping]] = ...) -> None: ...
+
+class CreateVolumeResponse(_message.Message):
+    __slots__ = ("status", "detail")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    detail: str
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class OpenVolumeRequest(_message.Message):
+    __slots__ = ("node", "epoch", "uuid")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    epoch: int
+    uuid: bytes
+    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., uuid: _Optional[bytes] = ...) -> None: ...
+
+class OpenVolumeResponse(_message.Message):
+    __slots__ = ("status", "detail", "handle", "share", "shared")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    detail: str
+    handle: int
+    share: VolumeShare
+    shared: bool
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ..., handle: _Optional[int] = ..., share: _Optional[_Union[VolumeShare, _Mapping]] = ..., shared: _Optional[bool] = ...) -> None: ...
+
+class ResizeVolumeRequest(_message.Message):
+    __slots__ = ("uuid", "size")
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    uuid: bytes
+    size: int
+    def __init__(self, uuid: _Optional[bytes] = ..., size: _Optional[int] = ...) -> None: ...
+
+class ResizeVolumeResponse(_message.Message):
+    __slots__ = ("status", "detail")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    detail: str
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class DeleteVolumeRequest(_message.Message):
+    __slots__ = ("uuid",)
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    uuid: bytes
+    def __init__(self, uuid: _Optional[bytes] = ...) -> None: ...
+
+class DeleteVolumeResponse(_message.Message):
+    __slots__ = ("status", "detail")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    detail: str
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class ListVolumesRequest(_message.Message):
+    __slots__ = ("after", "limit")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    limit: int
+    def __init__(self, after: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListVolumesResponse(_message.Message):
+    __slots__ = ("shares",)
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    shares: _containers.RepeatedCompositeFieldContainer[VolumeShare]
+    def __init__(self, shares: _Optional[_Iterable[_Union[VolumeShare, _Mapping]]] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("worker", "store", "version", "draining", "buffer_bytes", "buffer_bytes_used", "operations_running", "fences")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_BYTES_USED_FIELD_NUMBER: _ClassVar[int]
+    OPERATIONS_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    FENCES_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    store: str
+    version: str
+    draining: bool
+    buffer_bytes: int
+    buffer_bytes_used: int
+    operations_running: int
+    fences: _containers.RepeatedCompositeFieldContainer[NodeFence]
+    def __init__(self, worker: _Optional[str] = ..., store: _Optional[str] = ..., version: _Optional[str] = ..., draining: _Optional[bool] = ..., buffer_bytes: _Optional[int] = ..., buffer_bytes_used: _Optional[int] = ..., operations_running: _Optional[int] = ..., fences: _Optional[_Iterable[_Union[NodeFence, _Mapping]]] = ...) -> None: ...
+
+class NodeFence(_message.Message):
+    __slots__ = ("node", "epoch")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    epoch: int
+    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class FenceRequest(_message.Message):
+    __slots__ = ("fence", "timeout_ms")
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    fence: NodeFence
+    timeout_ms: int
+    def __init__(self, fence: _Optional[_Union[NodeFence, _Mapping]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class FenceResponse(_message.Message):
+    __slots__ = ("status", "detail")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    detail: str
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("timeout_ms",)
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    timeout_ms: int
+    def __init__(self, timeout_ms: _Optional[int] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("status", "detail")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    detail: str
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ...) -> None: ...
