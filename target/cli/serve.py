@@ -23,8 +23,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def run_serve(config: ServeConfig) -> None:
     """Serve until told to stop."""
     log = logs.configure(config.log_level, config.log_format)
-    for note in config.notes:
-        log.warning(note)
     try:
         uvloop.run(_serve(config, log))
     except DataDirError as exc:
@@ -49,6 +47,8 @@ async def _serve(config: ServeConfig, log: logs.Log) -> None:
     node = Node(config, log)
     try:
         await node.start()
+        for note in config.notes:
+            log.warning(note)
         if not stop.is_set():
             with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
                 print(ready_text(node.ready, config), flush=True)
