@@ -261,6 +261,8 @@ class Login:
     def _complete(self, request: LoginRequest, data: bytes) -> LoginResponse:
         assert self._identity is not None
         assert self._security is not None
+        if self._identity.tsih:
+            self._join(self._identity)  # once more: the session may have ended meanwhile
         parameters = self._negotiation.parameters()
         identity = replace(
             self._identity,

@@ -369,6 +369,15 @@ def test_a_connection_joins_or_is_reinstated(cids: set[int], maximum: int, cid: 
     assert done.parameters.header_digest
 
 
+def test_a_session_that_ends_during_the_login() -> None:
+    host = joining({1})
+    assert host.send(SECURITY, names(), nsg=OPERATIONAL).transit
+    host.policy.sessions.clear()
+    host.send(OPERATIONAL, {}, nsg=FULL)
+    assert host.failed() is LoginStatus.SESSION_DOES_NOT_EXIST
+    assert host.policy.established == []
+
+
 def test_leading_keys_are_refused_on_a_further_connection() -> None:
     host = joining({1})
     host.send(OPERATIONAL, names(MaxBurstLength="65536"), nsg=FULL)

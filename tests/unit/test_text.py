@@ -154,6 +154,8 @@ def test_binary_values(value: bytes) -> None:
     assert text.binary("0b" + base64.b64encode(value).decode(), 64) == value
     with pytest.raises(TextError):
         text.binary(text.from_binary(value), len(value) - 1)
+    with pytest.raises(TextError):
+        text.binary("0b" + base64.b64encode(value).decode(), len(value) - 1)
 
 
 def test_half_a_byte_is_the_first_one() -> None:
