@@ -12,7 +12,7 @@ import uvloop
 from target import logs
 from target.cli.errors import CliError
 from target.cli.ready import ready_text
-from target.config import ServeConfig
+from target.config import ConfigError, ServeConfig, format_size
 from target.datadir import DataDirError
 from target.node import Node
 
@@ -22,11 +22,22 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def run_serve(config: ServeConfig) -> None:
     """Serve until told to stop."""
+    _check_memory(config)
     log = logs.configure(config.log_level, config.log_format)
     try:
         uvloop.run(_serve(config, log))
     except DataDirError as exc:
         raise CliError(str(exc)) from exc
+
+
+def _check_memory(config: ServeConfig) -> None:
+    """`config check` cannot know the machine; here a pool beyond it would end in the OOM killer."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if config.buffer_memory_bytes > machine:
+        raise ConfigError(
+            f"buffer-memory: {format_size(config.buffer_memory_bytes)} is more than this machine "
+            f"has, {format_size(machine)}"
+        )
 
 
 async def _serve(config: ServeConfig, log: logs.Log) -> None:

@@ -50,6 +50,7 @@ USAGE_MISTAKES = [
     ["serve", "--volume", "disk\n0=1G"],
     ["serve", "--buffer-memory", "1K"],
     ["serve", "--buffer-memory", "-1"],
+    ["serve", "--buffer-memory", "7E"],
     ["serve", "--queue-depth", "many"],
     ["serve", "--queue-depth", "0"],
     ["serve", "--io-threads", "1.5"],
