@@ -69,7 +69,10 @@ class Node:
             portal = Portal(
                 self._target, address.host, address.port, time.monotonic, CONNECTIONS_MAX
             )
-            portal.start()
+            try:
+                portal.start()
+            except OSError as exc:
+                raise OSError(exc.errno, exc.strerror, f"portal {address}") from exc
             self._portals.append(portal)
             self._target.addresses.append((portal.host, portal.port))
         self.ready = ReadyInfo(
@@ -130,6 +133,7 @@ class Node:
         deadline = time.monotonic() + self._config.shutdown_timeout_seconds
         for portal in self._portals:
             portal.stop_listening()
+            portal.drop_idle()
         if self._target is not None:
             left = max(1, math.ceil(self._config.shutdown_timeout_seconds))
             self._target.ask_to_log_out(left)

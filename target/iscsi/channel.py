@@ -64,6 +64,11 @@ class Channel:
         )
         self._text: TextSession | None = None
 
+    @property
+    def has_nexus(self) -> bool:
+        """Whether an I_T nexus hangs on this connection (not a login, not a discovery session)."""
+        return self.session is not None and self.session.nexus is not None
+
     # --- bytes ----------------------------------------------------------------------------------
 
     def received(self, scratch: memoryview, nbytes: int) -> None:

@@ -120,6 +120,12 @@ class Portal:
             self._listener.close()
             self._listener = None
 
+    def drop_idle(self) -> None:
+        """Drop the connections that have no session with commands: nobody has to be asked."""
+        for channel in list(self.channels):
+            if not channel.channel.has_nexus:
+                channel.drop("the portal is closing")
+
     def close(self) -> None:
         """Drop everything."""
         self.stop_listening()

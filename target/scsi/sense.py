@@ -104,6 +104,7 @@ K = SenseKey
 NO_SENSE = Sense(K.NO_SENSE, 0x00, 0x00)
 NOT_READY_STOPPED = Sense(K.NOT_READY, 0x04, 0x02)  # initializing command required
 NOT_READY_UNAVAILABLE = Sense(K.NOT_READY, 0x04, 0x00)  # cause not reportable
+INVALID_FIELD_IN_COMMAND_IU = Sense(K.ILLEGAL_REQUEST, 0x0E, 0x03)  # less data than it needs
 WRITE_ERROR = Sense(K.MEDIUM_ERROR, 0x0C, 0x00)
 READ_ERROR = Sense(K.MEDIUM_ERROR, 0x11, 0x00)
 SYNC_LOST = Sense(K.MEDIUM_ERROR, 0x0C, 0x02)  # write error - auto reallocation failed
@@ -128,7 +129,8 @@ PROTOCOL_SERVICE_CRC_ERROR = Sense(K.ABORTED_COMMAND, 0x47, 0x05)
 DATA_PHASE_ERROR = Sense(K.ABORTED_COMMAND, 0x4B, 0x00)
 DATA_OFFSET_ERROR = Sense(K.ABORTED_COMMAND, 0x4B, 0x05)
 
-UA_POWER_ON = Sense(K.UNIT_ATTENTION, 0x29, 0x01)
+# 29h/00h rather than the narrower 29h/01h: libiscsi's tools retry only after the former.
+UA_POWER_ON = Sense(K.UNIT_ATTENTION, 0x29, 0x00)
 UA_BUS_RESET = Sense(K.UNIT_ATTENTION, 0x29, 0x02)
 UA_DEVICE_RESET = Sense(K.UNIT_ATTENTION, 0x29, 0x03)
 UA_NEXUS_LOSS = Sense(K.UNIT_ATTENTION, 0x29, 0x07)
