@@ -40,6 +40,11 @@ class ModePage:
         """2 in page_0 format, 4 in subpage format (SPC-4 7.5.7)."""
         return 4 if self.subpage else 2
 
+    @property
+    def length_field(self) -> bytes:
+        """PAGE LENGTH: one byte in page_0 format, two in subpage format."""
+        return self.default[self.header_bytes // 2 : self.header_bytes]
+
 
 def _page(key: tuple[int, int], body_bytes: int, **fields: tuple[int, int]) -> ModePage:
     """``fields``: byte number (``b2``) → (default, changeable bits)."""
