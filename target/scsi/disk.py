@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Final
 from target.block.volume import Volume
 from target.block.wait import Turn
 from target.scsi import (
+    cache,
     capacity,
     inquiry,
+    logpages,
+    modepages,
+    opcodes,
     primary,
+    provisioning,
     readwrite,
+    verify,
 )
 from target.scsi.command import CommandTable
 from target.scsi.device import Device
@@ -37,8 +43,14 @@ if TYPE_CHECKING:
 MODULES: Final = (
     primary,
     inquiry,
+    modepages,
+    logpages,
+    opcodes,
     capacity,
     readwrite,
+    cache,
+    verify,
+    provisioning,
 )
 
 

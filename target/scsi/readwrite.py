@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from target.block.extents import cut_buffers
@@ -29,7 +30,7 @@ from target.scsi.sense import CheckCondition
 if TYPE_CHECKING:
     from target.block.volume import Volume
     from target.scsi.disk import DiskDevice
-    from target.scsi.request import SCSIRequest
+    from target.scsi.request import Chunk, SCSIRequest
 
 _CDB6: Final = struct.Struct(">IBB").unpack_from  # opcode and 21 bits of LBA, blocks, CONTROL
 _LBA6: Final = 0x1FFFFF
@@ -197,20 +198,28 @@ class WholeBlocks:
     """The data-out of a request in windows of whole blocks.
 
     Data that comes with a command may end in the middle of a block.  Such a tail (less than a
-    block) is carried over to the front of the next window.
+    block) is carried over to the front of the next window.  ``with_scratch``: each window comes
+    with a second scatter list, as long as what was received, to read into.
     """
 
-    def __init__(self, req: SCSIRequest, block_bytes: int) -> None:
+    def __init__(self, req: SCSIRequest, block_bytes: int, *, with_scratch: bool = False) -> None:
+        self.scratch: Sequence[memoryview] = ()
+        self._with_scratch = with_scratch
         self._req = req
         self._block_bytes = block_bytes
         self.left = req.transfer - req.transfer % block_bytes  # bytes still to be given out
         self._tail = b""
-        self._release = _nothing
+        self._chunks: tuple[Chunk, ...] = ()
 
     async def next(self) -> tuple[list[memoryview], int]:
         """The next window; it may be empty.  It is the caller's until ``release``."""
-        chunk = await self._req.receive()
-        self._release = chunk.release
+        if self._with_scratch:
+            chunk, scratch = await self._req.receive_with_scratch()
+            self._chunks = (chunk, scratch)
+            self.scratch = scratch.views
+        else:
+            chunk = await self._req.receive()
+            self._chunks = (chunk,)
         views, nbytes = chunk.views, chunk.nbytes
         if self._tail:
             views = [memoryview(self._tail), *views]
@@ -227,9 +236,5 @@ class WholeBlocks:
 
     def release(self) -> None:
         """The window is done with."""
-        release, self._release = self._release, _nothing
-        release()
-
-
-def _nothing() -> None:
-    return
+        for chunk in self._chunks:
+            chunk.release()
