@@ -35,8 +35,11 @@ from workers.fallocate import (
 )
 from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore
 
-INLINE_SECONDS_MAX: Final = 0.002  # an I/O on the spot that took longer was not "at hand"
-GATE_CLOSED_SECONDS: Final = 0.1
+# An I/O on the spot that took longer was not "at hand".  Less would take a preempted process for a
+# slow disk; a throttled write sleeps for 10 to 200 ms.
+INLINE_SECONDS_MAX: Final = 0.010
+GATE_CLOSED_SECONDS: Final = 0.1  # at first; doubled while the disk stays slow
+GATE_CLOSED_SECONDS_MAX: Final = 1.6
 INLINE_BYTES_MAX: Final = 1 << 20
 ZERO_BUFFER: Final = bytes(1 << 18)
 STATUS_BY_ERRNO: Final = {
@@ -79,6 +82,7 @@ class FileStore(VolumeStore):
         self._clock = clock
         self._nowait = os.RWF_NOWAIT if _has_nowait(self._fd) else 0
         self._gate_opens_at = 0.0
+        self._gate_closed_seconds = GATE_CLOSED_SECONDS
         self._sync_lost = ""  # the first failure of a flush (rule 3)
 
     # --- on the spot ----------------------------------------------------------------------------
@@ -109,13 +113,16 @@ class FileStore(VolumeStore):
         if started < self._gate_opens_at or nbytes > INLINE_BYTES_MAX:
             return False
         try:
-            return call(self._fd, buffers, offset) == nbytes
+            done = call(self._fd, buffers, offset) == nbytes
         except OSError:
             return False
-        finally:
-            ended = clock()
-            if ended - started > INLINE_SECONDS_MAX:
-                self._gate_opens_at = ended + GATE_CLOSED_SECONDS
+        ended = clock()
+        if ended - started > INLINE_SECONDS_MAX:
+            self._gate_opens_at = ended + self._gate_closed_seconds
+            self._gate_closed_seconds = min(2 * self._gate_closed_seconds, GATE_CLOSED_SECONDS_MAX)
+        else:
+            self._gate_closed_seconds = GATE_CLOSED_SECONDS
+        return done
 
     # --- in a thread ----------------------------------------------------------------------------
 
