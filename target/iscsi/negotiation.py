@@ -172,7 +172,8 @@ class Negotiation:
                 continue
             if key.rule is Rule.LIST:
                 if default not in self._lists[name]:
-                    found.append((name, ",".join(self._lists[name])))
+                    # Digests: there is one that is not the default.
+                    found.append((name, self._lists[name][0]))
             elif key.rule is Rule.MINIMUM:
                 # A FirstBurstLength beyond a MaxBurstLength below its default is not worth an
                 # offer: the smaller one holds anyway.
@@ -187,9 +188,7 @@ class Negotiation:
         key, ours = KEYS[name], self._asked.pop(name)
         self._seen.add(name)
         fits = key.valid(value)
-        if fits and key.rule is Rule.LIST:
-            fits = value in ours.split(",")
-        elif fits and key.rule is Rule.MINIMUM:
+        if fits and key.rule is Rule.MINIMUM:
             fits = key.number(value) <= key.number(ours)
         elif fits:
             fits = value == ours

@@ -199,6 +199,13 @@ def test_steps_out_of_order_or_malformed(pairs: text.Pairs) -> None:
 def test_a_response_before_the_challenge() -> None:
     with pytest.raises(ChapError):
         server().receive([("CHAP_N", "bob"), ("CHAP_R", "0x00")])
+    with pytest.raises(ChapError):
+        mutual(server(MUTUAL), "0x00", "1", "0x00")
+
+
+def test_a_key_twice() -> None:
+    with pytest.raises(ChapError):
+        server().receive([("CHAP_A", "5"), ("CHAP_A", "7")])
 
 
 def test_a_second_proof_is_refused() -> None:

@@ -320,14 +320,24 @@ def test_limits_stricter_than_the_defaults_are_offered() -> None:
         [
             ("HeaderDigest", "CRC32C"),
             ("ImmediateData", "No"),
-            ("MaxBurstLength", "8192"),
+            ("MaxBurstLength", "65536"),
             ("FirstBurstLength", "4096"),
         ],
     )
     assert negotiation.settled()
     found = negotiation.parameters()
     assert (found.header_digest, found.immediate_data) == (True, False)
-    assert (found.max_burst_length, found.first_burst_length) == (8192, 4096)
+    assert (found.max_burst_length, found.first_burst_length) == (65536, 4096)
+
+
+def test_what_is_irrelevant_is_not_offered() -> None:
+    discovery = Negotiation(STRICT)
+    found = dict(discovery.receive(OPERATIONAL, [("SessionType", "Discovery")]))
+    assert set(found) == {"MaxRecvDataSegmentLength", "HeaderDigest"}
+    further = Negotiation(STRICT, leading=False)
+    assert set(dict(further.receive(OPERATIONAL, []))) == set(found)
+    further.receive(OPERATIONAL, [("HeaderDigest", "CRC32C")])
+    assert further.parameters().header_digest
 
 
 def test_a_small_burst_alone_makes_no_offer_of_ours() -> None:
