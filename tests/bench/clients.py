@@ -1,0 +1,135 @@
+"""The load generators: programs that others wrote, which know nothing of us.
+
+`iscsi-perf` (libiscsi) only reads and runs for a time. `qemu-img bench` reads and writes and runs
+for a number of requests, so a first short run tells how many the time takes. Debian's fio is built
+without libiscsi and cannot reach a target by itself.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# A run that takes this much longer than it should is stuck.
+_GRACE_S = 120
+# Requests of qemu-img's first run, from which the number for a timed run follows.
+_PROBE_BYTES = 16 << 20
+_PROBE_REQUESTS_MIN = 200
+_LUN_BLOCK_BYTES = 512  # of all disks here; iscsi-perf counts in the disk's blocks
+
+
+class ClientFailed(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Workload:
+    op: str  # "read" or "write"
+    block_bytes: int
+    depth: int
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a client did, by its own clock."""
+
+    ios: float
+    seconds: float
+
+
+# Given the URL, the size of the disk, the workload and about how long it should take; what is
+# returned does the run. Whatever must come before it is done by then, outside the measured time.
+Client = Callable[[str, int, Workload, float], Callable[[], Run]]
+
+
+def iscsi_perf(url: str, disk_bytes: int, workload: Workload, seconds: float) -> Callable[[], Run]:
+    if workload.op != "read":
+        raise ClientFailed("iscsi-perf only reads")
+    whole_seconds = max(1, round(seconds))
+
+    def run() -> Run:
+        output = _run(
+            "iscsi-perf",
+            *("-m", str(workload.depth)),
+            *("-b", str(workload.block_bytes // _LUN_BLOCK_BYTES)),
+            *("-t", str(whole_seconds)),
+            *(["-r"] if workload.random else []),
+            url,
+            seconds=seconds,
+        )
+        # The last of these figures is over the whole run; before it comes one a second.
+        rates = re.findall(r"iops average (\d+)", output)
+        if not rates or "finished." not in output:
+            raise ClientFailed(f"iscsi-perf printed no result: {output[-300:]}")
+        return Run(int(rates[-1]) * whole_seconds, whole_seconds)
+
+    return run
+
+
+def qemu_img(url: str, disk_bytes: int, workload: Workload, seconds: float) -> Callable[[], Run]:
+    requests = max(_PROBE_BYTES // workload.block_bytes, _PROBE_REQUESTS_MIN)
+    probe = _qemu_img_bench(url, disk_bytes, workload, requests, seconds)
+    requests = max(requests, round(seconds * probe.ios / max(probe.seconds, 0.001)))
+    return lambda: _qemu_img_bench(url, disk_bytes, workload, requests, seconds)
+
+
+def _qemu_img_bench(
+    url: str, disk_bytes: int, workload: Workload, requests: int, seconds: float
+) -> Run:
+    output = _run(
+        *("qemu-img", "bench", "-f", "raw", "-t", "none"),
+        *("-c", str(requests)),
+        *("-d", str(workload.depth)),
+        *("-s", str(workload.block_bytes)),
+        *("-S", str(_step(workload, disk_bytes))),
+        *(["-w"] if workload.op == "write" else []),
+        url,
+        seconds=seconds,
+    )
+    completed = re.search(r"Run completed in ([0-9.]+) seconds", output)
+    if completed is None:
+        raise ClientFailed(f"qemu-img bench printed no result: {output[-300:]}")
+    return Run(requests, float(completed[1]))
+
+
+def _step(workload: Workload, disk_bytes: int) -> int:
+    """From one request to the next; qemu-img begins again at the front when it is past the end.
+
+    It has no random mode. A step near the golden section of the disk comes near no block it has
+    been at for long, and an odd number of blocks leads through all of them where their number is a
+    power of two.
+    """
+    if not workload.random:
+        return workload.block_bytes
+    return (int(disk_bytes * 0.618) // workload.block_bytes | 1) * workload.block_bytes
+
+
+def _run(*command: str, seconds: float) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds + _GRACE_S, check=False
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise ClientFailed(f"{' '.join(command)} hangs") from exc
+    if done.returncode:
+        raise ClientFailed(
+            f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-300:]}"
+        )
+    return done.stdout
+
+
+CLIENTS: dict[str, Client] = {"iscsi-perf": iscsi_perf, "qemu-img": qemu_img}
+_PACKAGES = {"iscsi-perf": "libiscsi-bin", "qemu-img": "qemu-utils qemu-block-extra"}
+
+
+def missing_clients() -> dict[str, str]:
+    """Why which clients cannot be used."""
+    return {
+        name: f"{name} is not installed: apt-get install {_PACKAGES[name]}"
+        for name in CLIENTS
+        if shutil.which(name) is None
+    }
