@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from target.scsi.cdb import data_in, out_of_range, refuse
 from target.scsi.command import Command, Kind, check_control, usage
-from target.scsi.limits import PHYSICAL_BLOCK_BYTES
 from target.scsi.request import Direction
 from target.scsi.sense import CheckCondition
 from workers.store import StatusExtent
@@ -28,8 +27,6 @@ _STATUS_DESCRIPTOR: Final = struct.Struct(">QIB3x")
 def commands(disk: DiskDevice) -> list[Command]:
     """READ CAPACITY and GET LBA STATUS for a disk."""
     last = disk.blocks - 1
-    per_physical = max(1, PHYSICAL_BLOCK_BYTES // disk.block_bytes)
-    exponent = per_physical.bit_length() - 1
 
     def parse10(req: SCSIRequest) -> None:
         check_control(req)
@@ -47,7 +44,10 @@ def commands(disk: DiskDevice) -> list[Command]:
         _check_pmi(disk, int.from_bytes(req.cdb[2:10], "big"), 2, req.cdb[14] & 1)
 
     def start16(req: SCSIRequest) -> None:
-        data = struct.pack(">QIBBH16x", last, disk.block_bytes, 0, exponent, _LBPME_LBPRZ)
+        # One logical block per physical block, as QEMU and LIO say of files: a store writes any
+        # block.  What is quick (4 KiB) stands in the Block Limits page, where initiators look for
+        # alignment; libiscsi's suite takes an exponent above 0 for a mistake.
+        data = struct.pack(">QIBBH16x", last, disk.block_bytes, 0, 0, _LBPME_LBPRZ)
         req.respond(data, req.length)
 
     def parse_status(req: SCSIRequest) -> None:
