@@ -6,6 +6,7 @@ Everything that is real comes from here: clock, randomness, threads, sockets and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import time
@@ -35,7 +36,6 @@ from workers.store import StoreError
 SESSIONS_MAX = 128
 # Discovery sessions and connections that have not logged in yet come on top of the sessions.
 CONNECTIONS_MAX = 2 * SESSIONS_MAX
-STOP_POLL_SECONDS = 0.02
 
 
 class Node:
@@ -50,6 +50,7 @@ class Node:
         self._executor: BlockingExecutor | None = None
         self._target: IscsiTarget | None = None
         self._portals: list[Portal] = []
+        self._something_ended = asyncio.Event()
         self.volumes: list[Volume] = []
 
     async def start(self) -> None:
@@ -65,10 +66,12 @@ class Node:
             self.volumes.append(volume)
             bus.add(number, DiskDevice(volume))
         self._target = self._make_target(bus, pool)
+        self._target.on_session_end = self._something_ended.set
         for address in config.portals:
             portal = Portal(
                 self._target, address.host, address.port, time.monotonic, CONNECTIONS_MAX
             )
+            portal.on_drop = self._something_ended.set
             try:
                 portal.start()
             except OSError as exc:
@@ -159,8 +162,12 @@ class Node:
         return self._target is None or not self._target.busy
 
     async def _until(self, condition: Callable[[], bool], deadline: float) -> None:
-        while not condition() and time.monotonic() < deadline:
-            await asyncio.sleep(STOP_POLL_SECONDS)
+        """Wait for something that ends with a connection or a session."""
+        with contextlib.suppress(TimeoutError):
+            while not condition():
+                self._something_ended.clear()
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._something_ended.wait()
 
     async def _flush(self, volume: Volume) -> None:
         flushed: asyncio.Future[object] = asyncio.get_running_loop().create_future()

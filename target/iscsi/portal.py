@@ -54,6 +54,7 @@ class Portal:
         self.loop = asyncio.get_running_loop()
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.channels: set[SocketChannel] = set()
+        self.on_drop: Callable[[], None] | None = None  # told of every connection that is gone
         self._connections_max = connections_max
         self._listener: socket.socket | None = None
         self._dirty: dict[SocketChannel, None] = {}
@@ -254,3 +255,5 @@ class SocketChannel:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         self.channel.lost(reason)
+        if self._portal.on_drop is not None:
+            self._portal.on_drop()

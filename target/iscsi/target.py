@@ -70,6 +70,7 @@ class IscsiTarget:
         self.channels: dict[Session, Channel] = {}
         self.addresses: list[tuple[str, int]] = []  # of its portals, for SendTargets
         self.shutting_down = False
+        self.on_session_end: Callable[[], None] | None = None
         self._chap = chap
         self._chap_discovery = chap_discovery
         self._last_tsih = 0
@@ -200,6 +201,8 @@ class IscsiTarget:
             self.sessions.pop(session.tsih, None)
             session.share.close()
             done()
+            if self.on_session_end is not None:
+                self.on_session_end()
 
         if session.nexus is None:
             ended()
