@@ -152,6 +152,7 @@ class Share:
         free = pool.free
         if count == 1:
             return [free.pop()]
+        assert count > 0, "no segments at all are asked for"
         segments = free[-count:]
         del free[-count:]
         return segments
@@ -187,6 +188,7 @@ class Share:
 
     def take_reserved(self, count: int) -> list[memoryview]:
         """``count`` of the reserved segments; the window guarantees that they are there."""
+        assert count > 0, "no segments at all are asked for"
         self.reserved_out += count
         assert self.reserved_out <= self.reserved, "unsolicited data past the reservation"
         free = self.pool.free

@@ -103,7 +103,9 @@ class Volume:
     ) -> Wait[None]:
         """Write ``views`` if the medium holds ``compare``, as one act.
 
-        Raises ``StoreError(MISCOMPARE)`` with the offset of the first difference.
+        Where the range lies in several stores, all of them compare before one of them writes; no
+        other I/O on this volume comes in between.  Raises ``StoreError(MISCOMPARE)`` with the
+        offset of the first difference.
         """
         fua = fua or not self.write_cache
         kind = IoKind.COMPARE_AND_WRITE
@@ -160,7 +162,17 @@ def _joined_extents(parts: list[StoreIo]) -> list[StatusExtent]:
 class _VolumeIo(Wait[T], Generic[T]):
     """One I/O on a volume: its turn among overlapping ones, its extents, its outcome."""
 
-    __slots__ = ("_io", "_parts", "_remaining", "_result", "_resume", "_started", "_ticket", "_v")
+    __slots__ = (
+        "_comparing",
+        "_io",
+        "_parts",
+        "_remaining",
+        "_result",
+        "_resume",
+        "_started",
+        "_ticket",
+        "_v",
+    )
 
     def __init__(self, volume: Volume, io: StoreIo, result: Callable[[list[StoreIo]], T]) -> None:
         self._v = volume
@@ -171,6 +183,7 @@ class _VolumeIo(Wait[T], Generic[T]):
         self._ticket: RangeTicket | None = None
         self._resume: Resume | None = None
         self._started = False
+        self._comparing = False  # the first half of a COMPARE_AND_WRITE in several stores
 
     def begin(self, resume: Resume) -> T | BaseException | _Pending:
         io = self._io
@@ -193,27 +206,49 @@ class _VolumeIo(Wait[T], Generic[T]):
         if not io.length:
             return
         extents = self._v._extents(io)
+        if io.kind is IoKind.COMPARE_AND_WRITE and len(extents) > 1:
+            # What equals the comparison is written over itself: a comparison without a buffer.
+            self._comparing = True
+            self._submit(extents, io.kind, io.compare, io.compare, False)
+        else:
+            self._submit(extents, io.kind, io.buffers, io.compare, io.fua)
+
+    def _submit(
+        self,
+        extents: list[Extent],
+        kind: IoKind,
+        buffers: Sequence[memoryview],
+        compare: Sequence[memoryview],
+        fua: bool,
+    ) -> None:
+        """An I/O for each extent."""
+        io = self._io
         self._remaining = len(extents)
-        # FLUSH and BLOCK_STATUS of several stores and pieces of data: each extent is an I/O.
-        for extent in extents:
-            at = extent.offset - io.offset
-            part = StoreIo(
-                io.kind,
+        self._parts = [
+            StoreIo(
+                kind,
                 extent.offset,
                 extent.length,
                 self._part_done,
-                cut_buffers(io.buffers, at, extent.length),
-                cut_buffers(io.compare, at, extent.length),
-                io.fua,
+                cut_buffers(buffers, extent.offset - io.offset, extent.length),
+                cut_buffers(compare, extent.offset - io.offset, extent.length),
+                fua,
                 io.extents_max,
             )
-            self._parts.append(part)
+            for extent in extents
+        ]
         for extent, part in zip(extents, self._parts, strict=True):
             self._v.stores[extent.store].submit(part)
 
     def _part_done(self, part: StoreIo) -> None:
         self._remaining -= 1
-        if self._remaining == 0 and self._resume is not None:
+        if self._remaining:
+            return
+        if self._comparing and all(p.status is StoreStatus.OK for p in self._parts):
+            self._comparing = False
+            io = self._io
+            self._submit(self._v._extents(io), IoKind.WRITE, io.buffers, (), io.fua)
+        elif self._resume is not None:
             resume, self._resume = self._resume, None
             resume(self._outcome())
 
