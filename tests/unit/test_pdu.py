@@ -269,6 +269,10 @@ def test_broken_ahs(raw: str) -> None:
         ahs.decode(bytes.fromhex(raw))
 
 
+def test_the_longest_cdb_is_taken() -> None:
+    assert ahs.decode(ahs.encode(bytes(244), None)) == (bytes(244), None)
+
+
 def test_a_cdb_past_the_longest_is_refused() -> None:
     raw = (1 + 245).to_bytes(2) + b"\x01\x00" + bytes(245 + 3)
     with pytest.raises(PduError, match="260"):

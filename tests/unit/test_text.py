@@ -127,6 +127,7 @@ def test_numbers_out_of_range() -> None:
 
 def test_ranges() -> None:
     assert text.number_range("1~0x10") == (1, 16)
+    assert text.number_range("5~5") == (5, 5)
     for value in ("1", "2~1", "~1", "1~", "1~2~3"):
         with pytest.raises(TextError):
             text.number_range(value)
@@ -142,6 +143,8 @@ def test_booleans() -> None:
 
 def test_lists() -> None:
     assert text.items("CRC32C,None") == ["CRC32C", "None"]
+    assert len(text.items(",".join("a" * 64))) == 64
+    assert text.items("b" * 255) == ["b" * 255]
     for value in ("", "a,", ",a", "a,,b", ",".join("a" * 65), "a," + "b" * 256):
         with pytest.raises(TextError):
             text.items(value)
@@ -172,7 +175,7 @@ def test_no_binary_values(value: str) -> None:
 
 def test_names() -> None:
     assert text.iscsi_name("iqn.1994-05.com.example:x") == "iqn.1994-05.com.example:x"
-    assert text.iscsi_name("é" * 111) == "é" * 111
+    assert text.iscsi_name("é" * 111 + "x") == "é" * 111 + "x"
     for value in ("", "a b", "a\tb", "a\nb", "a" * 224, "é" * 112, "a,b"):
         with pytest.raises(TextError):
             text.iscsi_name(value)
