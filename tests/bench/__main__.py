@@ -20,6 +20,7 @@ from tests.bench.servers import PRODUCT, candidates
 from tests.support.lunmesh_server import PROJECT_ROOT, ServerError
 
 ROUNDS_MIN = 3
+REPORT_COLUMNS = 120
 
 
 def arguments() -> argparse.Namespace:
@@ -54,7 +55,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     chosen = arguments()
-    console, progress = Console(), Console(stderr=True)
+    # A pipe has no width, and rich would then break every row in three.
+    console = Console(width=None if sys.stdout.isatty() else REPORT_COLUMNS)
+    progress = Console(stderr=True)
     known = candidates()
     servers = [s for s in known if not s.missing and (not chosen.server or s.name in chosen.server)]
     absent = missing_clients()

@@ -1,8 +1,11 @@
 """Runs the rows: every round gives each server one timed run of each row, in turns.
 
-1. Each server has an image of its own, of the same size, in the same folder, its blocks all written
-   beforehand, so that no run pays for allocation.
-2. Before each timed run its image is flushed and read through: the page cache of a file left alone
+1. Each server has its own images, of the same size, in the same folder, all their blocks written
+   beforehand, so that no run pays for allocation. There is one for each block size, written in
+   blocks of that size: the kernel keeps a file in its cache in folios as large as the writes were,
+   and a random 4 KiB write into a folio of 1 MiB costs it ten times one into a folio of 4 KiB. That
+   is the same for all servers and would hide what is to be seen.
+2. Before each timed run the image is flushed and read through: the page cache of a file left alone
    for half a minute can be gone, and dirty pages of the run before would be written in this one.
 3. The servers run one after the other, never at the same time, and who begins changes from round to
    round: whatever drifts on the machine meets both.
@@ -18,12 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from tests.bench.clients import CLIENTS
+from tests.bench.clients import CLIENTS, Run
 from tests.bench.procstat import cpu_seconds, memory_bytes
 from tests.bench.rows import Row
 from tests.bench.servers import Candidate, Endpoint
-
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,30 +61,31 @@ def middle(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float
     return median(value(sample) for sample in samples)
 
 
-def make_image(path: Path, size: int) -> None:
+def make_image(path: Path, size: int, block_bytes: int) -> None:
     """Random data, on disk: neither a hole nor an unwritten extent is left in it."""
-    with path.open("wb") as image:
-        for _ in range(0, size, _CHUNK_BYTES):
-            image.write(os.urandom(_CHUNK_BYTES))
-        image.flush()
+    with path.open("wb", buffering=0) as image:
+        for _ in range(0, size, block_bytes):
+            image.write(os.urandom(block_bytes))
         os.fsync(image.fileno())
 
 
-def warm(path: Path) -> None:
+def warm(path: Path, block_bytes: int) -> None:
     """Nothing dirty, everything cached."""
     with path.open("rb", buffering=0) as image:
         os.fsync(image.fileno())
-        while image.read(_CHUNK_BYTES):
+        # What must come from the disk comes in blocks, not in the large folios of a read-ahead.
+        os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        while image.read(block_bytes):
             pass
 
 
 @contextmanager
 def _running(
-    servers: Sequence[Candidate], images: dict[str, Path]
+    servers: Sequence[Candidate], images: dict[str, dict[int, Path]]
 ) -> Iterator[dict[str, Endpoint]]:
     with ExitStack() as stack:
         yield {
-            server.name: stack.enter_context(server.serve(images[server.name]))
+            server.name: stack.enter_context(server.serve(list(images[server.name].values())))
             for server in servers
         }
 
@@ -98,9 +100,14 @@ def measure(
     folder: Path,
     say: Callable[[str], None],
 ) -> Results:
-    images = {server.name: folder / f"{server.name}.raw" for server in servers}
-    for image in images.values():
-        make_image(image, size)
+    blocks = sorted({row.workload.block_bytes for row in rows})
+    images = {
+        server.name: {block: folder / f"{server.name}-{block}.raw" for block in blocks}
+        for server in servers
+    }
+    for by_block in images.values():
+        for block, image in by_block.items():
+            make_image(image, size, block)
     samples: dict[str, dict[str, list[Sample]]] = {
         row.name: {server.name: [] for server in servers} for row in rows
     }
@@ -111,7 +118,11 @@ def measure(
             for row in rows:
                 for name in order:
                     say(f"round {number + 1} of {rounds}: {row.name}: {name}")
-                    sample = _timed(row, endpoints[name], images[name], size, seconds)
+                    block = row.workload.block_bytes
+                    url = endpoints[name].urls[blocks.index(block)]
+                    run = CLIENTS[row.client](url, size, row.workload, seconds)
+                    warm(images[name][block], block)
+                    sample = _timed(run, endpoints[name])
                     samples[row.name][name].append(sample)
         memory = {
             name: Memory(
@@ -124,9 +135,7 @@ def measure(
     return Results(samples, memory)
 
 
-def _timed(row: Row, endpoint: Endpoint, image: Path, size: int, seconds: float) -> Sample:
-    run = CLIENTS[row.client](endpoint.url, size, row.workload, seconds)
-    warm(image)
+def _timed(run: Callable[[], Run], endpoint: Endpoint) -> Sample:
     before = cpu_seconds(endpoint.pids)
     done = run()
     return Sample(done.ios, done.seconds, cpu_seconds(endpoint.pids) - before)

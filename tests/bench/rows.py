@@ -30,9 +30,9 @@ def _row(
     rate_at_least: float,
     cpu_at_most: float | None = None,
 ) -> Row:
-    how = "random" if random else "sequential"
+    how = "random" if random else "seq"
     return Row(
-        name=f"{block_kib} KiB {how} {op}, depth {depth}, {client}",
+        name=f"{block_kib} KiB {how} {op} d{depth} {client}",
         client=client,
         workload=Workload(op, block_kib * KIB, depth, random),
         rate_at_least=rate_at_least,

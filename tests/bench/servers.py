@@ -1,9 +1,9 @@
-"""The servers that are measured, each on an image file of its own."""
+"""The servers that are measured, each on image files of its own."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ PRODUCT = "lunmesh"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A running server: where a client reaches its disk, and whose CPU time counts."""
+    """A running server: where a client reaches its disks, and whose CPU time counts."""
 
-    url: str
+    urls: tuple[str, ...]  # in the order of the images
     pids: tuple[int, ...]
 
 
@@ -29,20 +29,22 @@ class Candidate:
 
     name: str
     version: str
-    serve: Callable[[Path], AbstractContextManager[Endpoint]]
+    serve: Callable[[Sequence[Path]], AbstractContextManager[Endpoint]]
     missing: str = ""
 
 
 @contextmanager
-def _serve_lunmesh(image: Path) -> Iterator[Endpoint]:
-    with LunmeshServer(image.parent / "lunmesh", [f"disk0={image}"]) as server:
-        yield Endpoint(server.url(), (server.pid,))
+def _serve_lunmesh(images: Sequence[Path]) -> Iterator[Endpoint]:
+    volumes = [f"disk{number}={image}" for number, image in enumerate(images)]
+    with LunmeshServer(images[0].parent / "lunmesh", volumes) as server:
+        yield Endpoint(tuple(server.url(lun) for lun in range(len(images))), (server.pid,))
 
 
 @contextmanager
-def _serve_tgtd(image: Path) -> Iterator[Endpoint]:
-    with TgtdServer([image]) as server:
-        yield Endpoint(server.url(FIRST_LUN), (server.pid,))
+def _serve_tgtd(images: Sequence[Path]) -> Iterator[Endpoint]:
+    with TgtdServer(images) as server:
+        luns = range(FIRST_LUN, FIRST_LUN + len(images))
+        yield Endpoint(tuple(server.url(lun) for lun in luns), (server.pid,))
 
 
 def candidates() -> list[Candidate]:
