@@ -73,11 +73,12 @@ class Rig:
         self.bus = SCSIBus()
         self.unit = self.bus.add(0, self.disk)
 
-    def initiator(self, name: str = "first") -> Initiator:
-        """A new nexus, with its unit attentions taken."""
+    def initiator(self, name: str = "first", *, settled: bool = True) -> Initiator:
+        """A new nexus, with its unit attentions taken unless they are what the test is about."""
         initiator = Initiator(self._runner, self.bus, self._pool, name)
         self._initiators.append(initiator)
-        initiator.settle()
+        if settled:
+            initiator.settle()
         return initiator
 
     def close(self) -> None:
