@@ -136,6 +136,9 @@ class Channel:
         session = self.session
         assert session is not None
         identity, parameters = login.identity, login.parameters
+        if session.parameters is not None:  # a connection that was taken over (RFC 7143 6.3.4)
+            parameters = parameters.joined_to(session.parameters)
+        session.parameters = parameters
         self._login = None
         receiver, sender = self.receiver, self.sender
         receiver.data_bytes_max = parameters.max_recv_data_segment_length
@@ -147,7 +150,7 @@ class Channel:
         self._text = TextSession(
             lambda name: self._target.records(name, self._local),
             discovery=identity.discovery,
-            target=identity.target,
+            target=None if identity.discovery else self._target.name,
         )
         if session.nexus is None:
             self.endpoint = Endpoint(session, receiver, sender, self)

@@ -22,6 +22,7 @@ from target.iscsi.task import IscsiTask
 
 if TYPE_CHECKING:
     from target.iscsi.endpoint import Endpoint
+    from target.iscsi.parameters import SessionParameters
     from target.scsi.bus import Nexus
 
 IMMEDIATE_TASKS_MAX: Final = 2
@@ -111,6 +112,7 @@ class Session:
         self.share = share
         self.nexus: Nexus | None = None
         self.window: Window | None = None
+        self.parameters: SessionParameters | None = None  # as the login agreed on them
         self.exp_cmd_sn = 0
         self.tasks: dict[int, IscsiTask] = {}  # by ITT, those that have not ended
         self.skipped: set[int] = set()  # CmdSNs ahead of us that ABORT TASK made good
