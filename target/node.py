@@ -22,9 +22,10 @@ from target.config.model import Portal as PortalAddress
 from target.datadir import DataDir, VolumeRecord
 from target.iscsi.chap import ChapPolicy, Secret
 from target.iscsi.parameters import TargetLimits
+from target.iscsi.port_names import port_designators
 from target.iscsi.portal import Portal
 from target.iscsi.session import plan_window
-from target.iscsi.target import IscsiTarget, TargetOptions
+from target.iscsi.target import PORTAL_GROUP_TAG, IscsiTarget, TargetOptions
 from target.logs import Log
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
@@ -34,6 +35,7 @@ from workers.file_store import FileStore
 from workers.store import StoreError
 
 SESSIONS_MAX = 128
+RELATIVE_TARGET_PORT = 1  # all portals of a node are one port
 # Discovery sessions and connections that have not logged in yet come on top of the sessions.
 CONNECTIONS_MAX = 2 * SESSIONS_MAX
 
@@ -61,10 +63,11 @@ class Node:
         self._executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
         pool = BufferPool(config.buffer_memory_bytes)
         bus = SCSIBus()
+        names = port_designators(config.iqn, PORTAL_GROUP_TAG, RELATIVE_TARGET_PORT)
         for number, wanted in enumerate(config.volumes):
             volume = self._open_volume(wanted, self._data, self._executor)
             self.volumes.append(volume)
-            bus.add(number, DiskDevice(volume))
+            bus.add(number, DiskDevice(volume, port_designators=names))
         self._target = self._make_target(bus, pool)
         self._target.on_session_end = self._something_ended.set
         for address in config.portals:
