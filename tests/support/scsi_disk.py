@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
-from target.block.pool import BufferPool
+from target.block.pool import SEGMENT_BYTES, BufferPool
 from target.block.volume import Volume
 from target.hba.inprocess import InProcessHba, Result
 from target.scsi.bus import SCSIBus
@@ -17,15 +18,23 @@ from workers.memory_store import MemoryStore
 from workers.store import VolumeStore
 
 TEST_UNIT_READY = bytes(6)
+T = TypeVar("T")
 UUID = uuid.UUID("7e2b4f0b-17f2-41e7-b0dd-e25a8414c3e8")
 
 
 class Initiator:
     """An I_T nexus on a bus."""
 
-    def __init__(self, runner: asyncio.Runner, bus: SCSIBus, pool: BufferPool, name: str) -> None:
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        bus: SCSIBus,
+        pool: BufferPool,
+        name: str,
+        early_bytes_max: int = SEGMENT_BYTES,
+    ) -> None:
         self._runner = runner
-        self.hba = InProcessHba(bus, pool, name=name)
+        self.hba = InProcessHba(bus, pool, name=name, early_bytes_max=early_bytes_max)
 
     def execute(
         self,
@@ -73,13 +82,27 @@ class Rig:
         self.bus = SCSIBus()
         self.unit = self.bus.add(0, self.disk)
 
-    def initiator(self, name: str = "first", *, settled: bool = True) -> Initiator:
-        """A new nexus, with its unit attentions taken unless they are what the test is about."""
-        initiator = Initiator(self._runner, self.bus, self._pool, name)
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run what needs the event loop."""
+        return self._runner.run(coroutine)
+
+    def initiator(
+        self, name: str = "first", *, settled: bool = True, early_bytes_max: int = SEGMENT_BYTES
+    ) -> Initiator:
+        """A new nexus, with its unit attentions taken unless they are what the test is about.
+
+        ``early_bytes_max`` bytes of data-out come with a command, the rest is solicited.
+        """
+        initiator = Initiator(self._runner, self.bus, self._pool, name, early_bytes_max)
         self._initiators.append(initiator)
         if settled:
             initiator.settle()
         return initiator
+
+    @property
+    def segments_used(self) -> int:
+        """Segments of the buffer pool that are out."""
+        return self._pool.used
 
     def close(self) -> None:
         """Hang up, and see that no buffer was lost."""
