@@ -1,0 +1,95 @@
+"""Every test of libiscsi's suite does what expected.toml says, on disks of either block size."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import expected
+from tests.conformance.suite import TOOL, Outcome, Result, list_tests, run_test
+from tests.support.lunmesh_server import LunmeshServer
+from tests.support.tools import require_tool
+
+# The slowest test takes three seconds on an idle machine, nearly all of it waiting.
+TEST_TIMEOUT_S = 45
+SIZE = "100M"
+# Volumes in LUN order; the suite's test of read-only units needs one.
+LUN_512, LUN_4096, LUN_READ_ONLY = 0, 1, 2
+VOLUMES = [f"disk0={SIZE}", f"disk1={SIZE},block=4096", f"disk2={SIZE},readonly"]
+READ_ONLY_TESTS = {"ReadOnly.ReadOnlySBC"}
+
+EXPECTED = expected.load()
+_TOOL_PATH = shutil.which(TOOL)
+# Without the tool there is nothing to list: one test remains, and says so.
+TESTS = list_tests(_TOOL_PATH) if _TOOL_PATH else ["all"]
+
+
+class Target:
+    """A server that is replaced, data and all, when a test may have left something behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started = 0
+        self.server = self._new()
+
+    def _new(self) -> LunmeshServer:
+        self._started += 1
+        server = LunmeshServer(self._folder / f"target{self._started}", VOLUMES)
+        server.start()
+        return server
+
+    def replace(self) -> None:
+        """A reservation that one failed test leaves would fail all that follow."""
+        self.server.kill()
+        self.server = self._new()
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    target = Target(tmp_path_factory.mktemp("conformance"))
+    yield target
+    target.server.kill()
+
+
+def judge(name: str, result: Result) -> str:
+    """What is wrong with the result; nothing, if it is as expected."""
+    wanted = EXPECTED.get(name)
+    if wanted is None and result.outcome is Outcome.PASSED:
+        return ""
+    if wanted is not None and wanted.outcome is result.outcome:
+        return ""
+    said = "".join(f"\n  {skip}" for skip in result.skips)
+    if wanted is not None:
+        advice = "; it leaves that file" if result.outcome is Outcome.PASSED else ""
+        return (
+            f"{name}: {result.outcome}, while expected.toml says {wanted.outcome} "
+            f"({wanted.reason}){advice}{said}"
+        )
+    return f"{name}: {result.outcome}{said}"
+
+
+@pytest.mark.parametrize("lun", [LUN_512, LUN_4096], ids=["512", "4096"])
+@pytest.mark.parametrize("name", TESTS)
+def test_libiscsi(target: Target, name: str, lun: int) -> None:
+    if name in READ_ONLY_TESTS:
+        lun = LUN_READ_ONLY
+    tool = require_tool(TOOL)
+    result = run_test(tool, name, target.server.url(lun), timeout=TEST_TIMEOUT_S)
+    if result.outcome in (Outcome.FAILED, Outcome.HUNG):
+        target.replace()
+    if complaint := judge(name, result):
+        pytest.fail(f"{complaint}\n{result.output[-4000:]}", pytrace=False)
+
+
+def test_expected_toml_names_tests_that_exist() -> None:
+    require_tool(TOOL)
+    assert sorted(set(EXPECTED) - set(TESTS)) == []
+
+
+def test_the_suite_is_the_one_that_is_known() -> None:
+    """Of libiscsi 1.19. Another number means another version: look at what it has anew."""
+    require_tool(TOOL)
+    assert len(TESTS) == len(set(TESTS)) == 230
