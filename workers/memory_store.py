@@ -18,7 +18,7 @@ from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStor
 
 PAGE_BYTES: Final = 4096  # what is mapped and unmapped at a time
 CHUNK_BYTES: Final = 65536  # what is allocated at a time
-_ALL_MAPPED: Final = (1 << CHUNK_BYTES // PAGE_BYTES) - 1
+_ZEROS: Final = memoryview(bytes(CHUNK_BYTES))
 
 
 class _Chunk:
@@ -108,22 +108,28 @@ class MemoryStore(VolumeStore):
 
     def _zero(self, io: StoreIo) -> StoreStatus:
         """ZERO leaves the range mapped, UNMAP gives back the pages that lie in it as a whole."""
-        unmap = io.kind is IoKind.UNMAP
-        for number, start, stop in _pieces(io.offset, io.length):
-            chunk = self._chunks.get(number)
-            if chunk is None:
-                if not unmap:
-                    self._write(number * CHUNK_BYTES + start, memoryview(bytes(stop - start)))
-                continue
-            chunk.data[start:stop] = bytes(stop - start)
-            if unmap:
-                whole = _pages(-(-start // PAGE_BYTES), stop // PAGE_BYTES)
-                chunk.mapped &= ~whole
-                if not chunk.mapped:
-                    del self._chunks[number]
-            else:
-                chunk.mapped |= _pages(start // PAGE_BYTES, -(-stop // PAGE_BYTES))
+        if io.kind is IoKind.ZERO:
+            for number, start, stop in _pieces(io.offset, io.length):
+                self._write(number * CHUNK_BYTES + start, _ZEROS[start:stop])
+            return StoreStatus.OK
+        for number, start, stop in self._present(io.offset, io.length):
+            chunk = self._chunks[number]
+            chunk.data[start:stop] = _ZEROS[start:stop]
+            chunk.mapped &= ~_pages(-(-start // PAGE_BYTES), stop // PAGE_BYTES)
+            if not chunk.mapped:
+                del self._chunks[number]
         return StoreStatus.OK
+
+    def _present(self, offset: int, length: int) -> list[tuple[int, int, int]]:
+        """Like ``_pieces``, of the chunks that there are: a large empty range costs nothing."""
+        end = offset + length
+        present = []
+        for number in sorted(self._chunks):
+            base = number * CHUNK_BYTES
+            start, stop = max(offset - base, 0), min(end - base, CHUNK_BYTES)
+            if start < stop:
+                present.append((number, start, stop))
+        return present
 
     def _compare_and_write(self, io: StoreIo) -> StoreStatus:
         at = 0
@@ -152,19 +158,21 @@ class MemoryStore(VolumeStore):
         return StoreStatus.OK
 
     def _runs(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
-        """(offset, length, mapped), chunk by chunk, and page by page where a chunk is mixed."""
-        for number, start, stop in _pieces(offset, length):
+        """(offset, length, mapped): page by page, and in one piece where there is no chunk."""
+        at = offset
+        for number, start, stop in self._present(offset, length):
             base = number * CHUNK_BYTES
-            chunk = self._chunks.get(number)
-            mapped = chunk.mapped if chunk is not None else 0
-            if mapped in (0, _ALL_MAPPED):
-                yield base + start, stop - start, mapped != 0
-                continue
+            if at < base + start:
+                yield at, base + start - at, False
+            at = base + stop
+            mapped = self._chunks[number].mapped
             while start < stop:
                 page = start // PAGE_BYTES
                 end = min(stop, (page + 1) * PAGE_BYTES)
                 yield base + start, end - start, bool(mapped >> page & 1)
                 start = end
+        if at < offset + length:
+            yield at, offset + length - at, False
 
     def close(self) -> None:
         self.closed = True

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from target.block.volume import CHUNK_BYTES_MIN, EXTENTS_MAX, Volume
+from target.block.volume import CHUNK_BYTES_MIN, EXTENTS_MAX, STATUS_CHUNKS_MAX, Volume
 from tests.support.stores import FailingStore, HeldStore, RecordingStore
 from tests.support.waits import Waiting, result_of
 from workers.memory_store import MemoryStore
@@ -287,6 +287,26 @@ def test_what_a_store_left_out_is_not_skipped() -> None:
     for extent in extents:
         assert extent.offset == at
         at += extent.length
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_status_of_a_huge_volume_costs_no_more_than_that_of_a_small_one(count: int) -> None:
+    size = 1 << 50
+    volume = striped([RecordingStore(MemoryStore(size)) for _ in range(count)])
+    (extent,) = result_of(volume.block_status(0, size))
+    assert (extent.offset, extent.mapped) == (0, False)
+    assert extent.length == (size if count == 1 else STATUS_CHUNKS_MAX * CHUNK)
+
+
+def test_a_status_waits_for_no_write() -> None:
+    held = HeldStore(MemoryStore(SIZE))
+    volume = striped([held])
+    writing = Waiting(volume.write(0, [memoryview(bytes(512))], 512))
+    status = Waiting(volume.block_status(0, SIZE))
+    held.release(1)
+    assert status.over()
+    held.release_all()
+    assert writing.over()
 
 
 def test_closing_closes_the_stores() -> None:
