@@ -7,9 +7,10 @@ absent unit, whose device answers as SPC says: nothing below has an "if" for it.
 
 Rules of the task set (SAM-5 clause 8):
 
-1. SIMPLE runs at once unless an ORDERED command is running or anything is queued.
+1. SIMPLE runs at once unless an ORDERED or HEAD OF QUEUE command is running or anything is queued.
 2. ORDERED runs when all commands before it have ended, and holds back all after it.
-3. HEAD OF QUEUE runs at once.  ACA is refused: NormACA is 0.
+3. HEAD OF QUEUE runs at once, and holds back all that is not running yet.  ACA is refused: NormACA
+   is 0.
 """
 
 from __future__ import annotations
@@ -112,8 +113,9 @@ class LogicalUnit:
         self.attachments: list[Attachment] = []
         self.active: dict[SCSIRequest, None] = {}  # running and not ended, oldest first
         self.blocked: deque[SCSIRequest] = deque()
-        self._gated = False  # rule 1 or 2 stands in the way of a SIMPLE command
+        self._gated = False  # rule 1, 2 or 3 stands in the way of a SIMPLE command
         self._ordered: SCSIRequest | None = None
+        self._heads: set[SCSIRequest] = set()  # running with HEAD OF QUEUE
         self._abort_waits: list[_AbortWait] = []
 
     def submit(self, req: SCSIRequest) -> None:
@@ -133,7 +135,7 @@ class LogicalUnit:
         if req.attribute == Attribute.ACA:
             req.rejected = INVALID_MESSAGE
         if req.attribute in (Attribute.ACA, Attribute.HEAD_OF_QUEUE):
-            self._start(req)
+            self._start_head(req)
         elif req.attribute == Attribute.ORDERED and not self.active and not self.blocked:
             self._start_ordered(req)
         else:
@@ -144,19 +146,32 @@ class LogicalUnit:
             self.blocked.append(req)
             self._gated = True
 
+    def _start_head(self, req: SCSIRequest) -> None:
+        self._heads.add(req)
+        self._gated = True
+        self._start(req)
+        if req.state >= State.COMPLETED:
+            self._heads.discard(req)
+            self._unblock()
+
     def _start_ordered(self, req: SCSIRequest) -> None:
         self._ordered = req
         self._gated = True
         self._start(req)
         if req.state >= State.COMPLETED and self._ordered is req:
             self._ordered = None
-            self._gated = bool(self.blocked)
+            self._gated = bool(self.blocked or self._heads)
 
     def _start(self, req: SCSIRequest) -> None:
+        # It counts from here on: buffers that it gives back may let another one end meanwhile, and
+        # then nothing may start that has to wait for this one.
+        self.active[req] = None
         req.on_end = None  # ends inside start: nobody has to be told
         req.start()
         if req.state < State.COMPLETED:
-            self._watch(req)
+            req.on_end = self._ended
+        else:
+            del self.active[req]
 
     def _watch(self, req: SCSIRequest) -> None:
         self.active[req] = None
@@ -165,15 +180,16 @@ class LogicalUnit:
     def _ended(self, req: SCSIRequest) -> None:
         if self.active.pop(req, self) is self:
             self.blocked.remove(req)  # aborted before its turn
-        if self._ordered is req:
-            self._ordered = None
         if self._gated:
+            self._heads.discard(req)
+            if self._ordered is req:
+                self._ordered = None
             self._unblock()
         if self._abort_waits:
             self._tell_aborters(req)
 
     def _unblock(self) -> None:
-        while self.blocked and self._ordered is None:
+        while self.blocked and self._ordered is None and not self._heads:
             head = self.blocked[0]
             if head.attribute == Attribute.ORDERED:
                 if self.active:
@@ -183,7 +199,7 @@ class LogicalUnit:
             else:
                 self.blocked.popleft()
                 self._start(head)
-        self._gated = bool(self.blocked) or self._ordered is not None
+        self._gated = bool(self.blocked or self._heads) or self._ordered is not None
 
     # --- task management (SAM-5 clause 7) -------------------------------------------------------
 
@@ -206,9 +222,11 @@ class LogicalUnit:
             done()
             return
         self._abort_waits.append(_AbortWait(waited, done))
-        # Those that wait for their turn go first, or the end of another would start them.
-        for req in sorted(waited, key=lambda r: r.state != State.BLOCKED):
-            req.abort()
+        # Those that wait for their turn go first, the last of them before the others, or the end of
+        # one would start the next.
+        for req in (*reversed(self.blocked), *self.active):
+            if req in waited:
+                req.abort()
 
     def _tell_aborters(self, req: SCSIRequest) -> None:
         for wait in list(self._abort_waits):

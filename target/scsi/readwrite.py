@@ -124,7 +124,12 @@ def _start_read(disk: DiskDevice) -> Step:
                     views = [segments[0][:nbytes]]
                 else:
                     views = views_of(segments, nbytes)
-                if volume.read_now(req.lba * block_bytes, views, nbytes):
+                try:
+                    at_hand = volume.read_now(req.lba * block_bytes, views, nbytes)
+                except BaseException:
+                    share.give(segments)
+                    raise
+                if at_hand:
                     req.moved = nbytes
                     hba.data_in(req, views, segments)
                     req.complete()
