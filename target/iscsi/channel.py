@@ -74,9 +74,16 @@ class Channel:
     def received(self, scratch: memoryview, nbytes: int) -> None:
         """``nbytes`` have been read into ``receiver.buffers(scratch)``.  Raises FramingError."""
         self._heard_at = self.now
-        self.receiver.received(scratch, nbytes)
-        if self.endpoint is not None:
-            self.endpoint.end_pass()
+        endpoint = self.endpoint
+        if endpoint is None:
+            self.receiver.received(scratch, nbytes)
+            return
+        endpoint.in_pass = True
+        try:
+            self.receiver.received(scratch, nbytes)
+            endpoint.end_pass()
+        finally:
+            endpoint.in_pass = False
 
     def output_ready(self) -> None:
         """There is output: the portal sends it after this pass."""

@@ -47,7 +47,7 @@ from target.iscsi.serial import MASK
 from target.iscsi.session import IMMEDIATE_TASKS_MAX, Session
 from target.iscsi.task import Burst, IscsiTask, Solicitation
 from target.scsi.bus import countdown
-from target.scsi.request import SCSIRequest, State
+from target.scsi.request import COMPLETED, SCSIRequest
 from target.scsi.sense import (
     NOT_ENOUGH_UNSOLICITED_DATA,
     UNEXPECTED_UNSOLICITED_DATA,
@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 CAPS: Final = HbaCaps(tagged_queueing=True, scatter_gather=True)
 # Byte 0, byte 1, lengths, LUN, ITT, EDTL, CmdSN, CDB (ExpStatSN: nothing is kept at level 0)
 _COMMAND: Final = struct.Struct(">BBxxI8sIII4x16s").unpack_from
+EARLY_FLUSH_BYTES: Final = 256 << 10  # do not wait for the end of a pass with this much to send
 _RESERVED_ATTRIBUTES: Final = 5  # ATTR codes from here on (RFC 7143 11.3.1)
 
 
@@ -156,7 +157,7 @@ class Connection(Endpoint, Hba):
         if first & IMMEDIATE:
             task.immediate = True
         attachment.unit.submit(task)
-        if task.state < State.COMPLETED:
+        if task.state < COMPLETED:
             self._outlives_pass(task)
 
     def _outlives_pass(self, task: IscsiTask) -> None:
@@ -180,7 +181,7 @@ class Connection(Endpoint, Hba):
         if not more:
             task.early_length = task.early_have = min(length, task.transfer)
             if task.early_length:
-                task.early = (data[: task.early_length],)
+                task.early = (data if task.early_length == length else data[: task.early_length],)
                 task.early_transient = True
             return
         task.early_length = min(whole, task.transfer)
@@ -221,7 +222,7 @@ class Connection(Endpoint, Hba):
         assert isinstance(req, IscsiTask)
         if req.pending_views is not None:
             self._send_pending(req, False)
-        req.pending_views = list(views)
+        req.pending_views = views if type(views) is list else list(views)
         req.pending_segments = segments
         req.pending_bytes = req.moved - req.sent_bytes if segments else sum(map(len, views))
 
@@ -268,34 +269,56 @@ class Connection(Endpoint, Hba):
         if self.closed:
             self.aborted(req)
             return
-        flags = residual = 0
+        if not self._complete_good(req):
+            self._complete_any(req)
+        if not self.in_pass or self.sender.backlog > EARLY_FLUSH_BYTES:
+            self.shell.output_ready()
+
+    def _complete_good(self, req: IscsiTask) -> bool:
+        """The end of most commands: GOOD, all that was expected was moved, in one PDU."""
         expected = req.expected
-        if req.length != expected or req.edtl != expected or req.bidi_read_length:
-            flags, residual, bidi = self._residuals(req)
-        else:
-            bidi = 0
+        if req.status or req.length != expected or req.edtl != expected or req.sent_bytes:
+            return False
+        if req.bidi_read_length:
+            return False
+        sender = self.sender
+        exp_cmd_sn = self.session.exp_cmd_sn
+        max_cmd_sn = exp_cmd_sn + self.window.slack & MASK
+        views = req.pending_views
+        if views is None:
+            sender.good(req.tag, exp_cmd_sn, max_cmd_sn, req.data_sn)
+            return True
+        if not sender.data_in_good(req.tag, views, req.pending_bytes, exp_cmd_sn, max_cmd_sn):
+            return False
+        req.pending_views = None
+        if req.pending_segments:
+            sender.mark(self.share, req.pending_segments)
+            req.pending_segments = None
+        return True
+
+    def _complete_any(self, req: IscsiTask) -> None:
+        flags, residual, bidi = self._residuals(req)
         if req.status == Status.GOOD and req.pending_views is not None and not bidi:
             self._send_pending(req, True, flags, residual)
-        else:
-            if req.pending_views is not None:
-                self._send_pending(req, False)
-            sense = b""
-            if req.sense is not None:
-                sense = req.sense.encode(req.attachment.unit.device.descriptor_sense)
-                log.debug("%r", req)
-            exp_cmd_sn = self.session.exp_cmd_sn
-            self.sender.response(
-                req.tag,
-                req.status,
-                sense,
-                exp_cmd_sn,
-                exp_cmd_sn + self.window.slack & MASK,
-                req.data_sn,
-                flags,
-                residual,
-                bidi,
-            )
-        self.shell.output_ready()
+            return
+        if req.pending_views is not None:
+            self._send_pending(req, False)
+        sense = b""
+        if req.sense is not None:
+            sense = req.sense.encode(req.attachment.unit.device.descriptor_sense)
+            log.debug("%r", req)
+        session = self.session
+        self.sender.response(
+            req.tag,
+            req.status,
+            sense,
+            session.exp_cmd_sn,
+            session.max_cmd_sn,
+            req.data_sn,
+            flags,
+            residual,
+            bidi,
+        )
 
     def _residuals(self, task: IscsiTask) -> tuple[int, int, int]:
         """Residual flags, residual count, bidirectional read residual (RFC 7143 11.4.5)."""

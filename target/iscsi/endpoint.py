@@ -54,6 +54,7 @@ class Endpoint:
         self.sender = sender
         self.shell = shell
         self.closed = False
+        self.in_pass = False  # output of a pass is sent at its end
         self.pinging: int | None = None  # TTT of our unanswered NOP-In
         self.logging_out = False
         receiver.handlers = self.handlers()

@@ -23,13 +23,13 @@ from collections.abc import Callable
 from typing import Final
 
 from target.iscsi.channel import Channel
+from target.iscsi.connection import EARLY_FLUSH_BYTES
 from target.iscsi.receiver import SCRATCH_BYTES, FramingError
 from target.iscsi.target import IscsiTarget
 
 log = logging.getLogger(__name__)
 
 BACKLOG_BYTES_MAX: Final = 4 << 20
-EARLY_FLUSH_BYTES: Final = 256 << 10  # do not wait for the end of a pass with this much to send
 IOVECS_MAX: Final = 1024  # IOV_MAX of Linux
 TICK_SECONDS: Final = 0.5
 LISTEN_BACKLOG: Final = 128
@@ -191,7 +191,7 @@ class SocketChannel:
         """There is something to send."""
         if not self._in_pass:
             self._portal.schedule(self)
-        elif self.channel.sender.backlog > EARLY_FLUSH_BYTES and not self._writing:
+        elif not self._writing and self.channel.sender.backlog > EARLY_FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:

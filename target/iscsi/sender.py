@@ -18,6 +18,7 @@ from target.block.extents import cut_buffers
 from target.block.pool import Share
 from target.block.wait import Resume
 from target.iscsi.constants import (
+    BHS_LENGTH,
     BIDI_OVERFLOW,
     BIDI_UNDERFLOW,
     DATA_IN_STATUS,
@@ -34,6 +35,8 @@ from target.iscsi.serial import MASK
 _DATA_IN: Final = struct.Struct(">BBxBI8xIIIIIIII").pack
 # Opcode, flags, response, status, lengths, ITT, SNACK, StatSN, ExpCmdSN, MaxCmdSN, ExpDataSN, …
 _RESPONSE: Final = struct.Struct(">BBBBI8xIIIIIIII").pack
+_SCSI_RESPONSE: Final = int(Opcode.SCSI_RESPONSE)  # plain integers: looked up per command
+_DATA_IN_OPCODE: Final = int(Opcode.DATA_IN)
 _PADS: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
@@ -88,6 +91,68 @@ class Sender:
         if tail:
             out.append(tail)
             self.queued += len(tail)
+
+    def good(self, itt: int, exp_cmd_sn: int, max_cmd_sn: int, exp_data_sn: int) -> None:
+        """A SCSI Response with status GOOD and no residual: what most writes end with."""
+        stat_sn = self.stat_sn
+        self.stat_sn = stat_sn + 1 & MASK
+        header = _RESPONSE(
+            _SCSI_RESPONSE,
+            FINAL,
+            0,
+            0,
+            0,
+            itt,
+            0,
+            stat_sn,
+            exp_cmd_sn,
+            max_cmd_sn,
+            exp_data_sn,
+            0,
+            0,
+        )
+        if self.header_digest:
+            self._put_header(header)
+        else:
+            self.out.append(header)
+            self.queued += BHS_LENGTH
+
+    def data_in_good(
+        self,
+        itt: int,
+        views: list[memoryview | bytes],
+        nbytes: int,
+        exp_cmd_sn: int,
+        max_cmd_sn: int,
+    ) -> bool:
+        """All data of a command and status GOOD in one Data-In: what most reads end with.
+
+        False, and nothing done, where it takes more than that (``data_in`` knows how).
+        """
+        if nbytes > self.data_bytes_max or nbytes & 3 or self.header_digest or self.data_digest:
+            return False
+        stat_sn = self.stat_sn
+        self.stat_sn = stat_sn + 1 & MASK
+        out = self.out
+        out.append(
+            _DATA_IN(
+                _DATA_IN_OPCODE,
+                FINAL | DATA_IN_STATUS,
+                0,
+                nbytes,
+                itt,
+                RESERVED_TAG,
+                stat_sn,
+                exp_cmd_sn,
+                max_cmd_sn,
+                0,
+                0,
+                0,
+            )
+        )
+        out += views
+        self.queued += BHS_LENGTH + nbytes
+        return True
 
     def data_in(
         self,

@@ -18,11 +18,12 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from target.scsi.device import AbsentDevice, Device
 from target.scsi.limits import LUNS_MAX, UNIT_ATTENTIONS_MAX
 from target.scsi.lun import lun_spellings
-from target.scsi.request import HbaPort, SCSIRequest, State
+from target.scsi.request import BLOCKED, COMPLETED, HbaPort, SCSIRequest
 from target.scsi.sense import (
     INVALID_MESSAGE,
     UA_BUS_RESET,
@@ -41,6 +42,9 @@ class Attribute(enum.IntEnum):
     ORDERED = 2
     HEAD_OF_QUEUE = 3
     ACA = 4
+
+
+SIMPLE: Final = int(Attribute.SIMPLE)  # a plain integer: it is compared for every command
 
 
 class Attachment:
@@ -124,11 +128,11 @@ class LogicalUnit:
         if pending and not req.command.through_unit_attention:
             req.rejected = pending.pop(0)
             self._start(req)
-        elif self._gated or req.attribute > Attribute.SIMPLE:
+        elif self._gated or req.attribute > SIMPLE:
             self._submit_attributed(req)
         else:
             req.start()
-            if req.state < State.COMPLETED:
+            if req.state < COMPLETED:
                 self._watch(req)
 
     def _submit_attributed(self, req: SCSIRequest) -> None:
@@ -139,7 +143,7 @@ class LogicalUnit:
         elif req.attribute == Attribute.ORDERED and not self.active and not self.blocked:
             self._start_ordered(req)
         else:
-            req.state = State.BLOCKED
+            req.state = BLOCKED
             if req.early_transient:
                 req.hba.keep_early(req)
             req.on_end = self._ended
@@ -150,7 +154,7 @@ class LogicalUnit:
         self._heads.add(req)
         self._gated = True
         self._start(req)
-        if req.state >= State.COMPLETED:
+        if req.state >= COMPLETED:
             self._heads.discard(req)
             self._unblock()
 
@@ -158,7 +162,7 @@ class LogicalUnit:
         self._ordered = req
         self._gated = True
         self._start(req)
-        if req.state >= State.COMPLETED and self._ordered is req:
+        if req.state >= COMPLETED and self._ordered is req:
             self._ordered = None
             self._gated = bool(self.blocked or self._heads)
 
@@ -168,7 +172,7 @@ class LogicalUnit:
         self.active[req] = None
         req.on_end = None  # ends inside start: nobody has to be told
         req.start()
-        if req.state < State.COMPLETED:
+        if req.state < COMPLETED:
             req.on_end = self._ended
         else:
             del self.active[req]

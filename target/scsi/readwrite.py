@@ -67,12 +67,13 @@ def _parse(disk: DiskDevice, cdb_bytes: int, direction: Direction) -> Step:
     unpack = RANGES[cdb_bytes]
     block_bytes = disk.block_bytes
     blocks_max = TRANSFER_BYTES_MAX // block_bytes
+    way = int(direction)
 
     def parse(req: SCSIRequest) -> None:
         flags, lba, blocks, control = unpack(req.cdb)
         if flags & PROTECT or control & NACA or blocks > blocks_max or lba + blocks > disk.blocks:
             raise CheckCondition(range_sense(disk, cdb_bytes, req.cdb, PROTECT, blocks_max))
-        req.direction = direction
+        req.direction = way
         req.lba = lba
         req.blocks = blocks
         req.length = blocks * block_bytes
@@ -84,6 +85,7 @@ def _parse(disk: DiskDevice, cdb_bytes: int, direction: Direction) -> Step:
 
 def _parse6(disk: DiskDevice, direction: Direction) -> Step:
     block_bytes = disk.block_bytes
+    way = int(direction)
 
     def parse(req: SCSIRequest) -> None:
         word, blocks, control = _CDB6(req.cdb)
@@ -93,7 +95,7 @@ def _parse6(disk: DiskDevice, direction: Direction) -> Step:
             raise refuse(5, 2)
         if lba + blocks > disk.blocks:
             raise CheckCondition(out_of_range(disk, lba))
-        req.direction = direction
+        req.direction = way
         req.lba = lba
         req.blocks = blocks
         req.length = blocks * block_bytes

@@ -167,19 +167,19 @@ class RecordingHba(Hba):
 
     def complete(self, req: SCSIRequest) -> None:
         assert req.tag not in self.ended, "ended twice"
-        assert req.state is State.COMPLETED
+        assert req.state == State.COMPLETED
         self.ended.append(req.tag)
 
     def aborted(self, req: SCSIRequest) -> None:
         assert req.tag not in self.ended, "ended twice"
-        assert req.state is State.ABORTED
+        assert req.state == State.ABORTED
         self.ended.append(req.tag)
         self.aborted_tags.append(req.tag)
 
 
 def outcome(req: SCSIRequest) -> tuple[Status, Sense | None]:
     """Status and sense of a command that has ended with a status."""
-    assert req.state is State.COMPLETED
+    assert req.state == State.COMPLETED
     return Status(req.status), req.sense
 
 

@@ -68,7 +68,7 @@ def it() -> Iterator[Bench]:
     bench.close()
 
 
-def states(*requests: SCSIRequest) -> list[State]:
+def states(*requests: SCSIRequest) -> list[int]:
     return [r.state for r in requests]
 
 
