@@ -128,7 +128,7 @@ def test_ordered_commands_that_never_wait_leave_nothing_behind(it: Bench) -> Non
     it.store.release()
     assert states(*blocked, last) == [COMPLETED] * 4
     assert it.one.ended == [1, 2, 3, 4, 5]
-    assert it.one.submit(TEST_UNIT_READY).state is COMPLETED
+    assert it.one.submit(TEST_UNIT_READY).state == COMPLETED
 
 
 def test_the_order_holds_between_nexuses(it: Bench) -> None:
@@ -145,7 +145,7 @@ def test_head_of_queue_overtakes_what_is_blocked(it: Bench) -> None:
     head = it.read(HEAD)
     assert states(first, ordered, simple, head) == [RUNNING, BLOCKED, BLOCKED, RUNNING]
     it.store.release()
-    assert ordered.state is BLOCKED  # the head of queue command counts as being before it
+    assert ordered.state == BLOCKED  # the head of queue command counts as being before it
     it.store.release()
     assert states(ordered, simple) == [RUNNING, BLOCKED]
     it.store.release_all()
@@ -166,9 +166,9 @@ def test_simple_waits_for_a_head_of_queue_command(it: Bench) -> None:
     it.store.release(1)
     assert states(head, other_head, simple) == [COMPLETED, RUNNING, BLOCKED]
     it.store.release(1)
-    assert simple.state is RUNNING
+    assert simple.state == RUNNING
     it.store.release_all()
-    assert it.read().state is RUNNING
+    assert it.read().state == RUNNING
     it.store.release_all()
 
 
@@ -187,7 +187,7 @@ def test_aca_is_refused_and_holds_back_nothing(it: Bench) -> None:
         Status.CHECK_CONDITION,
         s.INVALID_MESSAGE,
     )
-    assert it.one.submit(TEST_UNIT_READY).state is COMPLETED
+    assert it.one.submit(TEST_UNIT_READY).state == COMPLETED
     it.store.release()
     assert outcome(first) == GOOD
 
@@ -207,7 +207,7 @@ def test_what_is_wrong_with_a_command_is_said_when_its_turn_comes(it: Bench) -> 
     it.read()
     it.read(ORDERED)
     wrong = it.one.submit(bytes((0xFF,)) + bytes(15))
-    assert wrong.state is BLOCKED
+    assert wrong.state == BLOCKED
     it.store.release_all()
     assert outcome(wrong)[0] is Status.CHECK_CONDITION
     assert it.one.ended == [1, 2, 3]
@@ -216,7 +216,7 @@ def test_what_is_wrong_with_a_command_is_said_when_its_turn_comes(it: Bench) -> 
 def test_a_blocked_write_keeps_its_early_data(it: Bench) -> None:
     it.read(ORDERED)
     write = it.one.submit(write10(8, 1), early=BLOCK, transient=True)
-    assert write.state is BLOCKED
+    assert write.state == BLOCKED
     assert not write.early_transient
     it.store.release_all()
     assert outcome(write) == GOOD
@@ -256,7 +256,7 @@ def test_abort_of_one_whose_store_fails(it: Bench) -> None:
     done = it.abort(read)
     it.store.fail(StoreStatus.READ_FAILED)
     assert done == ["gone"]
-    assert read.state is ABORTED
+    assert read.state == ABORTED
 
 
 def test_abort_of_one_that_waits_for_early_data(it: Bench) -> None:
@@ -268,7 +268,7 @@ def test_abort_of_one_that_waits_for_early_data(it: Bench) -> None:
 def test_early_data_that_arrives_in_pieces(it: Bench) -> None:
     write = it.one.submit(write10(0, 2), early=BLOCK[:100], early_length=2 * 512)
     it.one.arrive(write, BLOCK[100:])
-    assert write.state is RUNNING
+    assert write.state == RUNNING
     assert not it.store.log
     it.one.arrive(write, BLOCK)
     it.store.release()
@@ -289,7 +289,7 @@ def test_abort_between_two_windows_of_a_write(it: Bench) -> None:
     it.store.release()
     assert it.one.solicited[write.tag].offset == limits.WINDOW_BYTES
     assert it.abort(write) == ["gone"]
-    assert write.state is ABORTED
+    assert write.state == ABORTED
 
 
 def test_abort_of_one_that_waits_for_buffers(it: Bench) -> None:
@@ -311,7 +311,7 @@ def test_abort_of_one_that_waits_for_its_data_to_leave(it: Bench) -> None:
     assert it.abort(read) == ["gone"]
     it.one.drain()  # told too late: nobody is there any more
     assert not it.store.held
-    assert read.state is ABORTED
+    assert read.state == ABORTED
 
 
 def test_abort_of_one_that_gives_way(it: Bench) -> None:
@@ -355,7 +355,7 @@ def test_two_aborters_of_overlapping_sets(it: Bench) -> None:
 def test_abort_of_an_ordered_command_lets_the_others_go(it: Bench) -> None:
     ordered, after = it.read(ORDERED), it.read()
     it.abort(ordered)
-    assert after.state is BLOCKED
+    assert after.state == BLOCKED
     it.store.release()
     assert states(ordered, after) == [ABORTED, RUNNING]
     it.store.release()
@@ -394,7 +394,7 @@ def test_a_transport_failure_of_a_blocked_command(it: Bench) -> None:
 def test_a_transport_failure_waits_for_the_store(it: Bench) -> None:
     write = it.one.submit(write10(0, 1), early=BLOCK)
     write.transport_failure(DATA_PHASE_ERROR)
-    assert write.state is RUNNING
+    assert write.state == RUNNING
     it.store.release()
     assert outcome(write) == (Status.CHECK_CONDITION, DATA_PHASE_ERROR)
 
@@ -404,7 +404,7 @@ def test_an_abort_after_a_transport_failure_wins(it: Bench) -> None:
     write.transport_failure(DATA_PHASE_ERROR)
     done = it.abort(write)
     it.store.release()
-    assert write.state is ABORTED
+    assert write.state == ABORTED
     assert done == ["gone"]
 
 
@@ -449,7 +449,7 @@ def test_a_target_reset_waits_for_every_unit(it: Bench) -> None:
     assert done == []
     it.store.release()
     assert done == ["gone"]
-    assert read.state is ABORTED
+    assert read.state == ABORTED
     it.one.settle()
     it.two.settle()
 
@@ -464,7 +464,7 @@ def test_the_loss_of_a_nexus_ends_its_commands_only(it: Bench) -> None:
     assert done == []
     it.store.release_all()
     assert done == ["gone"]
-    assert lost.state is ABORTED
+    assert lost.state == ABORTED
     assert states(mine, theirs) == [COMPLETED, COMPLETED]
     third.share.close()
 
