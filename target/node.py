@@ -67,7 +67,8 @@ class Node:
         for number, wanted in enumerate(config.volumes):
             volume = self._open_volume(wanted, self._data, self._executor)
             self.volumes.append(volume)
-            bus.add(number, DiskDevice(volume, port_designators=names))
+            disk = DiskDevice(volume, port_designators=names, defer=loop.call_soon)
+            bus.add(number, disk)
         self._target = self._make_target(bus, pool)
         self._target.on_session_end = self._something_ended.set
         for address in config.portals:
