@@ -190,6 +190,9 @@ class SCSIRequest:
             self.command.parse(self)
         except CheckCondition as exc:
             self.rejected = exc.sense
+        except Exception:  # as in _our_fault: whoever brought it must not go down with it
+            log.exception("internal error in %s, cdb=%s", self.command.name, cdb.hex())
+            self.rejected = INTERNAL_TARGET_FAILURE
         self.state = PARSED
 
     # --- the HBA's side -------------------------------------------------------------------------
