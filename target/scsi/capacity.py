@@ -114,14 +114,9 @@ def whole_blocks(extents: list[StatusExtent], block_bytes: int) -> list[tuple[in
     done = extents[0].offset // block_bytes if extents else 0  # first LBA that is not in a run
     for extent in extents:
         end = extent.offset + extent.length
-        if extent.mapped:
-            stop = -(-end // block_bytes)
-        else:
-            stop = end // block_bytes
+        stop = -(-end // block_bytes) if extent.mapped else end // block_bytes
         if stop <= done:
-            continue
-        if not extent.mapped and runs and done * block_bytes < extent.offset:
-            raise AssertionError("a gap between extents")
+            continue  # less than a block, and what there is of it has been counted
         if runs and runs[-1][2] == extent.mapped:
             first, count, mapped = runs[-1]
             runs[-1] = (first, count + stop - done, mapped)

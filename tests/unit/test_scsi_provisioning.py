@@ -341,4 +341,10 @@ def test_a_block_that_is_mapped_in_part_is_mapped() -> None:
         StatusExtent(2048, 512, True),
     ]
     assert whole_blocks(extents, 512) == [(0, 1, False), (1, 2, True), (3, 1, False), (4, 1, True)]
+    extents = [
+        StatusExtent(512, 100, True),
+        StatusExtent(612, 300, False),
+        StatusExtent(912, 9, True),
+    ]
+    assert whole_blocks(extents, 512) == [(1, 1, True)]
     assert whole_blocks([], 512) == []
