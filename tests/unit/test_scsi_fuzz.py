@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from target.scsi.sense import SenseKey, Status
-from tests.support.scsi_disk import rig
+from target.block.volume import Volume
+from target.scsi.disk import DiskDevice
+from target.scsi.request import SCSIRequest
+from target.scsi.sense import INTERNAL_TARGET_FAILURE, SenseKey, Status
+from tests.support.cdb import read10
+from tests.support.scsi_disk import UUID, rig
 from workers.memory_store import MemoryStore
 
 COMMANDS = 3000  # for each seed and block size
 SIZE = 1 << 20
+READ = read10(0, 1)
 
 
 def cdb_of(rng: random.Random, opcodes: list[bytes]) -> bytes:
@@ -48,3 +54,24 @@ def test_every_command_is_answered_and_every_buffer_comes_back(seed: int, block_
                 assert len(result.sense_data) <= 252
         assert answers[Status.GOOD] > 50
         assert answers[Status.CHECK_CONDITION] > 50
+
+
+def test_a_parser_that_fails_is_our_fault_and_ends_its_command_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with rig(stores=[MemoryStore(SIZE)]) as it:
+        one = it.initiator()
+
+        def parse(req: SCSIRequest) -> None:
+            raise ZeroDivisionError
+
+        broken = replace(it.disk.table.find(READ), parse=parse)
+        monkeypatch.setattr(it.unit, "command_for", lambda cdb: broken)
+        assert one.sense(READ) == INTERNAL_TARGET_FAILURE
+        monkeypatch.undo()
+        one.good(READ)
+
+
+def test_a_disk_has_at_least_one_block() -> None:
+    with pytest.raises(ValueError, match="smaller than one block"):
+        DiskDevice(Volume("tiny", UUID, [MemoryStore(4095)], block_bytes=4096))
