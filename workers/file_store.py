@@ -10,9 +10,9 @@ Rules:
 2. A write into the page cache is done on the spot while such writes are quick.  ``pwritev`` has no
    NOWAIT on ext4 and may be throttled by the kernel when too much is dirty; after a slow one the
    gate stays closed for a while and I/O goes to the threads, where it holds up nobody.
-3. FUA is ``RWF_DSYNC``; a flush is ``fdatasync``.  Once one of these fails, the kernel has dropped
-   dirty pages that were acknowledged: nothing that promises durability succeeds any more until the
-   store is opened anew.
+3. FUA is ``RWF_DSYNC``; a flush is ``fdatasync``.  Once one of these fails, whatever the error, the
+   kernel has dropped dirty pages that were acknowledged, and it says so only once: nothing that
+   promises durability succeeds any more until the store is opened anew.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class FileStore(VolumeStore):
         try:
             done = call(self._fd, buffers, offset) == nbytes
         except OSError:
-            return False
+            done = False  # a disk that is about to die takes its time to say so
         ended = clock()
         if ended - started > INLINE_SECONDS_MAX:
             self._gate_opens_at = ended + self._gate_closed_seconds
@@ -140,15 +140,11 @@ class FileStore(VolumeStore):
         except OSError as exc:
             io.detail = f"{self.path}: {exc.strerror}"
             io.status = self._status_of(exc, io)
-            if durable and io.kind is not IoKind.READ and exc.errno == errno.EIO:
-                self._sync_lost = io.detail
         except Exception as exc:  # a bug of ours is an I/O error, not a dead thread
             io.status, io.detail = StoreStatus.WRITE_FAILED, repr(exc)
 
     @staticmethod
     def _status_of(exc: OSError, io: StoreIo) -> StoreStatus:
-        if io.kind is IoKind.FLUSH:
-            return StoreStatus.SYNC_LOST if exc.errno == errno.EIO else StoreStatus.WRITE_FAILED
         if io.kind in (IoKind.READ, IoKind.BLOCK_STATUS):
             return StoreStatus.READ_FAILED
         return STATUS_BY_ERRNO.get(exc.errno or 0, StoreStatus.WRITE_FAILED)
@@ -172,7 +168,14 @@ class FileStore(VolumeStore):
         flags = os.RWF_DSYNC if fua else 0
         rest = list(buffers)
         while rest:
-            put = os.pwritev(self._fd, rest, offset, flags)
+            try:
+                put = os.pwritev(self._fd, rest, offset, flags)
+            except OSError as exc:
+                if not fua:
+                    raise
+                # A write that cannot be done leaves everything as it was, and fails here too.
+                os.pwritev(self._fd, rest, offset)
+                raise self._lost(exc) from exc
             offset += put
             rest = _after(rest, put)
 
@@ -185,7 +188,7 @@ class FileStore(VolumeStore):
                 raise
             self._write_zeros(io.offset, io.length)
         if io.fua:
-            os.fdatasync(self._fd)
+            self._sync()
 
     def _write_zeros(self, offset: int, length: int) -> None:
         while length:
@@ -206,7 +209,18 @@ class FileStore(VolumeStore):
         self._write(io)
 
     def _flush(self, io: StoreIo) -> None:
-        os.fdatasync(self._fd)
+        self._sync()
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as exc:
+            raise self._lost(exc) from exc
+
+    def _lost(self, exc: OSError) -> _Failed:
+        """Rule 3."""
+        self._sync_lost = f"{self.path}: {exc.strerror}"
+        return _Failed(StoreStatus.SYNC_LOST, self._sync_lost)
 
     def _block_status(self, io: StoreIo) -> None:
         at, end = io.offset, io.offset + io.length
