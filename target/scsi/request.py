@@ -212,7 +212,7 @@ class SCSIRequest:
 
     def transport_failure(self, sense: Sense) -> None:
         """The data phase went wrong: end the command with this sense instead of its data."""
-        if self.state < COMPLETED:
+        if self.state < COMPLETED and not self.aborting:
             self._interrupt(CheckCondition(sense))
 
     # --- the device's side ----------------------------------------------------------------------
@@ -382,7 +382,7 @@ class SCSIRequest:
             self._wait = None
             self._step(reason)
         else:
-            self._pending_interrupt = reason  # a store uses our buffers: wait for it
+            self._pending_interrupt = reason  # running, or a store uses our buffers: soon
 
     def _ended_by(self, reason: Exception) -> None:
         if isinstance(reason, CheckCondition):
@@ -413,6 +413,9 @@ class SCSIRequest:
                     wait = coroutine.throw(outcome)
                 else:
                     wait = coroutine.send(outcome)
+                if self._pending_interrupt is not None:  # it came from below, while we ran
+                    outcome, self._pending_interrupt = self._pending_interrupt, None
+                    continue
                 self._wait = wait
                 outcome = wait.begin(self._resume)
                 if outcome is PENDING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -406,6 +406,35 @@ def test_an_abort_after_a_transport_failure_wins(it: Bench) -> None:
     it.store.release()
     assert write.state == ABORTED
     assert done == ["gone"]
+
+
+def test_a_transport_failure_after_an_abort_says_nothing(it: Bench) -> None:
+    write = it.one.submit(write10(0, 1), early=BLOCK)
+    done = it.abort(write)
+    write.transport_failure(DATA_PHASE_ERROR)
+    it.store.release()
+    assert write.state == ABORTED
+    assert done == ["gone"]
+
+
+def test_a_connection_that_breaks_while_a_command_sends(
+    it: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The abort comes from inside the command's own step."""
+    real = it.one.data_in
+
+    def data_in(
+        req: SCSIRequest, views: Sequence[memoryview | bytes], segments: list[memoryview]
+    ) -> None:
+        real(req, views, segments)
+        it.abort(req)
+
+    monkeypatch.setattr(it.one, "data_in", data_in)
+    read = it.one.submit(read10(0, 4 * limits.WINDOW_BYTES // 512))
+    it.store.release()
+    assert read.state == ABORTED
+    assert not it.store.held
+    assert len(it.one.data[read.tag]) == limits.WINDOW_BYTES
 
 
 # --- task management ------------------------------------------------------------------------------
