@@ -6,11 +6,14 @@ is two callables, and the loop is woken once for all that has ended since it las
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 Job = Callable[[], None]
 CallSoonThreadsafe = Callable[[Job], Any]  # of the event loop; what it returns is not used
@@ -74,7 +77,10 @@ class BlockingExecutor:
             finished = list(self._finished)
             self._finished.clear()
         for done in finished:
-            done()
+            try:
+                done()
+            except Exception:  # a bug with one completion must not lose the others
+                log.exception("internal error at the end of an I/O")
 
     def close(self) -> None:
         """End the threads; nothing may be queued."""
