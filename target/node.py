@@ -121,9 +121,13 @@ class Node:
             config.iqn,
             bus,
             pool,
-            limits=TargetLimits(first_burst_length=first_burst),
+            limits=TargetLimits(
+                first_burst_length=first_burst,
+                initial_r2t=config.strict,
+                immediate_data=not config.strict,
+            ),
             options=TargetOptions(
-                queue_depth=config.queue_depth,
+                queue_depth=1 if config.strict else config.queue_depth,
                 sessions_max=sessions_max,
                 login_timeout_seconds=config.login_timeout_seconds,
                 nop_interval_seconds=config.nop_interval_seconds,

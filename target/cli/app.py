@@ -92,6 +92,10 @@ def serve(
             "on|off",
         ),
     ] = None,
+    strict: Annotated[
+        bool | None,
+        _flag("Tuning", "One command at a time, all data asked for (R2T). [default: no]"),
+    ] = None,
     queue_depth: Annotated[
         str | None, _flag("Tuning", "Commands of one session at a time. [default: 128]", "N")
     ] = None,
@@ -138,6 +142,7 @@ def serve(
         mutual_chap_file=_given(mutual_chap_file),
         chap_discovery=_given(chap_discovery),
         write_cache=_given(write_cache),
+        strict=_given(strict),
         queue_depth=_number("queue-depth", queue_depth, int),
         io_threads=_number("io-threads", io_threads, int),
         log_level=_given(log_level),

@@ -87,6 +87,7 @@ def _build(merged: Merged) -> ServeConfig:
         mutual_chap=mutual,
         chap_discovery=chap_discovery,
         write_cache=merged.one("write-cache", _on_off, True),
+        strict=merged.one("strict", bool, False),
         queue_depth=merged.one("queue-depth", _count(QUEUE_DEPTH_MAX), 128),
         io_threads=merged.one("io-threads", _count(IO_THREADS_MAX), 4),
         log_level=merged.one("log-level", _choice(LogLevel), "info"),

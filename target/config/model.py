@@ -57,6 +57,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     mutual_chap: ChapUser | None  # who we are to an initiator that asks
     chap_discovery: bool  # discovery sessions need CHAP as well
     write_cache: bool
+    strict: bool  # one command at a time in each session, no data unasked
     queue_depth: int  # commands per session
     io_threads: int
     log_level: LogLevel

@@ -38,6 +38,7 @@ class Options(
     mutual_chap_file: str | UnsetType = UNSET
     chap_discovery: bool | UnsetType = UNSET
     write_cache: bool | str | UnsetType = UNSET
+    strict: bool | UnsetType = UNSET
     queue_depth: int | UnsetType = UNSET
     io_threads: int | UnsetType = UNSET
     log_level: str | UnsetType = UNSET

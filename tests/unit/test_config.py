@@ -53,6 +53,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         mutual-chap = "target:giraffegiraffe"
         chap-discovery = true
         write-cache = "off"
+        strict = true
         queue-depth = 32
         io-threads = 2
         log-level = "debug"
@@ -87,6 +88,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         mutual_chap=config.mutual_chap,
         chap_discovery=True,
         write_cache=False,
+        strict=True,
         queue_depth=32,
         io_threads=2,
         log_level="debug",

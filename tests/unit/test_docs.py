@@ -62,7 +62,8 @@ def test_defaults_are_the_same_in_help_reference_and_code() -> None:
         given[name] = int(str(given[name]))
     for name in ("login_timeout", "nop_interval", "nop_timeout", "shutdown_timeout"):
         given[name] = float(str(given[name]))
-    given["chap_discovery"] = given["chap_discovery"] == "yes"
+    for name in ("chap_discovery", "strict"):
+        given[name] = given[name] == "yes"
     assert load_serve_config(Options(**given)) == load_serve_config(Options())  # type: ignore[arg-type]
 
 
