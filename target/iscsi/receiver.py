@@ -11,7 +11,9 @@ one pass over all that has arrived.
    length from the wire.
 3. A length past what was declared, or a bad header digest, ends the connection: what follows cannot
    be trusted to be a header.
-4. A bad data digest is the owner's to answer; the stream itself stays in step (RFC 7143 7.8).
+4. A bad data digest is the owner's to answer, whatever becomes of the payload; the stream itself
+   stays in step (RFC 7143 7.8).
+5. Once the owner is closed, nothing is handed to it any more.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ Handler = Callable[[memoryview, int, int, int], None]
 SCRATCH_BYTES: Final = 1 << 19  # one for all connections of an event loop
 STREAMED_BYTES_MIN: Final = 16384  # a Data-Out below this is kept whole rather than streamed
 _LENGTHS = struct.Struct(">I").unpack_from
+# CRC32C over something and its own digest, least significant byte first.
+_DIGEST_IS_RIGHT: Final = 0x48674BC7
 
 
 class FramingError(Exception):
@@ -42,11 +46,14 @@ class PduOwner(Protocol):
     def open_data_out(self, buf: memoryview, at: int, length: int) -> list[memoryview] | None:
         """Where the ``length`` payload bytes of this Data-Out go; None: they are dropped."""
 
-    def close_data_out(self, ok: bool) -> None:
-        """All bytes of the Data-Out are in place; ``ok``: and its data digest is right."""
+    def close_data_out(self) -> None:
+        """All bytes of the Data-Out that was opened last have come, be they kept or dropped."""
 
     def data_digest_error(self, buf: memoryview, at: int) -> None:
-        """The data segment of the PDU at ``at`` is not what was sent; it is dropped."""
+        """The data segment of the PDU at ``at`` is not what was sent; it is dropped.
+
+        ``close_data_out`` is not called then.
+        """
 
 
 class Receiver:
@@ -54,20 +61,23 @@ class Receiver:
 
     def __init__(self, owner: PduOwner, handlers: list[Handler], data_bytes_max: int) -> None:
         self._owner = owner
-        self.handlers = handlers  # by opcode
+        self.handlers = handlers  # by opcode; changed in place, perhaps in the middle of a pass
         self.data_bytes_max = data_bytes_max
         self.header_digest = False
         self.data_digest = False
         self._kept = b""  # rule 1
-        self._sink: list[memoryview] = []  # rule 2: still to be filled, the trailer behind it
+        self._sink: list[memoryview] = []  # rule 2: still to be filled, padding and digest last
         self._sink_left = 0
-        self._sunk: Sequence[memoryview] | None = None  # what has been filled, for the digest
-        self._trailer = bytearray()
+        self._trailer_bytes = 0  # of the padding and the digest
+        self._wanted = False  # whether the payload has an owner
+        self._header = b""  # of the Data-Out, in case that its digest is wrong
+        self._crc = 0  # of what has been filled
 
     def buffers(self, scratch: memoryview) -> list[memoryview]:
         """Where the next bytes belong."""
         if self._sink_left:
-            return [*self._sink, scratch]
+            # What is dropped goes to the same place again and again: one piece at a time.
+            return [*self._sink, scratch] if self._wanted else self._sink[:1]
         kept = len(self._kept)
         if kept:
             scratch[:kept] = self._kept
@@ -82,7 +92,8 @@ class Receiver:
             if self._sink_left:
                 return
             self._finish_sink()
-            self._parse(scratch, nbytes - taken)
+            if nbytes > taken and not self._owner.closed:
+                self._parse(scratch, nbytes - taken)
         else:
             self._parse(scratch, nbytes + len(self._kept))
 
@@ -117,67 +128,73 @@ class Receiver:
                 owner.data_digest_error(buf, at)
             else:
                 handlers[buf[at] & OPCODE_MASK](buf, at, data_at, length)
-                if owner.closed:
-                    break
+            if owner.closed:
+                break
             at = after
         self._kept = bytes(buf[at:end]) if at < end and not owner.closed else b""
 
     def _check_header(self, buf: memoryview, at: int, digest_at: int) -> None:
-        if crc32c(buf[at:digest_at]) != int.from_bytes(buf[digest_at : digest_at + 4], "little"):
+        if crc32c(buf[at : digest_at + DIGEST_LENGTH]) != _DIGEST_IS_RIGHT:
             raise FramingError("header digest error")
 
     @staticmethod
     def _data_is_right(buf: memoryview, data_at: int, length: int) -> bool:
-        end = data_at + (length + 3 & ~3)
-        return crc32c(buf[data_at:end]) == int.from_bytes(buf[end : end + 4], "little")
+        end = data_at + (length + 3 & ~3) + DIGEST_LENGTH
+        return crc32c(buf[data_at:end]) == _DIGEST_IS_RIGHT
 
     # --- the payload of a Data-Out, straight to its place (rule 2) -------------------------------
 
     def _open_sink(self, buf: memoryview, at: int, data_at: int, length: int, end: int) -> None:
         views = self._owner.open_data_out(buf, at, length)
-        if views is None:
-            views = _dropped(length)
-            self._sunk = None
-        else:
-            self._sunk = list(views)
-        trailer = (-length & 3) + (DIGEST_LENGTH if self.data_digest else 0)
-        self._trailer = bytearray(trailer)
-        self._sink = [*views, memoryview(self._trailer)] if trailer else list(views)
-        self._sink_left = length + trailer
+        self._wanted = views is not None
+        self._sink = list(views) if views is not None else _dropped(length)
+        self._trailer_bytes = -length & 3
+        if self.data_digest:
+            self._trailer_bytes += DIGEST_LENGTH
+            self._header = bytes(buf[at : at + BHS_LENGTH])
+            self._crc = 0
+        if self._trailer_bytes:
+            self._sink.append(memoryview(bytearray(self._trailer_bytes)))
+        self._sink_left = length + self._trailer_bytes
         here = buf[data_at:end]
-        scatter(self._sink, here)
-        self._advance(len(here))
+        while here:
+            size = min(len(here), len(self._sink[0]))
+            self._sink[0][:size] = here[:size]
+            self._advance(size)
+            here = here[size:]
 
     def _advance(self, nbytes: int) -> None:
+        """The next ``nbytes`` are in place."""
         self._sink_left -= nbytes
+        sink = self._sink
         while nbytes:
-            view = self._sink[0]
-            if nbytes < len(view):
-                self._sink[0] = view[nbytes:]
-                return
-            nbytes -= len(view)
-            del self._sink[0]
+            view = sink[0]
+            size = len(view)
+            if nbytes < size:
+                sink[0] = view[nbytes:]
+                view = view[:nbytes]
+                nbytes = 0
+            else:
+                nbytes -= size
+                del sink[0]
+            if self.data_digest:
+                self._crc = crc32c(view, self._crc)
 
     def divert(self) -> None:
         """The buffers being filled are no longer ours: the rest of the payload is dropped."""
-        if self._sink_left and self._sunk is not None:
-            trailer = self._sink[-1:] if self._trailer and self._sink_left else []
-            payload = self._sink_left - sum(len(v) for v in trailer)
-            self._sink = [*_dropped(max(0, payload)), *trailer]
-            self._sunk = None
+        if self._sink_left and self._wanted:
+            payload = max(0, self._sink_left - self._trailer_bytes)
+            trailer = self._sink[-1:] if self._trailer_bytes else []
+            self._sink = [*_dropped(payload), *trailer]
+            self._wanted = False
 
     def _finish_sink(self) -> None:
-        sunk, self._sunk = self._sunk, None
-        if sunk is None:
+        if self._owner.closed:
             return
-        ok = True
-        if self.data_digest:
-            crc = 0
-            for view in sunk:
-                crc = crc32c(view, crc)
-            crc = crc32c(self._trailer[:-DIGEST_LENGTH], crc)
-            ok = crc == int.from_bytes(self._trailer[-DIGEST_LENGTH:], "little")
-        self._owner.close_data_out(ok)
+        if self.data_digest and self._crc != _DIGEST_IS_RIGHT:
+            self._owner.data_digest_error(memoryview(self._header), 0)
+        else:
+            self._owner.close_data_out()
 
 
 _waste = memoryview(bytearray(65536))
