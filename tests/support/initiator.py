@@ -67,6 +67,7 @@ class Initiator:
         tsih: int = 0,
         cid: int = 0,
         timeout: float = DEFAULT_TIMEOUT_S,
+        socket: PduSocket | None = None,
     ) -> None:
         self.name, self.target = name, target
         # Random, so that two sessions of a test are two I_T nexuses unless it wants otherwise.
@@ -83,7 +84,7 @@ class Initiator:
         self.logged_in = False
         self._itt = 0
         self._stat_sn_known = False
-        self.socket = PduSocket(host, port, timeout=timeout)
+        self.socket = socket if socket is not None else PduSocket(host, port, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
