@@ -78,6 +78,7 @@ class BufferPool:
         self.shares: list[Share] = []
         self._waiting: deque[Waiter] = deque()
         self._short = False  # somebody waits for the pool, not just for a share of its own
+        self._serving = False
 
     @property
     def used(self) -> int:
@@ -108,7 +109,19 @@ class BufferPool:
         self._serve()
 
     def _serve(self) -> None:
-        """Hand what came back to those who wait, sessions in turn."""
+        """Hand what came back to those who wait, sessions in turn.
+
+        Who is served may give back at once: the same loop hands that on, not a deeper one.
+        """
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            self._serve_in_turn()
+        finally:
+            self._serving = False
+
+    def _serve_in_turn(self) -> None:
         self._short = False
         passed = 0
         while passed < len(self._waiting):

@@ -221,7 +221,7 @@ class LogicalUnit:
 
     def abort(self, victims: Iterable[SCSIRequest], done: Callable[[], None]) -> None:
         """Abort commands of this unit; ``done()`` once every one of them is gone."""
-        waited = set(victims)
+        waited = {req for req in victims if req.state < COMPLETED}
         if not waited:
             done()
             return
