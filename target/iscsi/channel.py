@@ -4,6 +4,12 @@
 
 It owns the receiver and the sender, feeds the state machine of the phase it is in, and keeps the
 timers: the portal calls ``tick`` now and then.
+
+Rules for whoever has the socket:
+
+1. ``wake`` only says that there is output; it may come in the middle of ``received``.
+2. ``lost`` is never called in the middle of ``received``: a command in its first pass is not listed
+   anywhere yet.  After it nothing is called any more.
 """
 
 from __future__ import annotations
@@ -73,10 +79,14 @@ class Channel:
 
     def received(self, scratch: memoryview, nbytes: int) -> None:
         """``nbytes`` have been read into ``receiver.buffers(scratch)``.  Raises FramingError."""
+        if self.closed:
+            return
         self._heard_at = self.now
         endpoint = self.endpoint
         if endpoint is None:
             self.receiver.received(scratch, nbytes)
+            if self.endpoint is not None:
+                self.endpoint.end_pass()  # somebody did not wait for the end of the login
             return
         endpoint.in_pass = True
         try:
@@ -84,6 +94,10 @@ class Channel:
             endpoint.end_pass()
         finally:
             endpoint.in_pass = False
+
+    def progressed(self) -> None:
+        """The initiator takes what we send: a sign of life like any other."""
+        self._heard_at = self.now
 
     def output_ready(self) -> None:
         """There is output: the portal sends it after this pass."""
@@ -151,8 +165,7 @@ class Channel:
         receiver.data_bytes_max = parameters.max_recv_data_segment_length
         receiver.header_digest = sender.header_digest = parameters.header_digest
         receiver.data_digest = sender.data_digest = parameters.data_digest
-        sender.data_bytes_max = parameters.max_send_data_segment_length
-        sender.burst_bytes_max = parameters.max_burst_length
+        sender.set_limits(parameters.max_send_data_segment_length, parameters.max_burst_length)
         sender.stat_sn = login.stat_sn
         self._text = TextSession(
             lambda name: self._target.records(name, self._local),
@@ -174,10 +187,10 @@ class Channel:
             raise FramingError("a Data-Out in the login phase")
         return self.endpoint.open_data_out(buf, at, length)
 
-    def close_data_out(self, ok: bool) -> None:
+    def close_data_out(self) -> None:
         """See :class:`PduOwner`."""
         assert self.endpoint is not None
-        self.endpoint.close_data_out(ok)
+        self.endpoint.close_data_out()
 
     def data_digest_error(self, buf: memoryview, at: int) -> None:
         """See :class:`PduOwner`."""
@@ -206,7 +219,8 @@ class Channel:
             )
         )
         if reply.max_send_data_segment_length is not None:
-            self.sender.data_bytes_max = reply.max_send_data_segment_length
+            sender = self.sender
+            sender.set_limits(reply.max_send_data_segment_length, sender.burst_bytes_max)
 
     def cold_reset(self, done: Callable[[], None]) -> None:
         """TARGET COLD RESET."""
@@ -221,6 +235,8 @@ class Channel:
         """Close once all output has gone, or when that takes too long."""
         if not self.hanging_up:
             self.hanging_up = True
+            if self.endpoint is not None:
+                self.endpoint.mute()
             self._deadline = self.now + HANG_UP_SECONDS_MAX
         self.output_ready()
 
@@ -265,6 +281,11 @@ class Channel:
             return "login timeout" if now > self._deadline else ""
         if not options.nop_interval_seconds:
             return ""
+        if not self.has_nexus:
+            # There is no NOP in a discovery session (RFC 7143 4.3).
+            silent = now - self._heard_at
+            bound = options.nop_interval_seconds + options.nop_timeout_seconds
+            return "an idle discovery session" if silent > bound else ""
         if self.endpoint.pinging is not None:
             silent = now - max(self._pinged_at, self._heard_at)
             return "no answer to a ping" if silent > options.nop_timeout_seconds else ""

@@ -8,8 +8,8 @@ Rules:
 
 1. Commands are taken in CmdSN order (RFC 7143 4.2.2.1).  One that comes too early is held within
    the window; one outside the window is ignored; immediate ones are taken as they come.
-2. A task is in ``session.tasks`` from the end of its first pass until it ends.  A command answered
-   within its pass is never there.
+2. A task is in ``session.tasks`` from the end of its first pass until it is answered.  A command
+   answered within its pass is never there.
 3. What goes wrong in a data phase ends that command with the sense of RFC 7143 11.4.7.2.  A PDU
    that makes no sense is rejected.  Only what leaves us out of step closes the connection (level
    0).
@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from target.block.pool import segments_for, views_of
 from target.block.wait import Resume
@@ -34,6 +34,7 @@ from target.iscsi.constants import (
     FINAL,
     IMMEDIATE,
     OPCODE_MASK,
+    RESERVED_TAG,
     Opcode,
     RejectReason,
 )
@@ -44,12 +45,11 @@ from target.iscsi.pdu import R2T
 from target.iscsi.receiver import Handler, Receiver, scatter
 from target.iscsi.sender import Sender, residual_of
 from target.iscsi.serial import MASK
-from target.iscsi.session import IMMEDIATE_TASKS_MAX, Session
+from target.iscsi.session import IMMEDIATE_TASKS_MAX, HeldCommand, Session
 from target.iscsi.task import Burst, IscsiTask, Solicitation
-from target.scsi.bus import countdown
+from target.scsi.bus import Attachment, countdown
 from target.scsi.request import COMPLETED, SCSIRequest
 from target.scsi.sense import (
-    NOT_ENOUGH_UNSOLICITED_DATA,
     UNEXPECTED_UNSOLICITED_DATA,
     Status,
 )
@@ -61,6 +61,12 @@ CAPS: Final = HbaCaps(tagged_queueing=True, scatter_gather=True)
 _COMMAND: Final = struct.Struct(">BBxxI8sIII4x16s").unpack_from
 EARLY_FLUSH_BYTES: Final = 256 << 10  # do not wait for the end of a pass with this much to send
 _RESERVED_ATTRIBUTES: Final = 5  # ATTR codes from here on (RFC 7143 11.3.1)
+_BOTH: Final = CMD_READ | CMD_WRITE
+# By the flags of a command: whether they are wrong, or of a bidirectional command.
+_SPECIAL: Final = bytes(
+    f & 7 >= _RESERVED_ATTRIBUTES or not f & (FINAL | CMD_WRITE) or f & _BOTH == _BOTH
+    for f in range(256)
+)
 
 
 class Connection(Endpoint, Hba):
@@ -86,8 +92,9 @@ class Connection(Endpoint, Hba):
         self.first_burst_bytes = parameters.first_burst_length
         self.max_burst_bytes = parameters.max_burst_length
         self.r2ts_max = parameters.max_outstanding_r2t
-        # Task, burst (None: unsolicited), length and flags of the Data-Out being received.
-        self.incoming: tuple[IscsiTask, Burst | None, int, int] | None = None
+        # The Data-Out being received; or where it is held.
+        self.incoming: dataout.Incoming | None = None
+        self.incoming_held: tuple[HeldCommand, bytes, bytearray] | None = None
         self.dropped_data_outs = 0
         self._pass_began = session.exp_cmd_sn
         super().__init__(session, receiver, sender, shell)
@@ -100,10 +107,11 @@ class Connection(Endpoint, Hba):
 
     def end_pass(self) -> None:
         super().end_pass()
-        began, self._pass_began = self._pass_began, self.session.exp_cmd_sn
+        exp_cmd_sn = self.session.exp_cmd_sn
+        began, self._pass_began = self._pass_began, exp_cmd_sn
         window = self.window
-        used = (self._pass_began - began & MASK) + window.outstanding
-        if used * 2 >= window.credits:
+        used = (exp_cmd_sn - began & MASK) + window.outstanding(exp_cmd_sn)
+        if used * 2 >= window.credits and not self.closed:
             window.tune(used)
 
     # --- commands -------------------------------------------------------------------------------
@@ -111,35 +119,29 @@ class Connection(Endpoint, Hba):
     def _scsi_command(self, buf: memoryview, at: int, data_at: int, length: int) -> None:
         first, flags, word, lun, itt, edtl, cmd_sn, cdb = _COMMAND(buf, at)
         session = self.session
+        window = self.window
         if first & IMMEDIATE:
-            if self.window.immediate >= IMMEDIATE_TASKS_MAX:
+            if window.immediate >= IMMEDIATE_TASKS_MAX:
                 self.reject(RejectReason.IMMEDIATE_COMMAND_REJECT, buf, at)
                 return
-        elif cmd_sn != session.exp_cmd_sn:
+        elif cmd_sn != session.exp_cmd_sn or cmd_sn - 1 & MASK == window.max_cmd_sn:
             self.out_of_order(cmd_sn, buf, at, data_at, length)
             return
         else:
             session.exp_cmd_sn = cmd_sn + 1 & MASK
-            if self.window.excess:
-                self.window.shed()
         if itt in session.tasks:
-            self.reject(RejectReason.TASK_IN_PROGRESS, buf, at)
+            self.refuse(RejectReason.TASK_IN_PROGRESS, buf, at)
             return
-        attribute = flags & 7
         bidi_read = 0
-        if attribute >= _RESERVED_ATTRIBUTES or not flags & (FINAL | CMD_WRITE):
-            self.reject(RejectReason.INVALID_PDU_FIELD, buf, at)
-            return
-        if word > 0xFFFFFF:
+        if _SPECIAL[flags] or word > 0xFFFFFF:
             try:
-                more, bidi = decode_ahs(bytes(buf[at + 48 : at + 48 + (word >> 24 << 2)]))
+                more, bidi_read = _additional(flags, buf, at)
             except PduError as exc:
-                self.reject(exc.reason, buf, at)
+                self.refuse(exc.reason, buf, at)
                 return
             cdb += more
-            bidi_read = bidi or 0
         attachment = self.nexus.attachments.get(lun, self.nexus.absent)
-        task = IscsiTask(self, attachment, lun, itt, cdb, attribute, self.shell.now)
+        task = IscsiTask(self, attachment, lun, itt, cdb, flags & 7, self.shell.now)
         task.edtl = edtl
         if flags & CMD_READ:
             task.reads = True
@@ -164,17 +166,15 @@ class Connection(Endpoint, Hba):
         """Rule 2."""
         if task.early_transient:
             self.keep_early(task)
-        self.session.tasks[task.tag] = task
-        if task.immediate:
-            self.window.immediate += 1
-        else:
-            task.credit = 1
-            self.window.open()
+        self._list(task)
 
     def _unsolicited(self, task: IscsiTask, data: memoryview, more: bool) -> None:
         """Data that comes with the command, and after it unasked (RFC 7143 4.2.4.2)."""
         length = len(data)
         whole = min(task.edtl, self.first_burst_bytes)
+        if more:
+            task.bursts = {RESERVED_TAG: Burst(RESERVED_TAG, length, whole)}
+            task.lingers = True
         if (length and not self.immediate_data) or (more and self.initial_r2t) or length > whole:
             task.rejected = UNEXPECTED_UNSOLICITED_DATA
             return
@@ -185,14 +185,63 @@ class Connection(Endpoint, Hba):
                 task.early_transient = True
             return
         task.early_length = min(whole, task.transfer)
-        task.unsolicited_next = length
-        task.unsolicited_end = whole
         task.early_have = min(length, task.early_length)
         if task.early_length:
             task.early = (data[: task.early_have],)
             self.keep_early(task)
-        if task.unsolicited_next == whole:  # F was 0, and yet nothing can follow
-            task.rejected = NOT_ENOUGH_UNSOLICITED_DATA
+
+    # --- tasks that outlive their pass ------------------------------------------------------------
+
+    def _list(self, task: IscsiTask) -> None:
+        if not task.listed:
+            task.listed = task.lingers = True
+            self.session.tasks[task.tag] = task
+            if task.immediate:
+                self.window.immediate += 1
+
+    def _unlist(self, task: IscsiTask) -> None:
+        if task.listed:
+            task.listed = False
+            session = self.session
+            if session.tasks.get(task.tag) is task:
+                del session.tasks[task.tag]
+            else:
+                session.leaving.discard(task)
+            if task.immediate:
+                self.window.immediate -= 1
+
+    def _may_answer(self, task: IscsiTask) -> bool:
+        """Whether a task that lingered and has ended now is to be answered now."""
+        if self.closed:
+            self.aborted(task)
+            return False
+        if task.bursts:
+            task.parked = True
+            self._list(task)
+            return False
+        self._unlist(task)
+        return True
+
+    def settle(self, task: IscsiTask) -> None:
+        """Answer a parked task if nothing of its data-out is to come any more."""
+        if task.parked and not task.bursts:
+            task.parked = False
+            self.complete(task)
+
+    def abort(self, task: IscsiTask, done: Callable[[], None]) -> None:
+        """Abort a listed task; ``done()`` once it is gone."""
+        if task.parked:
+            task.parked = False
+            self.aborted(task)
+            done()
+        else:
+            task.attachment.unit.abort([task], done)
+
+    def drop_parked(self, attachment: Attachment | None = None) -> None:
+        """The parked tasks of one I_T_L nexus or all go unanswered: the bus knows them no more."""
+        for task in list(self.session.tasks.values()):
+            if task.parked and (attachment is None or task.attachment is attachment):
+                self.abort(task, _nobody_waits)
 
     # --- data out -------------------------------------------------------------------------------
 
@@ -200,26 +249,26 @@ class Connection(Endpoint, Hba):
         views = dataout.open_payload(self, buf, at, length)
         if views is not None:
             scatter(views, buf[data_at : data_at + length])
-            dataout.close_payload(self, True)
+        dataout.close_payload(self)
 
     def open_data_out(self, buf: memoryview, at: int, length: int) -> list[memoryview] | None:
-        return dataout.open_payload(self, buf, at, length)
+        return None if self.muted else dataout.open_payload(self, buf, at, length)
 
-    def close_data_out(self, ok: bool) -> None:
-        dataout.close_payload(self, ok)
+    def close_data_out(self) -> None:
+        dataout.close_payload(self)
 
     def data_digest_error(self, buf: memoryview, at: int) -> None:
+        super().data_digest_error(buf, at)
         if buf[at] & OPCODE_MASK == Opcode.DATA_OUT:
             dataout.digest_error(self, buf, at)
-        # RFC 7143 7.8: the PDU is discarded, the initiator is told, its CmdSN is still expected.
-        self.reject(RejectReason.DATA_DIGEST_ERROR, buf, at)
 
     # --- the HBA of our requests ----------------------------------------------------------------
 
     def data_in(
         self, req: SCSIRequest, views: Sequence[memoryview | bytes], segments: list[memoryview]
     ) -> None:
-        assert isinstance(req, IscsiTask)
+        if TYPE_CHECKING:
+            assert isinstance(req, IscsiTask)
         if req.pending_views is not None:
             self._send_pending(req, False)
         req.pending_views = views if type(views) is list else list(views)
@@ -231,8 +280,6 @@ class Connection(Endpoint, Hba):
     ) -> None:
         views = task.pending_views
         assert views is not None
-        session = self.session
-        exp_cmd_sn = session.exp_cmd_sn
         sender = self.sender
         task.data_sn += sender.data_in(
             task.tag,
@@ -240,20 +287,22 @@ class Connection(Endpoint, Hba):
             task.pending_bytes,
             task.sent_bytes,
             task.data_sn,
-            exp_cmd_sn,
-            exp_cmd_sn + self.window.slack & MASK,
+            self.session.exp_cmd_sn,
+            self.window.max_cmd_sn,
             final,
             residual_flags,
             residual,
         )
         task.sent_bytes += task.pending_bytes
+        task.pending_bytes = 0
         task.pending_views = None
         if task.pending_segments:
             sender.mark(self.share, task.pending_segments)
             task.pending_segments = None
 
     def drained(self, req: SCSIRequest, resume: Resume) -> bool:
-        assert isinstance(req, IscsiTask)
+        if TYPE_CHECKING:
+            assert isinstance(req, IscsiTask)
         if req.pending_views is not None:
             self._send_pending(req, False)
         if not self.sender.backlog:
@@ -263,12 +312,16 @@ class Connection(Endpoint, Hba):
         return False
 
     def complete(self, req: SCSIRequest) -> None:
-        assert isinstance(req, IscsiTask)
-        if req.credit or req.immediate:
-            self._forget(req)
-        if self.closed:
-            self.aborted(req)
+        if TYPE_CHECKING:
+            assert isinstance(req, IscsiTask)
+        if req.lingers and not self._may_answer(req):
             return
+        if not req.immediate:
+            window = self.window
+            if window.excess:
+                window.renew()
+            else:
+                window.max_cmd_sn = window.max_cmd_sn + 1 & MASK
         if not self._complete_good(req):
             self._complete_any(req)
         if not self.in_pass or self.sender.backlog > EARLY_FLUSH_BYTES:
@@ -283,7 +336,7 @@ class Connection(Endpoint, Hba):
             return False
         sender = self.sender
         exp_cmd_sn = self.session.exp_cmd_sn
-        max_cmd_sn = exp_cmd_sn + self.window.slack & MASK
+        max_cmd_sn = self.window.max_cmd_sn
         views = req.pending_views
         if views is None:
             sender.good(req.tag, exp_cmd_sn, max_cmd_sn, req.data_sn)
@@ -322,7 +375,7 @@ class Connection(Endpoint, Hba):
 
     def _residuals(self, task: IscsiTask) -> tuple[int, int, int]:
         """Residual flags, residual count, bidirectional read residual (RFC 7143 11.4.5)."""
-        if task.sense is not None and task.direction == 1:
+        if task.status != Status.GOOD and task.direction == 1:
             has = task.sent_bytes + task.pending_bytes  # nothing that was not sent is there
         else:
             has = task.length
@@ -339,23 +392,18 @@ class Connection(Endpoint, Hba):
         return (*residual_of(has if matches else 0, task.edtl), 0)
 
     def aborted(self, req: SCSIRequest) -> None:
-        assert isinstance(req, IscsiTask)
+        if TYPE_CHECKING:
+            assert isinstance(req, IscsiTask)
         if req.pending_segments:
             self.share.give(req.pending_segments)
         req.pending_views = req.pending_segments = None
-        self._forget(req)
-
-    def _forget(self, task: IscsiTask) -> None:
-        if self.session.tasks.pop(task.tag, None) is None:
-            return
-        if task.immediate:
-            self.window.immediate -= 1
-        else:
-            task.credit = 0
-            self.window.close()
+        self._unlist(req)
+        if not req.immediate:
+            self.window.renew()
 
     def keep_early(self, req: SCSIRequest) -> None:
-        assert isinstance(req, IscsiTask)
+        if TYPE_CHECKING:
+            assert isinstance(req, IscsiTask)
         req.early_transient = False
         old = req.early
         req.early_segments = self.share.take_reserved(segments_for(req.early_length))
@@ -364,7 +412,8 @@ class Connection(Endpoint, Hba):
             scatter(req.early, old[0])
 
     def release_early(self, req: SCSIRequest) -> None:
-        assert isinstance(req, IscsiTask)
+        if TYPE_CHECKING:
+            assert isinstance(req, IscsiTask)
         if req.early_segments is not None:
             self._not_into(req)
             self.share.give_reserved(req.early_segments)
@@ -373,9 +422,12 @@ class Connection(Endpoint, Hba):
     def solicit(
         self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int, resume: Resume
     ) -> None:
-        assert isinstance(req, IscsiTask)
+        if TYPE_CHECKING:
+            assert isinstance(req, IscsiTask)
         req.solicitation = Solicitation(offset, views, nbytes, resume)
-        req.bursts = {}
+        req.lingers = True
+        if req.bursts is None:
+            req.bursts = {}
         self.ask(req)
 
     def ask(self, task: IscsiTask) -> None:
@@ -384,7 +436,8 @@ class Connection(Endpoint, Hba):
         assert wanted is not None
         assert bursts is not None
         end = wanted.start + wanted.nbytes
-        while wanted.asked < end and len(bursts) < self.r2ts_max:
+        unasked = RESERVED_TAG in bursts
+        while wanted.asked < end and len(bursts) - unasked < self.r2ts_max:
             stop = min(end, wanted.asked + self.max_burst_bytes)
             ttt = self.session.next_ttt()
             bursts[ttt] = Burst(ttt, wanted.asked, stop)
@@ -402,39 +455,50 @@ class Connection(Endpoint, Hba):
                 )
             )
             task.r2t_sn += 1
-            task.data_sn += 1
             wanted.asked = stop
         self.shell.output_ready()
 
     def cancel_solicit(self, req: SCSIRequest) -> None:
-        assert isinstance(req, IscsiTask)
+        if TYPE_CHECKING:
+            assert isinstance(req, IscsiTask)
         self._not_into(req)
         req.solicitation = None
-        req.bursts = None
 
     def _not_into(self, task: IscsiTask) -> None:
         """The buffers of this task go away: a payload on its way into them is dropped."""
-        if self.incoming is not None and self.incoming[0] is task:
-            self.incoming = None
-            self.receiver.divert()
+        if self.incoming is not None and self.incoming.task is task:
+            dataout.divert_payload(self)
 
     # --- the end --------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """The connection is gone: nothing more goes out, and its tasks are aborted."""
-        if self.incoming is not None:
-            self.incoming = None
-            self.receiver.divert()
-        super().close()
-        for task in self.session.each_task():
-            task.attachment.unit.abort([task], _nobody_waits)
+    def end_tasks(self) -> None:
+        dataout.divert_payload(self)
+        tasks = self.session.tasks
+        for task in [t for t in tasks.values() if t.hba is self]:
+            self.abort(task, _nobody_waits)
+        # What a store is still busy with ends later.  Its tag is free for the next connection.
+        for task in [t for t in tasks.values() if t.hba is self]:
+            del tasks[task.tag]
+            self.session.leaving.add(task)
 
     def log_out(self, respond: Callable[[], None]) -> None:
-        tasks = list(self.session.each_task())
+        self.mute()
+        tasks = list(self.session.tasks.values())
         done = countdown(len(tasks) + 1, lambda: super(Connection, self).log_out(respond))
         for task in tasks:
-            task.attachment.unit.abort([task], done)
+            self.abort(task, done)
         done()
+
+
+def _additional(flags: int, buf: memoryview, at: int) -> tuple[bytes, int]:
+    """The rest of a long CDB, and the read length of a bidirectional command; or PduError."""
+    if flags & 7 >= _RESERVED_ATTRIBUTES or not flags & (FINAL | CMD_WRITE):
+        raise PduError(RejectReason.INVALID_PDU_FIELD, "a reserved ATTR, or neither F nor W")
+    cdb, read_length = decode_ahs(bytes(buf[at + 48 : at + 48 + (buf[at + 4] << 2)]))
+    if (read_length is not None) != (flags & _BOTH == _BOTH):
+        # RFC 7143 11.2.2.4, 11.3.4
+        raise PduError(RejectReason.INVALID_PDU_FIELD, "R, W and the AHS do not agree")
+    return cdb, read_length or 0
 
 
 def _nobody_waits() -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from target.iscsi.constants import (
     BHS_LENGTH,
-    IMMEDIATE,
+    OPCODE_MASK,
     RESERVED_TAG,
     LogoutReason,
     LogoutResponseCode,
@@ -33,9 +33,11 @@ from target.iscsi.pdu import (
     TextRequest,
     decode_request,
 )
-from target.iscsi.serial import MASK, lte
+from target.iscsi.serial import lte
+from target.iscsi.session import MANAGEMENT_TASKS_MAX
 
 if TYPE_CHECKING:
+    from target.iscsi.connection import Connection
     from target.iscsi.endpoint import Endpoint
     from target.scsi.bus import Attachment
 
@@ -43,7 +45,10 @@ log = logging.getLogger(__name__)
 
 
 def handle(conn: Endpoint, buf: memoryview, at: int, data_at: int, length: int) -> None:
-    """Decode one PDU, put it in its place in the order of commands, and act on it."""
+    """Put one PDU in its place in the order of commands, decode it and act on it."""
+    numbered = buf[at] & OPCODE_MASK != Opcode.SNACK_REQUEST
+    if numbered and not conn.in_order(buf, at, data_at, length):
+        return
     ahs_end = at + BHS_LENGTH + (buf[at + 4] << 2)
     try:
         pdu = decode_request(
@@ -51,30 +56,9 @@ def handle(conn: Endpoint, buf: memoryview, at: int, data_at: int, length: int) 
             bytes(buf[at + BHS_LENGTH : ahs_end]),
             bytes(buf[data_at : data_at + length]),
         )
+        HANDLERS[pdu.OPCODE](conn, pdu)
     except PduError as exc:
         conn.reject(exc.reason, buf, at)
-        return
-    opcode = pdu.OPCODE
-    if opcode is not Opcode.SNACK_REQUEST and not _in_order(conn, pdu, buf, at, data_at, length):
-        return
-    try:
-        HANDLERS[opcode](conn, pdu)
-    except PduError as exc:
-        conn.reject(exc.reason, buf, at)
-
-
-def _in_order(
-    conn: Endpoint, pdu: Request, buf: memoryview, at: int, data_at: int, length: int
-) -> bool:
-    if buf[at] & IMMEDIATE:
-        return True
-    session = conn.session
-    cmd_sn = int.from_bytes(buf[at + 24 : at + 28], "big")
-    if cmd_sn != session.exp_cmd_sn:
-        conn.out_of_order(cmd_sn, buf, at, data_at, length)
-        return False
-    session.exp_cmd_sn = cmd_sn + 1 & MASK
-    return True
 
 
 # --- NOP ----------------------------------------------------------------------------------------
@@ -82,10 +66,10 @@ def _in_order(
 
 def _nop_out(conn: Endpoint, pdu: Request) -> None:
     assert isinstance(pdu, NopOut)
+    if pdu.target_transfer_tag == conn.pinging:
+        conn.pinging = None
     if pdu.initiator_task_tag == RESERVED_TAG:
         # The answer to a ping of ours, or a bare update of ExpStatSN (RFC 7143 11.18).
-        if pdu.target_transfer_tag == conn.pinging:
-            conn.pinging = None
         return
     conn.put(
         NopIn(
@@ -162,14 +146,19 @@ def _snack(conn: Endpoint, pdu: Request) -> None:
 # --- task management (RFC 7143 11.5, SAM-5 clause 7) ---------------------------------------------
 
 
-def _task_management(conn: Endpoint, pdu: Request) -> None:
+def _task_management(endpoint: Endpoint, pdu: Request) -> None:
     assert isinstance(pdu, TaskManagementRequest)
-
-    nexus = conn.session.nexus
-    if nexus is None:
-        raise PduError(RejectReason.PROTOCOL_ERROR, "task management in a discovery session")
+    conn = cast("Connection", endpoint)  # a discovery session has none of this
+    session, nexus = conn.session, conn.nexus
+    if session.management_tasks >= MANAGEMENT_TASKS_MAX:
+        few = RejectReason.IMMEDIATE_COMMAND_REJECT
+        raise PduError(
+            few if pdu.immediate else RejectReason.LONG_OPERATION_REJECT, "too many at a time"
+        )
+    session.management_tasks += 1
 
     def answer(response: TmfResponse) -> None:
+        session.management_tasks -= 1
         if conn.closed:
             return
         conn.put(
@@ -177,8 +166,8 @@ def _task_management(conn: Endpoint, pdu: Request) -> None:
                 initiator_task_tag=pdu.initiator_task_tag,
                 response=response,
                 stat_sn=conn.sender.next_stat_sn(),
-                exp_cmd_sn=conn.session.exp_cmd_sn,
-                max_cmd_sn=conn.session.max_cmd_sn,
+                exp_cmd_sn=session.exp_cmd_sn,
+                max_cmd_sn=session.max_cmd_sn,
             )
         )
 
@@ -189,8 +178,10 @@ def _task_management(conn: Endpoint, pdu: Request) -> None:
         case TmfFunction.TASK_REASSIGN:
             answer(TmfResponse.REASSIGNMENT_NOT_SUPPORTED)
         case TmfFunction.TARGET_WARM_RESET:
+            conn.drop_parked()
             nexus.bus.reset(completed)
         case TmfFunction.TARGET_COLD_RESET:
+            conn.drop_parked()
             conn.shell.cold_reset(completed)
         case TmfFunction.ABORT_TASK:
             _abort_task(conn, pdu, answer)
@@ -201,6 +192,7 @@ def _task_management(conn: Endpoint, pdu: Request) -> None:
             if attachment is None:
                 answer(TmfResponse.LUN_DOES_NOT_EXIST)
             else:
+                conn.drop_parked(attachment)
                 _on_unit(pdu.function, attachment, completed)
         case _:
             answer(TmfResponse.FUNCTION_NOT_SUPPORTED)
@@ -217,16 +209,17 @@ def _on_unit(function: int, attachment: Attachment, completed: Callable[[], None
 
 
 def _abort_task(
-    conn: Endpoint, pdu: TaskManagementRequest, answer: Callable[[TmfResponse], None]
+    conn: Connection, pdu: TaskManagementRequest, answer: Callable[[TmfResponse], None]
 ) -> None:
+    """RFC 7143 11.6.1 has the three answers."""
     session = conn.session
     task = session.tasks.get(pdu.referenced_task_tag)
     if task is not None and task.lun != pdu.lun:
         answer(TmfResponse.TASK_DOES_NOT_EXIST)
     elif task is not None:
-        task.attachment.unit.abort([task], lambda: answer(TmfResponse.FUNCTION_COMPLETE))
+        conn.abort(task, lambda: answer(TmfResponse.FUNCTION_COMPLETE))
     elif lte(session.exp_cmd_sn, pdu.ref_cmd_sn) and lte(pdu.ref_cmd_sn, session.max_cmd_sn):
-        # RFC 7143 11.5.1: the command never arrived here; its CmdSN counts as received.
+        # The command never arrived here; its CmdSN counts as received.
         session.skipped.add(pdu.ref_cmd_sn)
         answer(TmfResponse.FUNCTION_COMPLETE)
     else:

@@ -47,13 +47,20 @@ class Sender:
         self.out: list[memoryview | bytes] = []
         self.queued = 0  # bytes ever put into `out`
         self.gone = 0  # bytes ever sent
+        self.copied = 0  # bytes put into `out` since it was empty that are not in the pool
         self.stat_sn = 1
         self.header_digest = False
         self.data_digest = False
-        self.data_bytes_max = 8192  # the initiator's MaxRecvDataSegmentLength
-        self.burst_bytes_max = 262144
+        self.set_limits(8192, 262144)
         # (position in the byte stream, segments to give back, whom to tell)
         self._marks: deque[tuple[int, Share, list[memoryview], Resume | None]] = deque()
+
+    def set_limits(self, data_bytes_max: int, burst_bytes_max: int) -> None:
+        """MaxRecvDataSegmentLength of the initiator, and MaxBurstLength."""
+        self.data_bytes_max = data_bytes_max
+        self.burst_bytes_max = burst_bytes_max
+        # A sequence is never longer than MaxBurstLength, so neither is a PDU (RFC 7143 13.13).
+        self.data_in_bytes_max = min(data_bytes_max, burst_bytes_max)
 
     @property
     def backlog(self) -> int:
@@ -71,6 +78,7 @@ class Sender:
         for part in frame(pdu, self.header_digest, self.data_digest):
             self.out.append(part)
             self.queued += len(part)
+            self.copied += len(part)
 
     def _put_header(self, header: bytes) -> None:
         if self.header_digest:
@@ -129,7 +137,7 @@ class Sender:
 
         False, and nothing done, where it takes more than that (``data_in`` knows how).
         """
-        if nbytes > self.data_bytes_max or nbytes & 3 or self.header_digest or self.data_digest:
+        if nbytes > self.data_in_bytes_max or nbytes & 3 or self.header_digest or self.data_digest:
             return False
         stat_sn = self.stat_sn
         self.stat_sn = stat_sn + 1 & MASK
@@ -169,10 +177,9 @@ class Sender:
     ) -> int:
         """Data-In PDUs for ``views``; the last has status GOOD if ``final``.  Returns their number.
 
-        A PDU is at most MaxRecvDataSegmentLength long; F is set at the end of every MaxBurstLength
-        and of the data (RFC 7143 11.7.2, 11.7.3).
+        F is set at the end of every MaxBurstLength and of the data (RFC 7143 11.7.2, 11.7.3).
         """
-        limit = self.data_bytes_max
+        limit = self.data_in_bytes_max
         if nbytes <= limit and final:
             self._put_header(
                 _DATA_IN(
@@ -269,6 +276,7 @@ class Sender:
         self.gone += nbytes
         if self.gone == self.queued:
             self.out.clear()
+            self.copied = 0
         else:
             self._trim(nbytes)
         marks = self._marks

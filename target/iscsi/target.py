@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from target.block.pool import BufferPool
+from target.block.pool import BufferPool, Share
 from target.iscsi.chap import ChapPolicy
 from target.iscsi.constants import AsyncEvent, LoginStatus
 from target.iscsi.errors import LoginRefused
@@ -108,14 +108,16 @@ class IscsiTarget:
         if identity.tsih:
             return self._reinstate_connection(identity, channel)
         if identity.target is not None:
-            for old in list(self.sessions.values()):
-                if old.initiator == identity.initiator and old.isid == identity.isid:
+            port = (identity.initiator, identity.isid)
+            normal = [s for s in self.sessions.values() if s.nexus is not None]
+            for old in normal:
+                if (old.initiator, old.isid) == port and old not in self._ending:
                     log.info("session of %s is reinstated", old.initiator)
                     self.channels[old].supplanted()
-        if len(self.sessions) >= self.options.sessions_max:
-            raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "too many sessions")
-        session = self._new_session(identity, parameters)
-        session.exp_cmd_sn = cmd_sn
+            # Those that are ending count until a store has done with their last command.
+            if sum(s.tsih in self.sessions for s in normal) >= self.options.sessions_max:
+                raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "too many sessions")
+        session = self._new_session(identity, parameters, cmd_sn)
         self.sessions[session.tsih] = session
         self.channels[session] = channel
         return session
@@ -143,24 +145,33 @@ class IscsiTarget:
         if session.cid != identity.cid:
             raise LoginRefused(LoginStatus.TOO_MANY_CONNECTIONS, "MaxConnections is 1")
         self.channels[session].hand_over()
+        session.held.clear()
         self.channels[session] = channel
         return session
 
-    def _new_session(self, identity: LoginIdentity, parameters: SessionParameters) -> Session:
+    def _new_session(
+        self, identity: LoginIdentity, parameters: SessionParameters, cmd_sn: int
+    ) -> Session:
         tsih = self._new_tsih()
-        share = self.pool.open_share()
+        discovery = identity.target is None
+        # A discovery session moves no data, and takes nothing from those that do.
+        share = Share(self.pool) if discovery else self.pool.open_share()
         session = Session(tsih, identity.initiator, identity.isid, identity.cid, share)
-        if identity.target is None:
+        session.exp_cmd_sn = cmd_sn
+        if discovery:
             return session
         unasked = parameters.immediate_data or not parameters.initial_r2t
         first_burst = parameters.first_burst_length if unasked else 0
         depth, sessions_max = self.options.queue_depth, self.options.sessions_max
         try:
-            session.window = Window(share, first_burst, depth, sessions_max)
+            session.window = Window(share, first_burst, depth, sessions_max, cmd_sn)
         except NoResources:
             share.close()
             raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "no buffers left") from None
         session.nexus = self.bus.connect(identity.initiator, identity.isid)
+        for other in self.sessions.values():
+            if other.window is not None:
+                other.window.rebalance()
         return session
 
     def _new_tsih(self) -> int:
@@ -199,7 +210,8 @@ class IscsiTarget:
         def ended() -> None:
             self._ending.discard(session)
             self.sessions.pop(session.tsih, None)
-            session.share.close()
+            if session.nexus is not None:
+                session.share.close()
             done()
             if self.on_session_end is not None:
                 self.on_session_end()
@@ -229,7 +241,7 @@ class IscsiTarget:
     @property
     def busy(self) -> bool:
         """Whether a command or an ending session is still there."""
-        return bool(self._ending) or any(s.tasks for s in self.sessions.values())
+        return bool(self._ending) or any(s.tasks or s.leaving for s in self.sessions.values())
 
 
 _ANY: Final = frozenset({"0.0.0.0", "::"})

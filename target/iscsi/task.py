@@ -14,7 +14,10 @@ from target.scsi.request import SCSIRequest
 
 
 class Burst:
-    """The data asked for by one R2T: [start, end) of the command's buffer."""
+    """A sequence of Data-Outs: [start, end) of the command's buffer, asked for by one R2T.
+
+    The unsolicited one has the reserved Target Transfer Tag and begins behind the immediate data.
+    """
 
     __slots__ = ("data_sn", "end", "next_offset", "start", "ttt")
 
@@ -52,22 +55,20 @@ class IscsiTask(SCSIRequest):
     writes: bool = False  # W bit
     bidi_read_length: int = 0  # of a command with both
     immediate: bool = False  # not counted in the command window
-    credit: int = 0  # 1 while it holds a place in the window
+
+    lingers: bool = False  # it is listed, or data-out is still to come: its end takes more
+    listed: bool = False  # it is in ``session.tasks``
+    parked: bool = False  # it has ended, and its response waits for the end of its data-out
 
     # Data-in
     pending_views: list[memoryview | bytes] | None = None  # held back for status to ride along
     pending_segments: list[memoryview] | None = None
     pending_bytes: int = 0
     sent_bytes: int = 0
-    data_sn: int = 0  # Data-In and R2T PDUs so far: ExpDataSN of the response
+    data_sn: int = 0  # Data-In PDUs so far: ExpDataSN of the response
 
-    # Unsolicited data-out: [early_have.., unsolicited_end), of which early_length is kept
-    unsolicited_next: int = 0
-    unsolicited_end: int = 0  # 0: none follows
-    unsolicited_sn: int = 0
-    early_segments: list[memoryview] | None = None
-
-    # Solicited data-out
+    # Data-out
+    bursts: dict[int, Burst] | None = None  # those that have not ended, by Target Transfer Tag
+    early_segments: list[memoryview] | None = None  # of unsolicited data
     solicitation: Solicitation | None = None
-    bursts: dict[int, Burst] | None = None
     r2t_sn: int = 0
