@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from tests.bench.clients import ClientFailed, missing_clients
 from tests.bench.measure import measure
 from tests.bench.report import print_report, verdicts, write_json
 from tests.bench.rows import ROWS
-from tests.bench.servers import PRODUCT, candidates
+from tests.bench.servers import PRODUCT, candidates, refusal
 from tests.support.lunmesh_server import PROJECT_ROOT, ServerError
 
 ROUNDS_MIN = 3
@@ -58,39 +57,39 @@ def main() -> int:
     # A pipe has no width, and rich would then break every row in three.
     console = Console(width=None if sys.stdout.isatty() else REPORT_COLUMNS)
     progress = Console(stderr=True)
-    known = candidates()
-    servers = [s for s in known if not s.missing and (not chosen.server or s.name in chosen.server)]
-    absent = missing_clients()
-    wanted = [row for row in ROWS if all(text in row.name for text in chosen.row)]
-    rows = [row for row in wanted if row.client not in absent]
-    missing = [s.missing for s in known if s.missing] + list(absent.values())
-    about = {**machine.describe(), **{server.name: server.version for server in servers}}
-    for name, value in about.items():
-        console.print(f"{name}: {value}", highlight=False)
-    for reason in missing:
-        console.print(f"[red]missing:[/] {reason}", highlight=False)
-    if not servers or not rows:
-        console.print("[red]nothing to measure[/]")
-        return 1
-
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="disks-", dir=chosen.folder))
-    try:
-        with progress.status("making the disks") as status:
-            results = measure(
-                servers,
-                rows,
-                rounds=chosen.rounds,
-                seconds=chosen.seconds,
-                size=chosen.size,
-                folder=scratch,
-                say=status.update,
+    with tempfile.TemporaryDirectory(prefix="disks-", dir=chosen.folder) as scratch:
+        known = [s for s in candidates() if not chosen.server or s.name in chosen.server]
+        refusals = {s.name: s.missing or refusal(s, Path(scratch)) for s in known}
+        servers = [server for server in known if not refusals[server.name]]
+        absent = missing_clients()
+        wanted = [row for row in ROWS if all(text in row.name for text in chosen.row)]
+        rows = [row for row in wanted if row.client not in absent]
+        missing = [reason for reason in (*refusals.values(), *absent.values()) if reason]
+        about = {**machine.describe(), **{server.name: server.version for server in servers}}
+        for name, value in about.items():
+            console.print(f"{name}: {value}", highlight=False)
+        for reason in missing:
+            console.print(
+                f"missing: {reason}", style="red", markup=False, highlight=False, soft_wrap=True
             )
-    except (ClientFailed, ServerError) as exc:
-        console.print(f"[red]{exc}", markup=True, highlight=False)
-        return 1
-    finally:
-        shutil.rmtree(scratch)
+        if not servers or not rows or refusals.get(PRODUCT):
+            console.print("nothing to measure", style="red")
+            return 1
+        try:
+            with progress.status("making the disks") as status:
+                results = measure(
+                    servers,
+                    rows,
+                    rounds=chosen.rounds,
+                    seconds=chosen.seconds,
+                    size=chosen.size,
+                    folder=Path(scratch),
+                    say=status.update,
+                )
+        except (ClientFailed, ServerError) as exc:
+            console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
+            return 1
 
     names = [server.name for server in servers]
     peers = [name for name in names if name != PRODUCT]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import target
-from tests.support.lunmesh_server import LunmeshServer
+from tests.support.lunmesh_server import LunmeshServer, ServerError
 from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
 
 PRODUCT = "lunmesh"
@@ -45,6 +46,20 @@ def _serve_tgtd(images: Sequence[Path]) -> Iterator[Endpoint]:
     with TgtdServer(images) as server:
         luns = range(FIRST_LUN, FIRST_LUN + len(images))
         yield Endpoint(tuple(server.url(lun) for lun in luns), (server.pid,))
+
+
+def refusal(candidate: Candidate, scratch: Path) -> str:
+    """Why this server cannot be started here; nothing, if it can."""
+    trial = scratch / f"trial-{candidate.name}"
+    trial.mkdir()
+    image = trial / "disk.raw"
+    image.touch()
+    os.truncate(image, 1 << 20)
+    try:
+        with candidate.serve([image]):
+            return ""
+    except ServerError as exc:
+        return f"{candidate.name} does not start: {exc}"
 
 
 def candidates() -> list[Candidate]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +26,8 @@ IQN = "iqn.2026-11.io.lunmesh.test:tgtd"
 FIRST_LUN = 1
 SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 START_TIMEOUT_S = 20
-STOP_TIMEOUT_S = 20
-# tgtadm reaches a tgtd by this number, which names a socket under /run. Two must not share one.
-_CONTROL_PORTS = range(10_000, 30_000)
+# Part of the name of the socket by which tgtadm reaches its tgtd.
+_CONTROL_PORT = "1"
 
 
 def find_tgtd() -> tuple[str, str] | None:
@@ -67,7 +66,9 @@ class TgtdServer:
         self.host = host
         self.port = free_port(host)
         self.iqn = IQN
-        self._control_port = _CONTROL_PORTS[os.getpid() % len(_CONTROL_PORTS)]
+        # Of its own: the usual place, under /run, is everybody's, and root's.
+        self._control = tempfile.TemporaryDirectory(prefix="tgtd-")
+        self._environment = {**os.environ, "TGT_IPC_SOCKET": f"{self._control.name}/control"}
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -78,6 +79,7 @@ class TgtdServer:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.stop()
+        self._control.cleanup()
 
     @property
     def portal(self) -> str:
@@ -97,9 +99,10 @@ class TgtdServer:
             [
                 self._daemon,
                 "-f",
-                *("-C", str(self._control_port)),
+                *("-C", _CONTROL_PORT),
                 *("--iscsi", f"portal={self.portal}"),
             ],
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -113,16 +116,11 @@ class TgtdServer:
             raise
 
     def stop(self) -> None:
-        """tgtd ignores SIGTERM while it has sessions, so it is killed when it does not end."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        """With SIGKILL: tgtd ignores SIGTERM while it has sessions, and has nothing to flush."""
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._process = None
+            self._process = None
 
     def _configure(self) -> None:
         self._tgtadm("--lld iscsi --op new --mode target --tid 1 --targetname", self.iqn)
@@ -141,7 +139,8 @@ class TgtdServer:
             # Off by default. Once on, an offer that has CRC32C anywhere in it gets CRC32C.
             for key in ("HeaderDigest", "DataDigest"):
                 self._tgtadm(
-                    f"--lld iscsi --op update --mode target --tid 1 --name {key} --value CRC32C,None"
+                    "--lld iscsi --op update --mode target --tid 1 "
+                    f"--name {key} --value CRC32C,None"
                 )
         self._tgtadm("--lld iscsi --op bind --mode target --tid 1 --initiator-address ALL")
 
@@ -161,9 +160,14 @@ class TgtdServer:
         return self._process is None or self._process.poll() is not None
 
     def _tgtadm(self, arguments: str, *last: str) -> str:
-        command = [self._admin, "-C", str(self._control_port), *arguments.split(), *last]
+        command = [self._admin, "-C", _CONTROL_PORT, *arguments.split(), *last]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
+            command,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            check=False,
         )
         if done.returncode:
             raise ServerError(f"{' '.join(command)}: {done.stderr.strip()}")

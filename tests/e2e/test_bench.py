@@ -1,0 +1,52 @@
+"""`make bench` runs to its end and measures what it says. How fast is not a matter for a test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.rows import ROWS
+from tests.support.lunmesh_server import PROJECT_ROOT
+from tests.support.tgtd_server import find_tgtd
+from tests.support.tools import require_tool
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.bench", *arguments],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_row_is_measured(tmp_path: Path) -> None:
+    for tool in ("iscsi-perf", "qemu-img"):
+        require_tool(tool)
+    done = bench("--rounds", "1", "--seconds", "0.1", "--size", "16M", "--folder", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "results.json").read_text())
+    servers = {"lunmesh", "tgtd"} if find_tgtd() else {"lunmesh"}
+    assert [row["name"] for row in result["rows"]] == [row.name for row in ROWS]
+    for row in result["rows"]:
+        assert set(row["samples"]) == servers
+        for (sample,) in row["samples"].values():
+            assert sample["rate"] > 0
+    # A peer that is not there is named, and one that is there has something said about it.
+    assert "tgtd" in done.stdout
+    assert (servers == {"lunmesh"}) == any("tgtd" in reason for reason in result["missing"])
+    assert all(memory["peak_bytes"] > 0 for memory in result["memory"].values())
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_server_that_nobody_has_is_an_error(tmp_path: Path) -> None:
+    done = bench("--server", "no-such-server", "--folder", str(tmp_path))
+    assert done.returncode == 1
+    assert "nothing to measure" in done.stdout
