@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 
 from target.block.pool import BufferPool
@@ -79,7 +80,7 @@ class Wire:
             self.bus,
             self.pool,
             limits=limits or TargetLimits(first_burst_length=first_burst),
-            options=options or TargetOptions(sessions_max=sessions_max),
+            options=replace(options or TargetOptions(), sessions_max=sessions_max),
             random=lambda size: next(counter).to_bytes(size),
             clock=self.clock,
             chap=chap,

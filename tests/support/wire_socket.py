@@ -43,6 +43,8 @@ class WireSocket(PduSocket):
         self.pieces: Pieces | None = None
         self.taking: int | None = None
         self.drop_reason: str | None = None
+        self.sent: bytearray | None = None  # set to one, all that is sent is added to it
+        self.answered: bytearray | None = None  # and all that comes
         self.channel = Channel(target, self._wake, peer, PORTAL, clock())
 
     def close(self) -> None:
@@ -69,16 +71,18 @@ class WireSocket(PduSocket):
 
     def pump(self) -> bool:
         """Deliver what waits in both directions; whether there was anything."""
-        moved = False
-        while self._to_send:
-            part = self._to_send.popleft()
-            moved = True
-            for piece in self.pieces(part) if self.pieces is not None else (part,):
+        moved = bool(self._to_send)
+        if moved:
+            data = memoryview(b"".join(self._to_send))
+            self._to_send.clear()
+            for piece in self.pieces(data) if self.pieces is not None else (data,):
                 self.feed(piece)
         return self._take() or moved
 
     def feed(self, data: memoryview | bytes) -> None:
         """These bytes arrive, all at once as far as there is room for them."""
+        if self.sent is not None:
+            self.sent += data
         rest = memoryview(data)
         while rest and self.drop_reason is None:
             rest = rest[self._deliver(rest) :]
@@ -114,6 +118,8 @@ class WireSocket(PduSocket):
                 data = data[: self.taking]
                 self.taking -= len(data)
             self._received += data
+            if self.answered is not None:
+                self.answered += data
             sender.sent(len(data))
             moved = True
         if self.channel.hanging_up and not sender.out:
