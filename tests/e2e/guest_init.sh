@@ -29,6 +29,8 @@ ip link set eth0 up
 ip addr add 10.0.2.15/24 dev eth0
 sysctl -q -w net.ipv4.conf.all.route_localnet=1
 ip route add 127.0.0.0/8 via 10.0.2.2 dev eth0
+# As much as iscsid.conf asks for (initramfs.py says why).
+sysctl -q -w net.core.rmem_max=134217728
 
 syslogd -O /run/syslog
 

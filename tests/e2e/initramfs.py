@@ -22,7 +22,15 @@ BOOT_MODULES = (
 MORE_MODULES = ("dm_multipath", "dm_round_robin", "dm_service_time")
 
 INITIATOR_NAME = "iqn.2026-11.io.lunmesh.test:guest"
-_ISCSID_CONF = "iscsid.startup = /usr/sbin/iscsid\n"
+# The receive buffer: Linux counts what arrives while a socket is busy against it until the socket
+# is idle, and a fast stream to a slow CPU can keep it busy for the whole of a read. When the count
+# reaches the buffer, the window closes, and as iscsi_tcp has by then taken all the data, nothing
+# opens it again for five seconds (a ping, or the sender's probe). Seen with tgtd as well. So the
+# buffer holds everything that can be on its way at once.
+_ISCSID_CONF = """\
+iscsid.startup = /usr/sbin/iscsid
+node.conn[0].tcp.window_size = 67108864
+"""
 _FOLDERS = (
     *("dev", "etc", "etc/iscsi", "mnt", "proc", "root", "run", "sys", "tmp", "var", "var/lib"),
     *("usr", "usr/bin", "usr/sbin", "usr/bbin", "usr/lib", "usr/lib64"),

@@ -150,7 +150,7 @@ def test_cleared_ranges_read_as_zeros(
                 assert full - server.allocated_bytes() >= 15 << 20
             vm.sh(
                 f"dd if={disk} bs=1M count=32 iflag=direct of=/tmp/data; "
-                "head -c 16M /dev/zero > /tmp/zeros; "
+                "head -c 16777216 /dev/zero > /tmp/zeros; "
                 "dd if=/tmp/data bs=1M skip=8 count=16 | cmp - /tmp/zeros; "
                 # What lies around it is still there.
                 "for edge in 7 24; do "

@@ -45,7 +45,7 @@ SAYS_OF_ITSELF = [
         (f"sg_opcodes --opcode={opcode}", "Command is supported")
         for opcode in ("0x28", "0x2a", "0x42", "0x88", "0x89", "0x93", "0x9e,0x10", "0x9e,0x12")
     ],
-    ("sg_opcodes --opcode=0xff", "not supported"),
+    ("sg_opcodes --opcode=0xff", "NOT supported"),
     ("sg_logs", "Supported log pages"),
     ("sg_logs --all", "Supported log pages.*Temperature"),
     ("sg_turs", ""),
