@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tests.e2e.vm import VirtualMachine
 
-_SMALL_FILES = 100
+_SMALL_FILES = 80
 
 
 def mount(vm: VirtualMachine, disks: Sequence[str]) -> list[str]:
@@ -22,7 +22,7 @@ def unmount(vm: VirtualMachine, disks: Sequence[str]) -> None:
 def write_files(vm: VirtualMachine, point: str) -> None:
     """A large file and many small ones, with their checksums beside them."""
     vm.sh(
-        f"cd {point}; dd if=/dev/urandom of=large bs=1M count=16; mkdir -p small; "
+        f"cd {point}; dd if=/dev/urandom of=large bs=1M count=12; mkdir -p small; "
         f"for i in $(seq {_SMALL_FILES}); do "
         "dd if=/dev/urandom of=small/$i bs=$((i * 73)) count=1; done; "
         "find large small -type f | xargs sha256sum > SUMS; sync"
