@@ -90,6 +90,7 @@ class Connection(Endpoint, Hba):
         self.initial_r2t = parameters.initial_r2t
         self.immediate_data = parameters.immediate_data
         self.first_burst_bytes = parameters.first_burst_length
+        self.immediate_bytes_max = self.first_burst_bytes if self.immediate_data else 0
         self.max_burst_bytes = parameters.max_burst_length
         self.r2ts_max = parameters.max_outstanding_r2t
         # The Data-Out being received; or where it is held.
@@ -152,7 +153,12 @@ class Connection(Endpoint, Hba):
             task.bidi_read_length = bidi_read
             if task.direction == 2:
                 task.expect(edtl)
-            if length or not flags & FINAL:
+            if flags & FINAL and 0 < length == task.transfer == edtl <= self.immediate_bytes_max:
+                # All data came with the command, as most small writes do.
+                task.early = (buf[data_at : data_at + length],)
+                task.early_length = task.early_have = length
+                task.early_transient = True
+            elif length or not flags & FINAL:
                 self._unsolicited(task, buf[data_at : data_at + length], not flags & FINAL)
         elif length:
             task.rejected = UNEXPECTED_UNSOLICITED_DATA

@@ -241,7 +241,7 @@ class SCSIRequest:
         assert self.state < COMPLETED, f"completed twice: {self!r}"
         self.status = status
         self.state = COMPLETED
-        if self.early_length:
+        if self.early_length and not self.early_transient:
             self.hba.release_early(self)
         self.hba.complete(self)
         if self.on_end is not None:
