@@ -87,7 +87,7 @@ def test_another_session_ends_a_command_in_every_state(function: int, state: Sta
             assert not of_task(told, command)
             s.w.settle()
             assert_idle(s.w.target)
-        assert s.session.closed == (function == TaskFunction.TARGET_COLD_RESET)
+        assert s.session.is_closed() == (function == TaskFunction.TARGET_COLD_RESET)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -102,7 +102,7 @@ def test_a_logout_aborts_in_every_state_and_then_answers(state: State, reason: i
         assert [p.response for p in answers if p.opcode == Opcode.LOGOUT_RESPONSE] == [0]
         assert answers[-1].opcode == Opcode.LOGOUT_RESPONSE
         assert not of_task(answers, command)
-        assert s.session.closed
+        assert s.session.is_closed()
 
 
 @pytest.mark.parametrize("state", ALL_STATES)
@@ -111,7 +111,7 @@ def test_a_new_session_of_the_same_port_aborts_in_every_state(state: State) -> N
     with scene() as s:
         state(s)
         new = s.w.login(isid=s.session.isid)
-        assert s.session.closed
+        assert s.session.is_closed()
         s.clear()
         assert new.nop(b"new") == b"new"
         assert list(s.w.target.sessions) == [new.tsih]
@@ -127,7 +127,7 @@ def test_a_new_connection_of_the_session_aborts_in_every_state(state: State) -> 
         new.cmd_sn = s.session.cmd_sn
         new.exp_cmd_sn, new.max_cmd_sn = s.session.exp_cmd_sn, s.session.max_cmd_sn
         new.login(defaults=False)
-        assert s.session.closed
+        assert s.session.is_closed()
         # The tag is free at once.
         again = new.scsi(cdb.TEST_UNIT_READY, itt=command.itt)
         assert new.one(again).status == GOOD
@@ -149,5 +149,5 @@ def test_a_cold_reset_aborts_in_every_state_and_drops_every_session(state: State
         assert not of_task(answers, command)
         told = [p.async_event for p in other.incoming() if p.opcode == Opcode.ASYNC]
         assert told == [3]
-        assert s.session.closed
-        assert other.closed
+        assert s.session.is_closed()
+        assert other.is_closed()

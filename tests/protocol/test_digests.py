@@ -70,7 +70,7 @@ def test_a_wrong_header_digest_ends_the_connection(make: Make) -> None:
         session = w.login(DIGESTS)
         session.socket.feed(spoiled(make(session), header=1 << 17))
         assert not session.incoming()
-        assert session.closed
+        assert session.is_closed()
         assert session.socket.drop_reason == "header digest error"
 
 

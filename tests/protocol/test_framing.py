@@ -156,7 +156,7 @@ def test_a_data_segment_past_the_limit_ends_the_connection_at_once(opcode: int, 
         pdu.bhs[0] = opcode
         pdu.data_length = limit_of(w) + over
         session.socket.feed(bytes(pdu.bhs))
-        assert session.closed
+        assert session.is_closed()
         assert "data segment" in str(session.socket.drop_reason)
 
 
@@ -174,7 +174,7 @@ def test_the_limit_of_the_login_phase_is_8192(size: int) -> None:
         request = session.login_request(1, 3, b"")
         request.data_length = min(size, 0xFFFFFF)
         session.socket.feed(bytes(request.bhs))
-        assert session.closed
+        assert session.is_closed()
 
 
 def test_every_opcode_with_any_lengths_and_flags_keeps_the_connection_or_ends_it_cleanly() -> None:
@@ -190,7 +190,7 @@ def test_every_opcode_with_any_lengths_and_flags_keeps_the_connection_or_ends_it
             body = rng.randbytes(pdu.ahs_words * 4 + pdu.data_length + -pdu.data_length % 4)
             session.socket.feed(bytes(pdu.bhs) + body)
             session.incoming()
-            if not session.closed:
+            if not session.is_closed():
                 session.socket.feed(session.ping(b"x", immediate=True).encode())
                 assert [p.opcode for p in session.incoming()] == [Opcode.NOP_IN]
             session.close()

@@ -42,7 +42,7 @@ class Scene:
         self.w.pool._set_limits()
         self.w.pool._serve()
         self.session.socket.taking = None
-        if not self.session.closed:
+        if not self.session.is_closed():
             self.session.socket.feed(self.rest)
         self.store.release_all()
 

@@ -161,8 +161,7 @@ class WireInitiator(Initiator):
         (answer,) = self.exchange(*pdus)
         return answer
 
-    @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether the target has closed the connection."""
         self.socket.pump()
         return self.socket.at_end
