@@ -12,6 +12,8 @@ Rules:
 3. A connection whose output is not taken is not read either: with more than ``BACKLOG_BYTES_MAX``
    to send, or ``COPIED_BYTES_MAX`` of that outside of the buffer pool (pings and text).
 4. Nothing is dropped in the middle of a pass: what went wrong there is kept until its end.
+5. uvloop calls a reader once more when its socket has an error, and then never again, be there
+   bytes left or not: a tick looks for what such a last call has left behind.
 """
 
 from __future__ import annotations
@@ -287,10 +289,24 @@ class SocketChannel:
 
     def tick(self, now: float) -> None:
         """Timers: login, idle ping, dead peer."""
+        if self._reading and self._is_readable():  # rule 5
+            self._readable()
+        if self._gone:
+            return
         self.channel.now = now
         reason = self.channel.tick(now)
         if reason:
             self.drop(reason)
+
+    def _is_readable(self) -> bool:
+        """Whether there are bytes, the end of the connection or an error to be read."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+        return True
 
     def drop(self, reason: str) -> None:
         """Close the socket and end what came through it."""
