@@ -55,9 +55,9 @@ class Fences:
         """Whether this epoch of this node is over."""
         return epoch <= self._fences.get(node, -1)
 
-    def all(self) -> list[tuple[str, int]]:
-        """(node, epoch) in order of nodes."""
-        return sorted(self._fences.items())
+    def some(self, most: int) -> list[tuple[str, int]]:
+        """(node, epoch) in order of nodes, no more than ``most``: they go into one message."""
+        return sorted(self._fences.items())[:most]
 
     async def add(self, node: str, epoch: int) -> None:
         """Put a fence in force at once, and on stable storage before this returns.

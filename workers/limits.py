@@ -11,7 +11,6 @@ from typing import Final
 PAYLOAD_BYTES_MAX: Final = 4 << 20  # payload of a message
 MESSAGE_IOS_MAX: Final = 1024  # I/Os, and cancellations, of a message
 MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + (256 << 10)  # with its arrays; gRPC's own limit
-CONTROL_BYTES_MAX: Final = 1 << 20  # of a control call, either way
 
 # --- of one I/O ----------------------------------------------------------------------------------
 IO_BYTES_MAX: Final = 1 << 20  # READ and WRITE; COMPARE_AND_WRITE carries twice its length

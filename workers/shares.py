@@ -18,7 +18,7 @@ import enum
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from workers.limits import SIZE_BYTES_MAX
 from workers.memory_store import MemoryStore
@@ -82,8 +82,25 @@ class Share:
 
     info: ShareInfo
     store: VolumeStore | None = None
-    running: int = 0  # I/Os in the store
     deleting: bool = False
+    users: int = 0  # I/Os that run or wait
+    _unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self) -> None:
+        """An I/O that needs the store has come."""
+        self.users += 1
+        self._unused.clear()
+
+    def ended(self) -> None:
+        """It has ended."""
+        self.users -= 1
+        if not self.users:
+            self._unused.set()
+
+    async def unused(self) -> None:
+        """Wait until no I/O needs the store."""
+        while self.users:
+            await self._unused.wait()
 
 
 class Shares(ABC):
@@ -189,7 +206,7 @@ class Shares(ABC):
             share = self._by_uuid.get(uuid)
             if share is None:
                 return
-            assert share.running == 0, "share deleted with I/O in flight"
+            assert share.users == 0, "share deleted with I/O in flight"
             if share.store is not None:
                 share.store.close()
                 share.store = None
