@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -86,20 +89,26 @@ class WorkerServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        try:
-            if self._tls is None:
-                port = server.add_insecure_port(self._address)
-            else:
-                port = server.add_secure_port(self._address, self._tls.credentials())
-        except RuntimeError as exc:
-            raise ServerError(f"cannot listen on {self._address}: {exc}") from exc
-        if not port:
-            raise ServerError(f"cannot listen on {self._address}")
+        port = self._bind(server)
         await server.start()
         self._server = server
         for name in ("", *SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
+
+    def _bind(self, server: aio.Server) -> int:
+        credentials = self._tls.credentials() if self._tls is not None else None
+        _refuse_taken_socket(self._address)
+        mask = os.umask(0o077)  # a Unix socket is for its owner
+        try:
+            if credentials is None:
+                return server.add_insecure_port(self._address)
+            return server.add_secure_port(self._address, credentials)
+        except RuntimeError as exc:
+            reason = str(exc).partition(";")[0]  # behind it is advice for users of gRPC
+            raise ServerError(f"cannot listen: {reason[:1].lower()}{reason[1:]}") from exc
+        finally:
+            os.umask(mask)
 
     async def stop(self, timeout_seconds: float) -> None:
         """Say that we go, finish what runs within the bound, flush, end the streams."""
@@ -116,3 +125,12 @@ class WorkerServer:
             node.end_stream(End.STOPPING)
         if self._server is not None:
             await self._server.stop(STOP_GRACE_SECONDS)
+
+
+def _refuse_taken_socket(address: str) -> None:
+    """gRPC takes a Unix socket's path from whoever has it; that is right for a dead one only."""
+    if not address.startswith("unix:"):
+        return
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(address.removeprefix("unix:"))
+        raise ServerError(f"cannot listen on {address}: it is in use")

@@ -148,6 +148,11 @@ class Shares(ABC):
         names = sorted(other for other in self._by_name if other > name)[:limit]
         return [self._by_name[other].info for other in names]
 
+    @property
+    def count(self) -> int:
+        """How many shares there are."""
+        return len(self._by_uuid)
+
     def get(self, uuid: bytes) -> Share:
         """The share, or ShareError."""
         share = self._by_uuid.get(uuid)

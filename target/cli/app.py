@@ -10,6 +10,7 @@ import typer
 from msgspec import UNSET, UnsetType
 
 from target.cli.scsi_app import scsi_app
+from target.cli.worker_app import worker
 from target.config import ConfigError, Options, load_serve_config
 from target.config.model import IQN_DEFAULT
 
@@ -152,6 +153,9 @@ def serve(
     from target.cli.serve import run_serve
 
     run_serve(loaded)
+
+
+app.command()(worker)
 
 
 def _given(value: Any) -> Any | UnsetType:
