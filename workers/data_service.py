@@ -27,9 +27,6 @@ from workers.wire import (
 )
 from workers.worker import Worker
 
-# How long a last message may take to leave a stream that ends.
-LAST_WORD_SECONDS: Final = 1.0
-
 CODE_OF_FAULT: Final = {
     WireFault.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
     WireFault.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -148,28 +145,41 @@ class _Session:
         writer = asyncio.ensure_future(self._write())
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if reader.done() and not reader.exception():
+            if reader.done() and reader.exception() is None:
                 self._read_all = True
                 self._wake.set()
-                await writer
-            if not reader.done():
-                writer.result()  # its exception, if there was one
-                reason = stream.end_reason or End.GONE
-                await context.abort(CODE_OF_END[reason], reason.value)
-            reader.result()
-        except WireError as exc:
-            self._worker.log.warning("bad message", peer=context.peer(), reason=str(exc))
-            await context.abort(CODE_OF_FAULT[exc.fault], str(exc))
-        except _Stale as exc:
-            stream.end(End.STALE)
-            await asyncio.wait({writer}, timeout=LAST_WORD_SECONDS)
-            if writer.done():
-                await context.write(stream.refusal(exc.batch))
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(exc))
+                await asyncio.wait({writer})
+            error = reader.exception() if reader.done() else None
+            refusal = stream.refusal(error.batch) if isinstance(error, _Stale) else None
+            code, details = self._verdict(error)
+            # Everything is given back now: a peer that reads nothing may keep us here for long.
+            # For gRPC sends one thing at a time, and a status beside a message is never sent.
+            stream.finish()
+            await asyncio.wait({writer})
+            if refusal is not None:
+                await context.write(refusal)
+            if code is not None:
+                await context.abort(code, details)
         finally:
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
+
+    def _verdict(self, error: BaseException | None) -> tuple[grpc.StatusCode | None, str]:
+        """What the node is told at the end; None: all is well."""
+        if isinstance(error, WireError):
+            peer = self._context.peer()
+            self._worker.log.warning("bad message", peer=peer, reason=str(error))
+            return CODE_OF_FAULT[error.fault], str(error)
+        if isinstance(error, _Stale):
+            return CODE_OF_END[End.STALE], str(error)
+        if error is not None:
+            self._worker.log.error("stream failed", exc_info=error)
+            return grpc.StatusCode.INTERNAL, type(error).__name__
+        reason = self._stream.end_reason
+        if reason is None and not self._read_all:
+            reason = End.GONE  # its messages cannot be sent
+        return (CODE_OF_END[reason], reason.value) if reason is not None else (None, "")
 
     async def _read(self, batch: Batch) -> None:
         worker, stream, context = self._worker, self._stream, self._context
