@@ -13,11 +13,10 @@ from target.config.errors import ConfigError, did_you_mean
 from target.config.load import IO_THREADS_MAX, SECONDS_MAX
 from target.config.model import LogFormat, LogLevel
 from target.config.sizes import format_size, parse_size
-from target.config.values import is_loopback, parse_portal, resolve
+from target.config.values import UNIX_PATH_BYTES_MAX, is_loopback, parse_portal, resolve
 from workers.buffers import BUFFER_BYTES_MIN
 from workers.fault_store import Faults, parse_faults
 
-UNIX_PATH_BYTES_MAX = 107  # sockaddr_un
 STORES = ("file:DIR", "memory:")
 T = TypeVar("T")
 
