@@ -7,7 +7,7 @@ request itself is a gRPC status: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FA
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import grpc
@@ -36,10 +36,11 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class ControlService(worker_pb2_grpc.ControlServicer):
-    """The control calls of ``worker``."""
+    """The control calls of ``worker``.  ``drain_begins`` tells those who look at its health."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, drain_begins: Callable[[], Awaitable[None]]) -> None:
         self._worker = worker
+        self._drain_begins = drain_begins
 
     async def CreateVolume(
         self, request: pb.CreateVolumeRequest, context: Context
@@ -129,6 +130,7 @@ class ControlService(worker_pb2_grpc.ControlServicer):
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         self._worker.log.info("draining")
+        await self._drain_begins()
         try:
             status, detail = await _within(request.timeout_ms, self._worker.drain())
         except TimeoutError:

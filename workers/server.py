@@ -85,7 +85,7 @@ class WorkerServer:
         server = aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
         server.add_generic_rpc_handlers((DataService(self._worker).handler(),))
         add_control: Any = worker_pb2_grpc.add_ControlServicer_to_server  # generated, untyped
-        add_control(ControlService(self._worker), server)
+        add_control(ControlService(self._worker, self._health.enter_graceful_shutdown), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
