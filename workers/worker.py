@@ -18,8 +18,8 @@ from workers.scheduler import Scheduler
 from workers.shares import Share, ShareError, Shares
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 
-# The store's threads are kept busy, and little more is out of our hands (workers/scheduler.py).
-SLOTS_PER_THREAD: Final = 2
+# The threads of a store are kept busy, and little more is out of our hands (workers/scheduler.py).
+SLOTS_PER_THREAD: Final = 4
 DRAIN_POLL_SECONDS: Final = 0.01
 
 
