@@ -124,6 +124,8 @@ class Node:
 
     def _worker_volumes(self, data: DataDir) -> WorkerVolumes:
         if self._workers is None:
+            # What goes wrong is said in a line of ours; gRPC's own come without place or remedy.
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
             from target.worker_volumes import WorkerVolumes  # gRPC: not without need
 
             identity = begin_epoch(data.path, os.urandom(NODE_ID_BYTES).hex())

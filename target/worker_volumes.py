@@ -58,6 +58,7 @@ class WorkerVolumes:
             read_only=read_only,
             write_cache=self._config.write_cache,
             place=Placement(uuid, [place.key for place in places]),
+            busy_when_away=self._config.worker_away == "busy",
         )
 
     def _store(self, name: str, info: ShareInfo, place: WorkerPlace) -> RemoteStore:

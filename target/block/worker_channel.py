@@ -218,7 +218,10 @@ def _check(answer: Any) -> None:
 
 
 def _text(exc: aio.AioRpcError) -> str:
-    return (exc.details() or exc.code().name)[:DETAIL_CHARS_MAX]
+    text = exc.details() or exc.code().name
+    if text.startswith("failed to connect"):  # to all addresses, of which there is one; the end is
+        text = f"cannot connect: {text.rpartition(': ')[2]}"  # what the kernel says
+    return text[:DETAIL_CHARS_MAX]
 
 
 def _gone(exc: aio.AioRpcError) -> WorkerGone:
