@@ -5,7 +5,6 @@ what is to run beside it. Its 127.0.0.1 is the host's (guest_init.sh says how), 
 whatever listens on the host's loopback under the address that the host itself would use.
 """
 
-import base64
 import subprocess
 import tempfile
 from pathlib import Path
@@ -89,10 +88,6 @@ class VirtualMachine:
             return _succeeded(self._back.receive(), "the script in the background")
         except ChannelBroken as exc:
             raise self._error(str(exc)) from exc
-
-    def write_file(self, path: str, text: str) -> None:
-        encoded = base64.b64encode(text.encode()).decode()
-        self.sh(f"echo {encoded} | base64 -d > {path}")
 
     def close(self) -> None:
         """End the guest; it powers itself off when its ports close, and is killed if it cannot."""
