@@ -2,7 +2,8 @@
 
     lunmesh-data/
       lock            held while a process uses the directory
-      catalog.json    format version; per volume its UUID, size, block and chunk size
+      catalog.json    format version; per volume its UUID, size, block and chunk size, its workers
+      node.json       who this node is to its workers (target/identity.py)
       volumes/NAME.raw
 
 The catalog is written to a new file, synced and renamed, so that a crash leaves the old or the new
@@ -16,6 +17,7 @@ import fcntl
 import os
 import re
 import uuid as uuids
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +27,20 @@ from target.config import VolumeConfig, format_size
 from workers.file_store import create_sparse
 
 FORMAT: Final = 1
+PLACE_KEY_CHARS: Final = 12  # random, told apart among the few workers of a volume
 CATALOG_BYTES_MAX: Final = 64 << 20
 
 
 class DataDirError(Exception):
     """The data directory cannot be used; the text says why, in one line."""
+
+
+class WorkerPlace(msgspec.Struct, kw_only=True):
+    """A worker of a volume.  Which chunks it has follows from ``key``, and only from that."""
+
+    key: str
+    address: str  # where it is now; may be edited when it moves
+    created: bool = False  # its share was made: one that is missing now is lost, not new
 
 
 class VolumeRecord(msgspec.Struct, kw_only=True):
@@ -40,6 +51,7 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
     chunk_bytes: int
     size_bytes: int
     path: str | None = None  # an image outside the directory
+    workers: list[WorkerPlace] | None = None  # where its chunks are; None: here
 
 
 class _Catalog(msgspec.Struct, kw_only=True):
@@ -79,10 +91,8 @@ class DataDir:
 
     def _read(self) -> _Catalog:
         file = self.path / "catalog.json"
-        try:
-            with file.open("rb") as stream:
-                raw = stream.read(CATALOG_BYTES_MAX)
-        except FileNotFoundError:
+        raw = read_bounded(file, CATALOG_BYTES_MAX)
+        if raw is None:
             return _Catalog()
         try:
             catalog = msgspec.json.decode(raw, type=_Catalog)
@@ -93,17 +103,8 @@ class DataDir:
         return catalog
 
     def _write(self) -> None:
-        new = self.path / "catalog.json.new"
-        with new.open("wb") as stream:
-            stream.write(msgspec.json.format(msgspec.json.encode(self._catalog)))
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.rename(self.path / "catalog.json")
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        data = msgspec.json.format(msgspec.json.encode(self._catalog))
+        write_atomically(self.path / "catalog.json", data)
 
     @property
     def volumes(self) -> dict[str, VolumeRecord]:
@@ -115,23 +116,28 @@ class DataDir:
         record = self._catalog.volumes[name]
         return Path(record.path) if record.path else self.path / "volumes" / f"{name}.raw"
 
-    def prepare(self, wanted: VolumeConfig, size_bytes: int) -> VolumeRecord:
+    def prepare(
+        self, wanted: VolumeConfig, size_bytes: int, workers: Sequence[str] = ()
+    ) -> VolumeRecord:
         """The record of a configured volume, which is created, or grown, if need be.
 
+        A new volume of a size has its chunks on ``workers`` (addresses), if there are any.
         Raises DataDirError where what is configured contradicts what is there.
         """
         record = self._catalog.volumes.get(wanted.name)
         path = str(wanted.path.resolve()) if wanted.path is not None else None
         try:
             if record is None:
-                record = self._create(wanted, size_bytes, path)
+                record = self._create(wanted, size_bytes, path, workers)
             else:
                 self._reconcile(wanted, record, size_bytes, path)
         except OSError as exc:
             raise DataDirError(f"volume {wanted.name}: {exc.strerror}") from exc
         return record
 
-    def _create(self, wanted: VolumeConfig, size_bytes: int, path: str | None) -> VolumeRecord:
+    def _create(
+        self, wanted: VolumeConfig, size_bytes: int, path: str | None, workers: Sequence[str]
+    ) -> VolumeRecord:
         record = VolumeRecord(
             uuid=str(uuids.uuid4()),
             block_bytes=wanted.block_bytes,
@@ -139,8 +145,13 @@ class DataDir:
             size_bytes=size_bytes,
             path=path,
         )
+        if workers and path is None:
+            record.workers = [
+                WorkerPlace(key=uuids.uuid4().hex[:PLACE_KEY_CHARS], address=address)
+                for address in workers
+            ]
         self._catalog.volumes[wanted.name] = record
-        if path is None:
+        if path is None and record.workers is None:
             file = self.file_of(wanted.name)
             try:
                 create_sparse(file, size_bytes)
@@ -174,11 +185,44 @@ class DataDir:
                 f" to {format_size(size_bytes)}"
             )
         if size_bytes != record.size_bytes:
-            if path is None:
+            if path is None and record.workers is None:
                 os.truncate(self.file_of(wanted.name), size_bytes)
             record.size_bytes = size_bytes
             self._write()
 
+    def share_created(self, place: WorkerPlace) -> None:
+        """Keep that the share of ``place`` was made.  Raises OSError."""
+        place.created = True
+        try:
+            self._write()
+        except OSError:
+            place.created = False
+            raise
+
     def close(self) -> None:
         """Give up the directory."""
         os.close(self._lock)
+
+
+def read_bounded(file: Path, bytes_max: int) -> bytes | None:
+    """The first ``bytes_max`` of a file, or None if there is none.  Raises OSError."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(bytes_max)
+    except FileNotFoundError:
+        return None
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """A crash leaves the old file or the new one; on return the new one.  Raises OSError."""
+    new = file.with_name(file.name + ".new")
+    with new.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.rename(file)
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

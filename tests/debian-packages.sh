@@ -12,6 +12,7 @@ packages=(
     busybox-static cpio kmod  # what its initramfs is made with
     open-iscsi              # the kernel initiator's user space, for the virtual machine
     e2fsprogs xfsprogs fio sg3-utils  # what runs inside it
+    openssl                 # the certificates of the TLS tests
     tgt                     # the peer of `make bench`
 )
 

@@ -27,6 +27,13 @@ T = TypeVar("T")
 _UNORDERED = frozenset({IoKind.FLUSH, IoKind.BLOCK_STATUS})
 _WRITES = frozenset({IoKind.WRITE, IoKind.ZERO, IoKind.UNMAP, IoKind.COMPARE_AND_WRITE})
 
+# A worker that cannot be asked now may be there again in a moment.
+_AWAY = frozenset({StoreStatus.UNAVAILABLE, StoreStatus.DEADLINE})
+
+
+class VolumeBusy(StoreError):
+    """A store is away, and the initiator is to try again (``busy_when_away``)."""
+
 
 class Volume:
     """``size`` bytes, in blocks of ``block_bytes``; ``stores[place(n)]`` holds chunk ``n``."""
@@ -42,6 +49,7 @@ class Volume:
         read_only: bool = False,
         write_cache: bool = True,
         place: Callable[[int], int] = lambda chunk: 0,
+        busy_when_away: bool = False,
     ) -> None:
         self.name = name
         self.uuid = uuid
@@ -51,6 +59,7 @@ class Volume:
         self.read_only = read_only or any(s.read_only for s in stores)
         self.write_cache = write_cache  # off: every write is on stable storage before its answer
         self.stores = tuple(stores)
+        self.busy_when_away = busy_when_away
         self._place = place
         self._only = stores[0] if len(stores) == 1 else None
         self._ranges = RangeOrder(chunk_bytes)
@@ -266,6 +275,8 @@ class _VolumeIo(Wait[T], Generic[T]):
             self._v._ranges.leave(ticket)
         for part in self._parts:
             if part.status is not StoreStatus.OK:
+                if part.status in _AWAY and self._v.busy_when_away:
+                    return VolumeBusy(part.status, part.detail)
                 error = part.error()
                 error.miscompare_offset += part.offset - self._io.offset
                 return error

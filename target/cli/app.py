@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from msgspec import UNSET, UnsetType
 
+from target.cli import worker_app
 from target.cli.scsi_app import scsi_app
 from target.config import ConfigError, Options, load_serve_config
 from target.config.model import IQN_DEFAULT
@@ -60,6 +61,37 @@ def serve(
             "repeated, they are LUN 0, 1, 2… [default: disk0=1G]",
             "VOLUME",
         ),
+    ] = None,
+    worker: Annotated[
+        list[str] | None,
+        _flag(
+            "Workers",
+            "Keep new disks on this worker; repeated, their chunks are spread.",
+            "HOST:PORT|unix:PATH",
+        ),
+    ] = None,
+    worker_ca: Annotated[
+        str | None, _flag("Workers", "TLS: who signs the workers' certificates.", "FILE")
+    ] = None,
+    worker_cert: Annotated[
+        str | None, _flag("Workers", "TLS: the certificate to show to workers.", "FILE")
+    ] = None,
+    worker_key: Annotated[str | None, _flag("Workers", "TLS: its private key.", "FILE")] = None,
+    worker_checksum: Annotated[
+        str | None,
+        _flag("Workers", "CRC32C of all data on the wire, as there. [default: on]", "on|off"),
+    ] = None,
+    worker_timeout: Annotated[
+        str | None,
+        _flag("Workers", "How long a command waits for a worker. [default: 10]", "SECONDS"),
+    ] = None,
+    worker_wait: Annotated[
+        str | None,
+        _flag("Workers", "How long to wait for workers at start. [default: 10]", "SECONDS"),
+    ] = None,
+    worker_away: Annotated[
+        str | None,
+        _flag("Workers", "What a command is told then. [default: busy]", "busy|not-ready"),
     ] = None,
     buffer_memory: Annotated[
         str | None, _flag("Tuning", "Memory for data on its way. [default: 256M]", "SIZE")
@@ -135,6 +167,14 @@ def serve(
         portal=_given(portal),
         iqn=_given(iqn),
         volume=_given(volume),
+        worker=_given(worker),
+        worker_ca=_given(worker_ca),
+        worker_cert=_given(worker_cert),
+        worker_key=_given(worker_key),
+        worker_checksum=_given(worker_checksum),
+        worker_timeout=_number("worker-timeout", worker_timeout, float),
+        worker_wait=_number("worker-wait", worker_wait, float),
+        worker_away=_given(worker_away),
         buffer_memory=_given(buffer_memory),
         chap=_given(chap),
         chap_file=_given(chap_file),
@@ -157,6 +197,9 @@ def serve(
     from target.cli.serve import run_serve
 
     run_serve(loaded)
+
+
+app.command()(worker_app.worker)
 
 
 def _given(value: Any) -> Any | UnsetType:

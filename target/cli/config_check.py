@@ -33,6 +33,8 @@ def _shown(config: ServeConfig) -> dict[str, Any]:
     """The options for eyes and pipes: of CHAP only the names."""
     shown = {name: getattr(config, name) for name in config.__struct_fields__}
     shown["portals"] = [str(portal) for portal in config.portals]
+    shown["workers"] = [str(worker) for worker in config.workers]
+    shown["worker_tls"] = config.worker_tls is not None
     shown["chap"] = [user.user for user in config.chap]
     mutual: ChapUser | None = config.mutual_chap
     shown["mutual_chap"] = mutual.user if mutual else None

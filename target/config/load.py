@@ -21,6 +21,7 @@ from target.config.model import (
     Portal,
     ServeConfig,
     VolumeConfig,
+    WorkerAway,
 )
 from target.config.options import Options, VolumeTable, field_of
 from target.config.sizes import format_size, parse_size
@@ -32,6 +33,7 @@ from target.config.values import (
     parse_volume,
     resolve,
 )
+from target.config.workers import worker_notes, worker_tls, workers
 
 ENV_CHAP = "LUNMESH_CHAP"
 ENV_MUTUAL_CHAP = "LUNMESH_MUTUAL_CHAP"
@@ -82,6 +84,12 @@ def _build(merged: Merged) -> ServeConfig:
         portals=portals,
         iqn=merged.one("iqn", parse_iscsi_name, IQN_DEFAULT),
         volumes=_volumes(merged),
+        workers=workers(merged),
+        worker_tls=worker_tls(merged),
+        worker_checksum=merged.one("worker-checksum", _on_off, True),
+        worker_timeout_seconds=merged.one("worker-timeout", _seconds(1), 10.0),
+        worker_wait_seconds=merged.one("worker-wait", _seconds(0), 10.0),
+        worker_away=merged.one("worker-away", _choice(WorkerAway), "busy"),
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
         chap=chap,
         mutual_chap=mutual,
@@ -183,4 +191,4 @@ def _notes(
             for portal in portals
             if not is_loopback(portal)
         ]
-    return tuple(notes)
+    return (*notes, *worker_notes(merged))

@@ -7,8 +7,11 @@ from typing import Literal
 
 import msgspec
 
+from target.block.worker_address import WorkerAddress, WorkerTls
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+WorkerAway = Literal["busy", "not-ready"]
 
 PORT_DEFAULT = 3260
 IQN_DEFAULT = "iqn.2026-11.io.lunmesh:target"
@@ -52,6 +55,12 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     portals: tuple[Portal, ...]
     iqn: str
     volumes: tuple[VolumeConfig, ...]  # LUN 0, 1, 2 … in order
+    workers: tuple[WorkerAddress, ...]  # where new volumes of a size are kept; none: here
+    worker_tls: WorkerTls | None  # None: in the clear
+    worker_checksum: bool  # CRC32C of what goes to workers and comes from them
+    worker_timeout_seconds: float  # of one I/O, retries and all
+    worker_wait_seconds: float  # at start, for workers to come
+    worker_away: WorkerAway  # what a command is told when that time is over
     buffer_memory_bytes: int
     chap: tuple[ChapUser, ...]  # who may log in; empty: everybody
     mutual_chap: ChapUser | None  # who we are to an initiator that asks

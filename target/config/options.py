@@ -31,6 +31,14 @@ class Options(
     portal: str | list[str] | UnsetType = UNSET
     iqn: str | UnsetType = UNSET
     volume: str | list[str | VolumeTable] | UnsetType = UNSET
+    worker: str | list[str] | UnsetType = UNSET
+    worker_ca: str | UnsetType = UNSET
+    worker_cert: str | UnsetType = UNSET
+    worker_key: str | UnsetType = UNSET
+    worker_checksum: bool | str | UnsetType = UNSET
+    worker_timeout: float | UnsetType = UNSET
+    worker_wait: float | UnsetType = UNSET
+    worker_away: str | UnsetType = UNSET
     buffer_memory: Size | UnsetType = UNSET
     chap: str | list[str] | UnsetType = UNSET
     chap_file: str | UnsetType = UNSET

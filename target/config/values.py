@@ -10,6 +10,7 @@ import ipaddress
 import re
 from pathlib import Path
 
+from target.block.worker_address import WORKER_PORT_DEFAULT, WorkerAddress
 from target.config.errors import did_you_mean
 from target.config.model import PORT_DEFAULT, Portal, VolumeConfig
 from target.config.options import VolumeTable
@@ -26,22 +27,25 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _IQN = re.compile(r"iqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[a-z0-9.:-]+)?")
 _EUI = re.compile(r"eui\.[0-9A-Fa-f]{16}")
 _NAA = re.compile(r"naa\.([0-9A-Fa-f]{16}|[0-9A-Fa-f]{32})")
+UNIX_PATH_BYTES_MAX = 107  # sockaddr_un
 ISCSI_NAME_BYTES_MAX = 223  # RFC 7143, 4.2.7.1
 
 
-def parse_portal(text: str) -> Portal:
+def parse_portal(text: str, port_default: int = PORT_DEFAULT) -> Portal:
     """``HOST:PORT``, ``[v6]:PORT``; without a port, iSCSI's own."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or not _is_ipv6(host) or not (rest == "" or rest.startswith(":")):
-            raise ValueError(f"bad portal {text!r}: write an IPv6 one as [::1]:{PORT_DEFAULT}")
-        return Portal(host, _port(text, rest[1:]) if rest else PORT_DEFAULT)
+            raise ValueError(f"bad portal {text!r}: write an IPv6 one as [::1]:{port_default}")
+        return Portal(host, _port(text, rest[1:]) if rest else port_default)
     if text.count(":") > 1:
-        raise ValueError(f"bad portal {text!r}: put an IPv6 address in brackets, [::1]:3260")
+        raise ValueError(
+            f"bad portal {text!r}: put an IPv6 address in brackets, [::1]:{port_default}"
+        )
     host, colon, port = text.partition(":")
     if not _HOST.fullmatch(host) or (_looks_numeric(host) and not _is_ipv4(host)):
         raise ValueError(f"bad portal {text!r}: write HOST:PORT or [IPv6]:PORT")
-    return Portal(host, _port(text, port) if colon else PORT_DEFAULT)
+    return Portal(host, _port(text, port) if colon else port_default)
 
 
 def _port(text: str, port: str) -> int:
@@ -77,6 +81,24 @@ def is_loopback(portal: Portal) -> bool:
     return (_is_ipv4(portal.host) or _is_ipv6(portal.host)) and ipaddress.ip_address(
         portal.host
     ).is_loopback
+
+
+def parse_worker(text: str, base: Path = Path()) -> WorkerAddress:
+    """``HOST:PORT``, ``[v6]:PORT``, without a port the workers' own; ``unix:PATH``."""
+    if text.startswith("unix:"):
+        path = str(resolve(text.removeprefix("unix:"), base).absolute())
+        if len(path.encode()) > UNIX_PATH_BYTES_MAX:
+            raise ValueError(
+                f"bad worker {text!r}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes"
+            )
+        return WorkerAddress(unix_path=path)
+    try:
+        portal = parse_portal(text, WORKER_PORT_DEFAULT)
+    except ValueError as exc:
+        raise ValueError(str(exc).replace("bad portal", "bad worker")) from exc
+    if not portal.port:
+        raise ValueError(f"bad worker {text!r}: the port must be 1 to 65535")
+    return WorkerAddress(portal.host, portal.port)
 
 
 def parse_iscsi_name(text: str) -> str:

@@ -32,6 +32,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from target.block.pool import SEGMENT_BYTES, Buffers, Share, segments_for, views_of
+from target.block.volume import VolumeBusy
 from target.block.wait import PENDING, Resume, Wait, _Pending
 from target.scsi.limits import WINDOW_BYTES
 from target.scsi.sense import INTERNAL_TARGET_FAILURE, CheckCondition, Sense, Status
@@ -427,6 +428,8 @@ class SCSIRequest:
             self._ended_by(exc)
         except CheckCondition as exc:
             self.fail(exc.sense)
+        except VolumeBusy:
+            self.complete(Status.BUSY)
         except StoreError as exc:
             self.fail(sense_of(exc))
         except Exception:

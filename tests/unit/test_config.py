@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from target.block.worker_address import WorkerAddress, WorkerTls
 from target.config import (
     ConfigError,
     Options,
@@ -16,6 +17,7 @@ from target.config import (
 )
 from target.config.options import field_of, option_names
 
+PEM = "-----BEGIN CERTIFICATE-----\n"
 SECRET = "zebrazebrazebra"
 
 
@@ -42,12 +44,19 @@ def test_nothing_given() -> None:
 
 
 def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
+    (toml.parent / "ca.pem").write_text(PEM)
     config = load(
         toml,
         """
         data-dir = "data"
         portal = ["127.0.0.1:3261", "[::1]:3261"]
         iqn = "iqn.2026-11.io.lunmesh:other"
+        worker = ["unix:w1.sock", "host2", "[::1]:3271"]
+        worker-ca = "ca.pem"
+        worker-checksum = "off"
+        worker-timeout = 20
+        worker-wait = 0
+        worker-away = "not-ready"
         buffer-memory = "64M"
         chap = ["alice:zebrazebrazebra", "bob:zebrazebrazebra"]
         mutual-chap = "target:giraffegiraffe"
@@ -83,6 +92,16 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
             VolumeConfig(name="a", size_bytes=1 << 30, block_bytes=4096),
             VolumeConfig(name="b", path=Path("images/b.img"), chunk_bytes=1 << 20, readonly=True),
         ),
+        workers=(
+            WorkerAddress(unix_path=str(Path("w1.sock").absolute())),
+            WorkerAddress("host2", 3270),
+            WorkerAddress("::1", 3271),
+        ),
+        worker_tls=WorkerTls(PEM.encode()),
+        worker_checksum=False,
+        worker_timeout_seconds=20,
+        worker_wait_seconds=0,
+        worker_away="not-ready",
         buffer_memory_bytes=64 << 20,
         chap=config.chap,
         mutual_chap=config.mutual_chap,
@@ -153,7 +172,14 @@ BAD_FILES = [
     ("\n\n# x\nPortal = 'x'", "config.toml:4: unknown key 'Portal' (did you mean 'portal'?)"),
     ("buffer_memory = 1", "config.toml:1: unknown key 'buffer_memory' (did you mean"),
     ("[serve]\nportal = 'x'", "config.toml:1: unknown key 'serve'"),
-    ("worker = 'x'", "config.toml:1: unknown key 'worker'"),
+    ("workers = 'x'", "config.toml:1: unknown key 'workers' (did you mean 'worker'?)"),
+    ("worker = 'x:0'", "config.toml:1: worker: bad worker 'x:0': the port must be 1 to 65535"),
+    ("worker = 'x y'", "config.toml:1: worker: bad worker 'x y': write HOST:PORT or [IPv6]:PORT"),
+    ("worker = 'unix:'", "config.toml:1: worker: bad path: empty"),
+    ("worker = ['a', 'a:3270']", "config.toml:1: worker: 'a:3270' is given twice"),
+    ("worker = []", "config.toml:1: worker: the list is empty"),
+    ("worker-ca = 'config.toml'", "config.toml:1: worker-ca: config.toml holds no PEM"),
+    ("worker-away = 'x'", "config.toml:1: worker-away: must be one of busy, not-ready, not 'x'"),
     ("iqn = 'a'\nportal =", "config.toml:2: invalid value"),
     ("iqn = 'iqn.2026-11.a:b", "config.toml:1: "),
     ("iqn = 'a'\niqn = 'b'", "config.toml:2: cannot overwrite a value"),

@@ -60,7 +60,8 @@ def test_defaults_are_the_same_in_help_reference_and_code() -> None:
     given: dict[str, object] = {field_of(name): default for name, default in in_help.items()}
     for name in ("queue_depth", "io_threads"):
         given[name] = int(str(given[name]))
-    for name in ("login_timeout", "nop_interval", "nop_timeout", "shutdown_timeout"):
+    seconds = {name for name in given if name.endswith(("_timeout", "_interval", "_wait"))}
+    for name in seconds:
         given[name] = float(str(given[name]))
     for name in ("chap_discovery", "strict"):
         given[name] = given[name] == "yes"

@@ -1,0 +1,142 @@
+"""A volume's share on a worker, as a store.
+
+Nothing is at hand here: all I/O goes through ``submit`` and over the link.  An I/O that is larger
+than a message may carry is cut, and its pieces run concurrently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from target.block.extents import cut_buffers
+from target.block.remote_io import RemoteIo
+from target.block.worker_channel import (
+    NoSuchShare,
+    OpenedShare,
+    ShareInfo,
+    ShareRefused,
+    WorkerChannel,
+)
+from target.block.worker_link import WorkerLink
+from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
+from workers.wire import length_max
+
+_LENGTH_MAX: Final = {kind: length_max(kind) for kind in IoKind}
+
+
+class RemoteStore(VolumeStore):
+    """The share of the volume ``info`` on the worker of ``link``.
+
+    ``create``: it may still have to be made there; ``on_created`` keeps that it has been, before
+    anything is written to it.  A share that was made once and is missing is never made again: its
+    data are missing too.
+    """
+
+    def __init__(
+        self,
+        link: WorkerLink,
+        info: ShareInfo,
+        *,
+        create: bool = False,
+        on_created: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.size = info.size
+        self.info = info
+        self.link = link
+        self.handle = 0
+        self.doubts: dict[int, RemoteIo] = {}
+        self.held: list[RemoteIo] = []
+        self._create = create
+        self._on_created = on_created
+        self._refusal = ""
+        link.add(self)
+
+    @property
+    def reason(self) -> str:
+        """Why the share is not served; empty if it is."""
+        why = self.link.reason or self._refusal
+        return f"worker {self.link.address}: {why}" if why else ""
+
+    def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
+        return False
+
+    def write_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
+        return False
+
+    def submit(self, io: StoreIo) -> None:
+        if io.length <= _LENGTH_MAX[io.kind] or io.kind is IoKind.FLUSH:
+            self.link.submit(io, self)
+        else:
+            _Pieces(io).submit(self)
+
+    def close(self) -> None:
+        self.link.remove(self)
+
+    async def open(self, channel: WorkerChannel, node: str, epoch: int) -> None:
+        """Make the share if need be, and open it (of ``worker_link.LinkedShare``)."""
+        self.handle = 0
+        try:
+            if self._create:
+                await channel.create_volume(self.info)
+                self._on_created()
+                self._create = False
+            opened = await channel.open_volume(node, epoch, self.info.uuid)
+            if opened.info.size < self.info.size:
+                await channel.resize_volume(self.info.uuid, self.info.size)
+                opened = await channel.open_volume(node, epoch, self.info.uuid)
+            self._check(opened)
+        except (NoSuchShare, ShareRefused) as exc:
+            self._refusal = str(exc)
+            return
+        self._refusal = ""
+        self.shared = opened.shared
+        self.handle = opened.handle
+
+    def _check(self, opened: OpenedShare) -> None:
+        """Chunks of another size would lie elsewhere."""
+        ours, theirs = self.info, opened.info
+        if (theirs.uuid, theirs.chunk_bytes) != (ours.uuid, ours.chunk_bytes):
+            raise ShareRefused(f"has volume {theirs.name} in chunks of {theirs.chunk_bytes} bytes")
+        if theirs.size < ours.size:
+            raise ShareRefused(f"has {theirs.size} bytes of volume {ours.name}, not {ours.size}")
+
+
+class _Pieces:
+    """An I/O that is too large for a message."""
+
+    def __init__(self, io: StoreIo) -> None:
+        assert io.kind is not IoKind.COMPARE_AND_WRITE, "it is one act and cannot be cut"
+        self._io = io
+        most = _LENGTH_MAX[io.kind]
+        # Runs of the first piece answer a BLOCK_STATUS well enough: it may always end early.
+        end = most if io.kind is IoKind.BLOCK_STATUS else io.length
+        self._pieces = [
+            StoreIo(
+                io.kind,
+                io.offset + at,
+                min(most, end - at),
+                self._done,
+                cut_buffers(io.buffers, at, min(most, end - at)),
+                fua=io.fua,
+                extents_max=io.extents_max,
+            )
+            for at in range(0, end, most)
+        ]
+        self._left = len(self._pieces)
+
+    def submit(self, store: RemoteStore) -> None:
+        for piece in self._pieces:
+            store.link.submit(piece, store)
+
+    def _done(self, _: StoreIo) -> None:
+        self._left -= 1
+        if self._left:
+            return
+        io = self._io
+        io.extents = self._pieces[0].extents
+        for piece in self._pieces:
+            if piece.status is not StoreStatus.OK:
+                io.status, io.detail = piece.status, piece.detail
+                break
+        io.done(io)

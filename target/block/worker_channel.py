@@ -1,0 +1,228 @@
+"""gRPC to one worker: a channel, its control calls and its data stream.
+
+The only module of the target that knows gRPC: whatever goes wrong with it is a :class:`WorkerGone`
+or a :class:`NodeFenced` to the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import grpc
+from grpc import aio
+from lunmesh.worker.v1 import worker_pb2 as pb
+from lunmesh.worker.v1 import worker_pb2_grpc
+
+from target.block.worker_address import WorkerAddress, WorkerTls
+from workers.limits import MESSAGE_BYTES_MAX
+from workers.store import StoreStatus
+from workers.wire import STATUS_FROM_WIRE, STREAM_METHOD
+
+# A peer that is silent for this long is asked; without an answer for as long again it is gone.
+KEEPALIVE_SECONDS: Final = 2.0
+KEEPALIVE_TIMEOUT_SECONDS: Final = 3.0
+CALL_SECONDS_MAX: Final = 5.0  # of a control call
+DETAIL_CHARS_MAX: Final = 200
+
+T = TypeVar("T")
+
+_OPTIONS: Final = [
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
+    ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Retries are ours (worker_queue.py); gRPC must not repeat anything by itself.
+    ("grpc.enable_retries", 0),
+    # Each attempt is a connection of its own, not one that another channel has given up.
+    ("grpc.use_local_subchannel_pool", 1),
+    # http_proxy is for the web.
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class WorkerGone(Exception):
+    """The worker cannot be reached, or has ended the stream; the text says why."""
+
+
+class NodeFenced(Exception):
+    """The worker refuses this epoch of this node."""
+
+
+class NoSuchShare(Exception):
+    """The worker does not know the volume."""
+
+
+class ShareRefused(Exception):
+    """The worker cannot serve the volume, whatever the connection does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareInfo:
+    """A volume, as a worker knows it."""
+
+    name: str
+    uuid: bytes
+    size: int  # bytes of the whole volume
+    chunk_bytes: int
+    block_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedShare:
+    """A volume that was opened."""
+
+    handle: int
+    info: ShareInfo
+    shared: bool
+
+
+class WorkerStream:
+    """The data stream.  Messages are bytes of workers/wire.py."""
+
+    def __init__(self, call: aio.StreamStreamCall[bytes, bytes]) -> None:
+        self._call = call
+
+    async def write(self, data: bytes) -> None:
+        """Returns when the message is on its way, which is when the next one may be made."""
+        try:
+            await self._call.write(data)
+        except aio.AioRpcError as exc:
+            raise _gone(exc) from exc
+        except (
+            asyncio.InvalidStateError,
+            aio.BaseError,
+        ) as exc:  # the call has ended: read() knows why
+            raise WorkerGone("the stream has ended") from exc
+
+    async def read(self) -> bytes:
+        """The next message; raises WorkerGone at the end of the stream."""
+        try:
+            data: Any = await self._call.read()
+            if data is not aio.EOF:
+                return bytes(data)
+            code, detail = await self._call.code(), await self._call.details()
+        except aio.AioRpcError as exc:
+            raise _gone(exc) from exc
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._call.cancelled() or (task is not None and task.cancelling()):
+                raise
+            raise WorkerGone("the stream was cut") from None  # by cancel() below
+        except aio.BaseError as exc:  # the channel was closed under it
+            raise WorkerGone(str(exc)) from exc
+        if code is grpc.StatusCode.FAILED_PRECONDITION:
+            raise NodeFenced(detail)
+        raise WorkerGone(f"the stream has ended: {detail or code.name}"[:DETAIL_CHARS_MAX])
+
+    def cancel(self) -> None:
+        """End the stream."""
+        self._call.cancel()
+
+
+class WorkerChannel:
+    """A connection to a worker: one attempt, never reused after it has failed."""
+
+    def __init__(self, address: WorkerAddress, tls: WorkerTls | None = None) -> None:
+        target = f"unix:{address.unix_path}" if address.unix_path else str(address)
+        if tls is not None and not address.unix_path:
+            credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+            self._channel = aio.secure_channel(target, credentials, options=_OPTIONS)
+        else:
+            self._channel = aio.insecure_channel(target, options=_OPTIONS)
+        stub: Any = worker_pb2_grpc.ControlStub  # generated, untyped
+        self._control = stub(self._channel)
+
+    async def status(self) -> str:
+        """The worker process: another one has another name.  Raises WorkerGone if it is leaving."""
+        answer = await _called(self._control.GetStatus(pb.GetStatusRequest(), timeout=_LIMIT))
+        if answer.draining:
+            raise WorkerGone("the worker is draining")
+        return str(answer.worker)
+
+    async def create_volume(self, info: ShareInfo) -> None:
+        """Make an empty share; one that is there already, and the same, is as good."""
+        share = pb.VolumeShare(
+            name=info.name,
+            uuid=info.uuid,
+            size=info.size,
+            chunk_bytes=info.chunk_bytes,
+            block_bytes=info.block_bytes,
+        )
+        request = pb.CreateVolumeRequest(share=share)
+        _check(await _called(self._control.CreateVolume(request, timeout=_LIMIT)))
+
+    async def resize_volume(self, uuid: bytes, size: int) -> None:
+        """Grow a share."""
+        request = pb.ResizeVolumeRequest(uuid=uuid, size=size)
+        _check(await _called(self._control.ResizeVolume(request, timeout=_LIMIT)))
+
+    async def open_volume(self, node: str, epoch: int, uuid: bytes) -> OpenedShare:
+        """A handle for the share, the same as before from the same process."""
+        request = pb.OpenVolumeRequest(node=node, epoch=epoch, uuid=uuid)
+        answer = await _called(self._control.OpenVolume(request, timeout=_LIMIT))
+        _check(answer)
+        s = answer.share
+        info = ShareInfo(s.name, s.uuid, s.size, s.chunk_bytes, s.block_bytes)
+        return OpenedShare(answer.handle, info, answer.shared)
+
+    def stream(self) -> WorkerStream:
+        """A new data stream."""
+        return WorkerStream(self._channel.stream_stream(STREAM_METHOD)())
+
+    async def close(self) -> None:
+        """End the connection and all that is on it."""
+        await self._channel.close()
+
+
+_LIMIT: Final = CALL_SECONDS_MAX
+
+
+async def _called(call: Awaitable[T]) -> T:
+    """The answer of a control call."""
+    try:
+        return await call
+    except aio.AioRpcError as exc:
+        code = exc.code()
+        if code is grpc.StatusCode.NOT_FOUND:
+            raise NoSuchShare(_text(exc)) from exc
+        if code in _REFUSALS:
+            raise ShareRefused(_text(exc)) from exc
+        raise _gone(exc) from exc
+
+
+_REFUSALS: Final = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    }
+)
+
+
+def _check(answer: Any) -> None:
+    """The store's part of an answer."""
+    status = STATUS_FROM_WIRE.get(answer.status)
+    if status is StoreStatus.OK:
+        return
+    detail = answer.detail[:DETAIL_CHARS_MAX] or (status.value if status else "no status")
+    if status is StoreStatus.STALE_EPOCH:
+        raise NodeFenced(detail)
+    if status is StoreStatus.UNAVAILABLE:
+        raise WorkerGone(detail)
+    raise ShareRefused(detail)
+
+
+def _text(exc: aio.AioRpcError) -> str:
+    text = exc.details() or exc.code().name
+    if text.startswith("failed to connect"):  # to all addresses, of which there is one; the end is
+        text = f"cannot connect: {text.rpartition(': ')[2]}"  # what the kernel says
+    return text[:DETAIL_CHARS_MAX]
+
+
+def _gone(exc: aio.AioRpcError) -> WorkerGone:
+    return WorkerGone(_text(exc))

@@ -1,0 +1,290 @@
+"""What a node has asked of one worker and not been answered: the order, the bounds, the retries.
+
+No socket, clock or task is in here: ``worker_link.py`` carries the messages and tells the time.
+
+Rules (why they are safe: docs/decisions/0010-retries-never-reorder.md):
+
+1. An I/O has one sequence number for all its sendings, and is on one stream at a time.  It is sent
+   again only on a newer stream that the worker *serves*: it has answered that stream's first
+   message, which carries no I/O, and has thereby said that nothing of an older stream runs.
+2. An I/O ends for its caller with its answer or at its deadline.  One that was sent and whose
+   deadline passes is *in doubt*: it may still happen.  Until its answer comes, or a newer stream is
+   served, I/O that overlaps a write in doubt is held back.
+3. An I/O in doubt is never sent again.
+4. A COMPARE_AND_WRITE that was sent is sent again only to the worker process that had it, which
+   remembers it.  Where that process is gone, nobody knows: WRITE_FAILED.
+5. Payload goes out within the credit that the worker gives, and for what it may send back it is
+   given ``ANSWER_WINDOW_BYTES``.  A message has at most ``MESSAGE_PAYLOAD_BYTES`` (or one I/O).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from target.block.remote_io import WRITING, RemoteIo, Share, conflicts, end
+from workers.limits import MESSAGE_IOS_MAX, PAYLOAD_BYTES_MAX, STREAM_IOS_MAX
+from workers.store import IoKind, StoreIo, StoreStatus
+from workers.wire import (
+    Answer,
+    Outgoing,
+    WireError,
+    WireFault,
+    finish_io,
+    pack_batch,
+    unpack_answers,
+)
+
+ANSWER_WINDOW_BYTES: Final = 2 * PAYLOAD_BYTES_MAX
+# Far less than a message may have: the worker writes one while the next is on its way.
+MESSAGE_PAYLOAD_BYTES: Final = 1 << 20
+# A worker gives up what it has not begun this much earlier than we do, so that we learn of it.
+DEADLINE_MARGIN_SECONDS: Final = 0.25
+
+
+class WorkerQueue:
+    """The I/Os of one node at one worker."""
+
+    def __init__(
+        self,
+        node: str,
+        epoch: int,
+        sequences: Iterator[int],
+        wake: Callable[[], None],
+        *,
+        checksum: bool = True,
+    ) -> None:
+        self._node = node
+        self._epoch = epoch
+        self._sequences = sequences  # of the node: shared by its links
+        self._wake = wake  # there may be a message to send
+        self._checksum = checksum
+        self._live: dict[int, RemoteIo] = {}  # not ended; in the order of their deadlines
+        self._sent: dict[int, RemoteIo] = {}  # on the present or the last stream, unanswered
+        # Two lines, so that reads do not stand behind writes that wait for credit.
+        self._bare: deque[RemoteIo] = deque()
+        self._carrying: deque[RemoteIo] = deque()
+        self._cancel: list[int] = []
+        self._messages = 0  # on this stream
+        self._credit = 0  # bytes of payload that the worker takes
+        self._owed = 0  # bytes of answers that have come, not yet credited anew
+        self.serving = False  # a stream is served (rule 1)
+        self.retried = 0  # I/Os sent again
+        self.refused: StoreStatus | None = None  # what all I/O ends with: the node is fenced
+
+    # --- the caller's side ------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits for anything."""
+        return not self._live
+
+    @property
+    def unanswered(self) -> int:
+        """I/Os that are with the worker, as far as is known."""
+        return len(self._sent)
+
+    def submit(self, io: StoreIo, share: Share, deadline: float) -> None:
+        """Start ``io``.  Deadlines never go back from one call to the next."""
+        if self.refused is not None:
+            end(io, self.refused, "this node has been fenced")
+            return
+        remote = RemoteIo(next(self._sequences), io, share, deadline)
+        self._live[remote.sequence] = remote
+        self._line_up(remote)
+        self._wake()
+
+    def released(self, share: Share) -> None:
+        """``share`` is open now, or a doubt is over: what was held back may go."""
+        held, share.held = share.held, []
+        for remote in held:
+            if remote.io is not None:
+                self._line_up(remote)
+        self._wake()
+
+    def _line_up(self, remote: RemoteIo) -> None:
+        share = remote.share
+        if not share.handle or (share.doubts and conflicts(remote, share.doubts)):
+            share.held.append(remote)
+        elif remote.carried:
+            self._carrying.append(remote)
+        else:
+            self._bare.append(remote)
+
+    def expire(self, now: float) -> None:
+        """End what has reached its deadline (rule 2)."""
+        late: list[RemoteIo] = []
+        for remote in self._live.values():
+            if remote.deadline > now:
+                break
+            late.append(remote)
+        for remote in late:
+            del self._live[remote.sequence]
+            io, remote.io = remote.io, None
+            assert io is not None, "live"
+            share = remote.share
+            if remote.sequence in self._sent:
+                if remote.kind in WRITING:
+                    share.doubts[remote.sequence] = remote
+                if self.serving:
+                    self._cancel.append(remote.sequence)
+            if self.serving and share.handle:
+                end(io, StoreStatus.DEADLINE, "the worker has not answered in time")
+            else:
+                end(io, StoreStatus.UNAVAILABLE, share.reason)
+        if late:  # a worker may be away for days: what has ended must not pile up
+            self._bare = deque(remote for remote in self._bare if remote.io is not None)
+            self._carrying = deque(remote for remote in self._carrying if remote.io is not None)
+            for share in {id(r.share): r.share for r in late}.values():
+                share.held = [remote for remote in share.held if remote.io is not None]
+            self._wake()
+
+    def refuse(self, status: StoreStatus, detail: str) -> None:
+        """End everything, now and from now on: the node has been fenced at the worker."""
+        self.refused = status
+        live = list(self._live.values())
+        self._live.clear()
+        for remote in live:
+            io, remote.io = remote.io, None
+            assert io is not None, "live"
+            end(io, status, detail)
+
+    # --- the worker's side ------------------------------------------------------------------------
+
+    def first_message(self) -> bytes:
+        """What a new stream begins with (rule 1)."""
+        self._messages = 1
+        self._credit = self._owed = 0
+        return pack_batch(
+            self._node, self._epoch, 1, (), answer_credit=ANSWER_WINDOW_BYTES, checksum=False
+        )
+
+    def served(self, answer: bytes) -> None:
+        """The worker has answered the first message of a new stream; raises WireError."""
+        answers = unpack_answers(answer, checksum=self._checksum)
+        if answers.answers:
+            status = answers.answers[0].status.value
+            raise WireError(WireFault.MALFORMED, f"answers to nothing ({status})")
+        if not answers.request_credit:  # who serves can always take something
+            raise WireError(WireFault.MALFORMED, "the first message gives no credit")
+        self._credit = answers.request_credit
+        self.serving = True
+        self._cancel.clear()
+        sent, self._sent = self._sent, {}
+        for remote in sent.values():
+            if remote.io is not None:
+                self._retry(remote)
+            elif remote.kind in WRITING:
+                self._doubt_over(remote)
+        self._wake()
+
+    def _retry(self, remote: RemoteIo) -> None:
+        if remote.kind is IoKind.COMPARE_AND_WRITE and remote.handle != remote.share.handle:
+            detail = "the worker has restarted: whether it has compared and written is unknown"
+            self._finish(remote, StoreStatus.WRITE_FAILED, detail)
+            return
+        self.retried += 1
+        self._line_up(remote)
+
+    def lost(self) -> None:
+        """The stream has ended.  What was on it stays, until a new one is served."""
+        self.serving = False
+        self._credit = 0
+
+    def next_message(self, now: float) -> bytes | None:
+        """The next message to send, or None if there is nothing to say."""
+        if not self.serving:
+            return None
+        batch: list[Outgoing] = []
+        payload = self._take(self._carrying, batch, now)
+        self._take(self._bare, batch, now)
+        cancel, self._cancel = self._cancel[:MESSAGE_IOS_MAX], self._cancel[MESSAGE_IOS_MAX:]
+        if not batch and not cancel and self._owed < ANSWER_WINDOW_BYTES // 2:
+            return None
+        self._credit -= payload
+        owed, self._owed = self._owed, 0
+        self._messages += 1
+        return pack_batch(
+            self._node,
+            self._epoch,
+            self._messages,
+            batch,
+            cancel=cancel,
+            answer_credit=owed,
+            checksum=self._checksum,
+        )
+
+    def _take(self, line: deque[RemoteIo], batch: list[Outgoing], now: float) -> int:
+        """Move what may be sent from ``line`` to ``batch``; returns its payload bytes (rule 5)."""
+        payload = 0
+        while line and len(batch) < MESSAGE_IOS_MAX and len(self._sent) < STREAM_IOS_MAX:
+            remote = line[0]
+            io, share = remote.io, remote.share
+            if io is None:
+                line.popleft()
+                continue
+            if not share.handle:
+                share.held.append(line.popleft())
+                continue
+            total = payload + remote.carried
+            too_much = total > self._credit or (payload and total > MESSAGE_PAYLOAD_BYTES)
+            if remote.carried and too_much:
+                break
+            line.popleft()
+            payload = total
+            remote.handle = share.handle
+            self._sent[remote.sequence] = remote
+            left = remote.deadline - now - DEADLINE_MARGIN_SECONDS
+            batch.append(Outgoing(remote.sequence, share.handle, max(1, int(left * 1000)), io))
+        return payload
+
+    def answered(self, data: bytes) -> bool:
+        """A message from the worker; raises WireError, and then the stream must end.
+
+        False: the worker does not serve some volume any more, and has to be asked anew.
+        """
+        answers = unpack_answers(data, checksum=self._checksum)
+        self._credit += answers.request_credit
+        self._owed += answers.payload_bytes
+        detail = answers.detail
+        available = True
+        for answer in answers.answers:
+            remote = self._sent.get(answer.sequence)
+            if remote is None:
+                raise WireError(WireFault.MALFORMED, f"answer to {answer.sequence}, not asked")
+            if remote.io is None:
+                del self._sent[answer.sequence]
+                if remote.kind in WRITING:
+                    self._doubt_over(remote)
+            elif answer.status is StoreStatus.UNAVAILABLE:
+                available = False  # it was not begun, and stays in _sent to be sent again
+            else:
+                self._answer(remote, answer, detail)
+                if answer.status is not StoreStatus.OK:
+                    detail = ""
+        if self._bare or self._carrying or self._owed >= ANSWER_WINDOW_BYTES // 2:
+            self._wake()
+        return available
+
+    def _answer(self, remote: RemoteIo, answer: Answer, detail: str) -> None:
+        io = remote.io
+        assert io is not None, "checked by the caller"
+        finish_io(io, answer)  # may raise: then it is still unanswered, and sent again
+        if answer.status is not StoreStatus.OK:
+            io.detail = detail
+        del self._sent[answer.sequence]
+        del self._live[answer.sequence]
+        remote.io = None
+        io.done(io)
+
+    def _finish(self, remote: RemoteIo, status: StoreStatus, detail: str) -> None:
+        io, remote.io = remote.io, None
+        assert io is not None, "ends once"
+        del self._live[remote.sequence]
+        end(io, status, detail)
+
+    def _doubt_over(self, remote: RemoteIo) -> None:
+        del remote.share.doubts[remote.sequence]
+        if remote.share.held:
+            self.released(remote.share)

@@ -1,0 +1,117 @@
+"""``lunmesh worker``: a worker in the foreground, from its start to its last flush."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+
+import uvloop
+
+import target
+from target import logs
+from target.cli.errors import CliError
+from target.config import ConfigError, format_size
+from target.config.worker import WorkerConfig
+from workers.executor import BlockingExecutor
+from workers.fault_store import FaultStore
+from workers.fences import FenceError
+from workers.server import ServerError, TlsFiles, WorkerServer
+from workers.share_dir import ShareDir, ShareDirError
+from workers.shares import MemoryShares, Shares
+from workers.store import VolumeStore
+from workers.worker import Worker
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_worker(config: WorkerConfig) -> None:
+    """Serve until told to stop."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if config.buffer_memory_bytes > machine:
+        raise ConfigError(
+            f"--buffer-memory: {format_size(config.buffer_memory_bytes)} is more than this machine "
+            f"has, {format_size(machine)}"
+        )
+    _raise_file_limit()
+    log = logs.configure(config.log_level, config.log_format)
+    try:
+        uvloop.run(_serve(config, log))
+    except (ShareDirError, FenceError, ServerError) as exc:
+        raise CliError(str(exc)) from exc
+
+
+def _raise_file_limit() -> None:
+    """An open file for each volume."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(config: WorkerConfig, log: logs.Log) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            log.warning("stopped at once", signal=number.name)
+            os._exit(1)
+        log.info("stopping", signal=number.name)
+        stop.set()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
+    shares = _shares(config, executor, loop)
+    worker = Worker(
+        shares,
+        buffer_memory_bytes=config.buffer_memory_bytes,
+        io_threads=config.io_threads,
+        version=target.__version__,
+        checksum=config.checksum,
+    )
+    server = WorkerServer(worker, config.address, _tls(config))
+    try:
+        await worker.load()
+        port = await server.start()
+        for note in config.notes:
+            log.warning(note)
+        with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
+            print(_ready(config, port, worker), flush=True)
+        await stop.wait()
+    finally:
+        await server.stop(config.shutdown_timeout_seconds)
+        await worker.stop()
+        executor.close()
+    log.info("stopped")
+
+
+def _shares(
+    config: WorkerConfig, executor: BlockingExecutor, loop: asyncio.AbstractEventLoop
+) -> Shares:
+    faults = config.faults
+
+    def wrap(store: VolumeStore) -> VolumeStore:
+        return store if faults is None else FaultStore(store, faults, loop.call_later)
+
+    if config.directory is None:
+        return MemoryShares(wrap)
+    return ShareDir(config.directory, executor, wrap)
+
+
+def _tls(config: WorkerConfig) -> TlsFiles | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return TlsFiles(config.tls_cert, config.tls_key, config.tls_ca)
+
+
+def _ready(config: WorkerConfig, port: int, worker: Worker) -> str:
+    """``lunmesh worker ready: 127.0.0.1:3270 (file:/data, 3 volumes)``."""
+    address = config.address
+    if not address.startswith("unix:"):
+        address = f"{address.rpartition(':')[0]}:{port}"
+    store = "memory:" if config.directory is None else f"file:{config.directory}"
+    count = worker.shares.count
+    return f"lunmesh worker ready: {address} ({store}, {count} volume{'s' * (count != 1)})"

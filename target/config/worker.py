@@ -1,0 +1,172 @@
+"""What ``lunmesh worker`` is told, parsed and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from target.config.errors import ConfigError, did_you_mean
+from target.config.load import IO_THREADS_MAX, SECONDS_MAX
+from target.config.model import LogFormat, LogLevel
+from target.config.sizes import format_size, parse_size
+from target.config.values import UNIX_PATH_BYTES_MAX, is_loopback, parse_portal, resolve
+from workers.buffers import BUFFER_BYTES_MIN
+from workers.fault_store import Faults, parse_faults
+
+STORES = ("file:DIR", "memory:")
+T = TypeVar("T")
+
+
+class WorkerFlags(msgspec.Struct, frozen=True, kw_only=True):
+    """The flags as they come; None: not given."""
+
+    listen: str | None = None
+    store: str | None = None
+    buffer_memory: str | None = None
+    io_threads: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    insecure: bool = False
+    checksum: str | None = None
+    fault: str | None = None
+    shutdown_timeout: str | None = None
+    log_level: str | None = None
+    log_format: str | None = None
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a worker may be told."""
+
+    address: str  # as gRPC writes them: HOST:PORT, [IPv6]:PORT, unix:PATH
+    directory: Path | None  # of the file store; None: in memory
+    buffer_memory_bytes: int
+    io_threads: int
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_ca: Path | None  # clients must show a certificate that it has signed
+    checksum: bool  # CRC32C of payload
+    faults: Faults | None
+    shutdown_timeout_seconds: float
+    log_level: LogLevel
+    log_format: LogFormat
+    notes: tuple[str, ...] = ()
+
+
+def load_worker_config(flags: WorkerFlags) -> WorkerConfig:
+    """The configuration that a worker starts with, or :class:`ConfigError`."""
+    if flags.listen is None:
+        raise ConfigError("--listen: say where, HOST:PORT or unix:PATH")
+    if flags.store is None:
+        raise ConfigError(f"--store: say what keeps the volumes, {' or '.join(STORES)}")
+    address, local = _at("listen", _address, flags.listen)
+    certificate = _at("tls-cert", _path, flags.tls_cert)
+    key = _at("tls-key", _path, flags.tls_key)
+    ca = _at("tls-ca", _path, flags.tls_ca)
+    if (certificate is None) != (key is None):
+        raise ConfigError("--tls-cert and --tls-key: give both or neither")
+    if ca is not None and certificate is None:
+        raise ConfigError("--tls-ca: needs --tls-cert and --tls-key")
+    if not local and certificate is None and not flags.insecure:
+        raise ConfigError(
+            f"--listen: {flags.listen} is reached from other machines: give --tls-cert, --tls-key "
+            "and --tls-ca, or --insecure if everybody there may read and write the volumes"
+        )
+    notes = []
+    if not local and ca is None:
+        notes.append(f"everybody who reaches {flags.listen} may read and write the volumes")
+    faults = None if flags.fault is None else _at("fault", parse_faults, flags.fault)
+    if faults is not None:
+        notes.append(f"faults are injected: {flags.fault}")
+    return WorkerConfig(
+        address=address,
+        directory=_at("store", _store, flags.store),
+        buffer_memory_bytes=_at("buffer-memory", _buffer_memory, flags.buffer_memory or "256M"),
+        io_threads=int(_at("io-threads", _number(1, IO_THREADS_MAX, int), flags.io_threads or "4")),
+        tls_cert=certificate,
+        tls_key=key,
+        tls_ca=ca,
+        checksum=_at("checksum", _choice(("on", "off")), flags.checksum or "on") == "on",
+        faults=faults,
+        shutdown_timeout_seconds=_at(
+            "shutdown-timeout", _number(0, SECONDS_MAX, float), flags.shutdown_timeout or "10"
+        ),
+        log_level=_at("log-level", _choice(get_args(LogLevel)), flags.log_level or "info"),
+        log_format=_at("log-format", _choice(get_args(LogFormat)), flags.log_format or "text"),
+        notes=tuple(notes),
+    )
+
+
+def _at(name: str, parse: Callable[[Any], T], given: Any) -> T:
+    try:
+        return parse(given)
+    except ValueError as exc:
+        raise ConfigError(f"--{name}: {exc}") from exc
+
+
+def _address(text: str) -> tuple[str, bool]:
+    """(as gRPC writes it, whether only this machine reaches it)."""
+    if text.startswith("unix:"):
+        path = resolve(text.removeprefix("unix:"), Path()).absolute()
+        if len(str(path).encode()) > UNIX_PATH_BYTES_MAX:
+            raise ValueError(
+                f"{path} is too long for a socket: {UNIX_PATH_BYTES_MAX} bytes at most"
+            )
+        return f"unix:{path}", True
+    if not re.search(r":\d+$", text):
+        raise ValueError(f"bad address {text!r}: write HOST:PORT, [IPv6]:PORT or unix:PATH")
+    portal = parse_portal(text)
+    return str(portal), is_loopback(portal)
+
+
+def _store(text: str) -> Path | None:
+    kind, colon, rest = text.partition(":")
+    if kind == "memory" and colon and not rest:
+        return None
+    if kind == "file" and rest:
+        return resolve(rest, Path())
+    if kind == "rados":
+        raise ValueError("rados: this version has no such store; write " + " or ".join(STORES))
+    raise ValueError(
+        f"bad store {text!r}: write {' or '.join(STORES)}{did_you_mean(kind, ('file', 'memory'))}"
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else resolve(text, Path())
+
+
+def _buffer_memory(text: str) -> int:
+    nbytes = parse_size(text)
+    if nbytes < BUFFER_BYTES_MIN:
+        least = format_size(BUFFER_BYTES_MIN)
+        raise ValueError(f"{format_size(nbytes)} is below the least, {least}")
+    return nbytes
+
+
+def _number(least: float, most: float, kind: type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise ValueError(f"must be {least:g} to {most:g}, not {text!r}")
+        return value
+
+    return parse
+
+
+def _choice(words: tuple[str, ...]) -> Callable[[str], Any]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(
+                f"must be one of {', '.join(words)}, not {text!r}{did_you_mean(text, words)}"
+            )
+        return text
+
+    return parse

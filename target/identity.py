@@ -1,0 +1,50 @@
+"""Who a node is to its workers: an id that stays, an epoch that rises with every start.
+
+Both are kept in ``node.json`` of the data directory, whose lock keeps a second process out.  The
+epoch is on stable storage before it is used: no two lives of a node ever share one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from target.datadir import DataDirError, read_bounded, write_atomically
+
+FORMAT: Final = 1
+ID_BYTES: Final = 8
+FILE_BYTES_MAX: Final = 4096
+
+
+class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """This life of this node."""
+
+    format: int = FORMAT
+    id: str
+    epoch: int
+
+
+def begin_epoch(data_dir: Path, random_id: str) -> NodeIdentity:
+    """The identity of a node that starts now; ``random_id`` is for one that never started before.
+
+    Raises DataDirError.
+    """
+    file = data_dir / "node.json"
+    try:
+        raw = read_bounded(file, FILE_BYTES_MAX)
+        last = (
+            NodeIdentity(id=random_id, epoch=0)
+            if raw is None
+            else msgspec.json.decode(raw, type=NodeIdentity)
+        )
+        if last.format != FORMAT:
+            raise DataDirError(f"{file} has format {last.format}, this version knows {FORMAT}")
+        identity = NodeIdentity(id=last.id, epoch=last.epoch + 1)
+        write_atomically(file, msgspec.json.format(msgspec.json.encode(identity)))
+    except OSError as exc:
+        raise DataDirError(f"{file}: {exc.strerror}") from exc
+    except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+        raise DataDirError(f"{file} cannot be read: {exc}") from exc
+    return identity

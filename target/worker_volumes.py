@@ -1,0 +1,120 @@
+"""Volumes whose chunks are on workers: the links of a node, and the volumes over them.
+
+Part of the composition root (``target/node.py``), in a module of its own because what it imports
+(gRPC) costs start-up time that a node without workers need not pay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+import uuid as uuids
+from collections.abc import Callable
+
+from target.block.placement import Placement
+from target.block.remote import RemoteStore
+from target.block.volume import Volume
+from target.block.worker_address import WorkerAddress, WorkerTls
+from target.block.worker_channel import ShareInfo, ShareRefused, WorkerChannel
+from target.block.worker_link import WorkerLink
+from target.config import ServeConfig
+from target.config.values import parse_worker
+from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
+from target.identity import NodeIdentity
+from target.logs import Log
+
+
+class WorkerVolumes:
+    """The links to all workers that some volume is on."""
+
+    def __init__(
+        self, config: ServeConfig, data: DataDir, identity: NodeIdentity, log: Log
+    ) -> None:
+        self._config = config
+        self._data = data
+        self._identity = identity
+        self._log = log
+        self._links: dict[WorkerAddress, WorkerLink] = {}
+        # Of the node, not of a link: a number never means two things, wherever it is heard.
+        self._sequences = itertools.count(1)
+
+    def open(self, name: str, record: VolumeRecord, *, read_only: bool) -> Volume:
+        """The volume; its workers need not be there yet."""
+        places = record.workers
+        assert places, "a local volume"
+        uuid = uuids.UUID(record.uuid)
+        info = ShareInfo(
+            name, uuid.bytes, record.size_bytes, record.chunk_bytes, record.block_bytes
+        )
+        stores = [self._store(name, info, place) for place in places]
+        return Volume(
+            name,
+            uuid,
+            stores,
+            block_bytes=record.block_bytes,
+            chunk_bytes=record.chunk_bytes,
+            read_only=read_only,
+            write_cache=self._config.write_cache,
+            place=Placement(uuid, [place.key for place in places]),
+            busy_when_away=self._config.worker_away == "busy",
+        )
+
+    def _store(self, name: str, info: ShareInfo, place: WorkerPlace) -> RemoteStore:
+        try:
+            address = parse_worker(place.address)
+        except ValueError as exc:
+            raise DataDirError(f"volume {name}: {exc} (in the catalog)") from exc
+        return RemoteStore(
+            self._link(address),
+            info,
+            create=not place.created,
+            on_created=self._keeper(name, place),
+        )
+
+    def _keeper(self, name: str, place: WorkerPlace) -> Callable[[], None]:
+        def keep() -> None:
+            try:
+                self._data.share_created(place)
+            except OSError as exc:
+                raise ShareRefused(f"the catalog cannot be written: {exc.strerror}") from exc
+            self._log.info("share created", volume=name, worker=place.address)
+
+        return keep
+
+    def _link(self, address: WorkerAddress) -> WorkerLink:
+        link = self._links.get(address)
+        if link is None:
+            tls: WorkerTls | None = self._config.worker_tls
+            link = self._links[address] = WorkerLink(
+                address,
+                lambda: WorkerChannel(address, tls),
+                node=self._identity.id,
+                epoch=self._identity.epoch,
+                sequences=self._sequences,
+                clock=time.monotonic,
+                random=random.random,
+                io_seconds=self._config.worker_timeout_seconds,
+                log=self._log,
+                checksum=self._config.worker_checksum,
+            )
+        return link
+
+    async def start(self) -> None:
+        """Connect; wait for workers that are slow, but serve without one that is away."""
+        for link in self._links.values():
+            link.start()
+        seconds = self._config.worker_wait_seconds
+        links = list(self._links.values())
+        served = await asyncio.gather(*(link.wait_served(seconds) for link in links))
+        for link, is_served in zip(links, served, strict=True):
+            if not is_served:
+                self._log.warning(
+                    "started without a worker", worker=str(link.address), reason=link.reason
+                )
+
+    async def close(self) -> None:
+        """Hang up.  Nothing may be in flight."""
+        for link in self._links.values():
+            await link.close()

@@ -1,0 +1,494 @@
+"""A raw gRPC client against a worker: right messages, wrong ones, and what they leave behind.
+
+Each test ends with the checks of ``running_worker``: no stream, no I/O and no buffer is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import uvloop
+from grpc import aio
+from lunmesh.worker.v1 import worker_pb2 as pb
+
+from tests.support.worker_client import Served, Stream, running_worker
+from workers.fault_store import Faults, FaultStore
+from workers.limits import IO_BYTES_MAX, MESSAGE_BYTES_MAX, STREAM_IOS_MAX
+from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
+from workers.wire import Answer
+
+BLOCK = b"0123456789abcdef" * 32
+READ, WRITE = IoKind.READ, IoKind.WRITE
+Body = Callable[[Served], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(params=["file", "memory"])
+def drive(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Body], None]:
+    """Run a test's body beside a worker of either kind."""
+
+    def run(body: Body) -> None:
+        async def main() -> None:
+            async with running_worker(tmp_path, memory=request.param == "memory") as served:
+                async with asyncio.timeout(30):
+                    await body(served)
+
+        uvloop.run(main())
+
+    return run
+
+
+def slow(tmp_path: Path, body: Body, faults: Faults = Faults(delay_seconds=0.2)) -> None:  # noqa: B008
+    """Run a test's body beside a worker whose stores are slow."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def wrap(store: VolumeStore) -> VolumeStore:
+            return FaultStore(store, faults, loop.call_later)
+
+        async with running_worker(tmp_path, memory=True, wrap=wrap) as served:
+            async with asyncio.timeout(30):
+                await body(served)
+
+    uvloop.run(main())
+
+
+def data_of(answer: Answer) -> bytes:
+    return b"".join(answer.payload)
+
+
+def statuses(answers: list[Answer]) -> list[StoreStatus]:
+    return [answer.status for answer in answers]
+
+
+async def ends_with(stream: Stream, code: str) -> str:
+    """The details of a stream's end; answers that come before it are passed over."""
+    with contextlib.suppress(aio.AioRpcError):
+        async with asyncio.timeout(10):
+            while await stream.call.read() is not aio.EOF:
+                pass
+    found, details = await stream.status()
+    assert found == code, details
+    return details
+
+
+async def something_runs(served: Served) -> None:
+    """Wait until a store is busy."""
+    while not served.worker.running:  # noqa: ASYNC110  # the worker has no event for tests
+        await asyncio.sleep(0.01)
+
+
+async def still_works(served: Served) -> None:
+    """Another node is served as if nothing had happened."""
+    handle = await served.open("other", node="other")
+    stream = await served.stream("other")
+    answers = await stream.run(
+        stream.io(WRITE, handle, 0, 512, BLOCK), stream.io(IoKind.FLUSH, handle, 0, 0)
+    )
+    assert statuses(answers) == [StoreStatus.OK] * 2
+    stream.call.cancel()
+
+
+# --- right messages ------------------------------------------------------------------------------
+
+
+def test_every_kind_of_io(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        stream = await served.stream()
+        big = bytes(range(256)) * 4096
+        answers = await stream.run(stream.io(WRITE, handle, 0, len(big), big, fua=True))
+        answers += await stream.run(
+            stream.io(READ, handle, 0, IO_BYTES_MAX),
+            stream.io(IoKind.BLOCK_STATUS, handle, 0, 1 << 20),
+            stream.io(IoKind.FLUSH, handle, 0, 0),
+        )
+        assert statuses(answers) == [StoreStatus.OK] * 4
+        assert data_of(answers[1]) == big
+        assert data_of(answers[2]) == (1 << 20).to_bytes(8, "little") + b"\1"
+        answers = await stream.run(stream.io(IoKind.ZERO, handle, 0, 4096))
+        answers += await stream.run(stream.io(IoKind.UNMAP, handle, 4096, 1 << 19))
+        answers += await stream.run(stream.io(READ, handle, 0, 8192))
+        assert statuses(answers) == [StoreStatus.OK] * 3
+        assert data_of(answers[2]) == bytes(8192)
+        compare_and_write = stream.io(
+            IoKind.COMPARE_AND_WRITE, handle, 0, 512, BLOCK, compare=bytes(512)
+        )
+        again = stream.io(IoKind.COMPARE_AND_WRITE, handle, 0, 512, BLOCK, compare=bytes(512))
+        answers = await stream.run(compare_and_write)
+        answers += await stream.run(again)
+        assert statuses(answers) == [StoreStatus.OK, StoreStatus.MISCOMPARE]
+        assert answers[1].miscompare_offset == 0
+
+    drive(body)
+
+
+def test_io_outside_the_volume_and_of_unknown_volumes(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        stream = await served.stream()
+        answers = await stream.run(
+            stream.io(READ, handle, 1 << 20, 512),
+            stream.io(READ, handle, (1 << 20) - 512, 1024),
+            stream.io(READ, handle, (1 << 64) - 1, 512),
+            stream.io(WRITE, handle, 1 << 63, 512, BLOCK),
+            stream.io(IoKind.UNMAP, handle, 512, 1 << 20),
+            stream.io(READ, handle + 1, 0, 512),
+            stream.io(WRITE, 0, 0, 512, BLOCK),
+            stream.io(READ, handle, 0, 512),
+        )
+        out, gone = StoreStatus.OUT_OF_RANGE, StoreStatus.UNAVAILABLE
+        assert statuses(answers) == [out] * 5 + [gone] * 2 + [StoreStatus.OK]
+
+    drive(body)
+
+
+def test_credit_comes_back_with_the_answers(drive: Callable[[Body], None]) -> None:
+    """More is written in all than credit was ever given at once, and all of it is read back."""
+
+    async def body(served: Served) -> None:
+        handle = await served.open("disk", size=8 << 20)
+        stream = await served.stream(answer_credit=0)
+        data = bytes(1 << 20)
+        for _ in range(20):
+            assert stream.credit >= len(data)
+            stream.credit -= len(data)
+            answers = await stream.run(stream.io(WRITE, handle, 0, len(data), data))
+            assert statuses(answers) == [StoreStatus.OK]
+        # Without credit for answers, a read waits, and a write passes it.
+        read = stream.io(READ, handle, 0, 4096)
+        await stream.send(read)
+        answers = await stream.run(stream.io(WRITE, handle, 0, 512, BLOCK))
+        assert statuses(answers) == [StoreStatus.OK]
+        await stream.send(answer_credit=4095)
+        await stream.send(answer_credit=1)
+        assert list(await stream.collect(1)) == [read.sequence]
+
+    drive(body)
+
+
+# --- wrong messages ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff", b"garbage", b"\x0a\xff\xff\xff\xff\x0f", pb.IoBatch(node="").SerializeToString()],
+)
+def test_garbage_ends_the_stream(drive: Callable[[Body], None], data: bytes) -> None:
+    async def body(served: Served) -> None:
+        for first in (True, False):
+            stream = served.bare_stream() if first else await served.stream()
+            await stream.call.write(data)
+            await ends_with(stream, "INVALID_ARGUMENT")
+        await still_works(served)
+
+    drive(body)
+
+
+def test_an_oversized_message_ends_the_stream(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        stream = served.bare_stream()
+        await stream.call.write(bytes(MESSAGE_BYTES_MAX - 1))  # gRPC lets it through
+        await ends_with(stream, "INVALID_ARGUMENT")
+        channel = aio.insecure_channel(
+            served.address, options=[("grpc.max_send_message_length", -1)]
+        )
+        async with channel:
+            served.channel = channel
+            stream = served.bare_stream()
+            await stream.call.write(bytes(MESSAGE_BYTES_MAX + 1))
+            found = await stream.call.code()
+            assert found in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OK), found
+            await still_works(served)
+
+    drive(body)
+
+
+def test_payload_beyond_the_credit_ends_the_stream(tmp_path: Path) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk", size=8 << 20)
+        first = served.bare_stream()
+        await first.send(first.io(WRITE, handle, 0, 512, BLOCK))
+        assert "credit" in await ends_with(first, "RESOURCE_EXHAUSTED")
+        stream = await served.stream()
+        size = 1 << 20
+        for _ in range(1 + stream.credit // size):
+            await stream.send(stream.io(WRITE, handle, 0, size, bytes(size)))
+        assert "credit" in await ends_with(stream, "RESOURCE_EXHAUSTED")
+        await still_works(served)
+
+    slow(tmp_path, body)
+
+
+def test_a_corrupt_payload_ends_the_stream(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        stream = await served.stream()
+        raw = bytearray(stream.pack(stream.io(WRITE, handle, 0, 512, BLOCK)))
+        raw[-1] ^= 1
+        await stream.call.write(bytes(raw))
+        await ends_with(stream, "DATA_LOSS")
+        stream = await served.stream()
+        answers = await stream.run(stream.io(READ, handle, 0, 512))
+        assert data_of(answers[0]) == bytes(512)
+
+    drive(body)
+
+
+def test_messages_out_of_turn_and_of_others_end_the_stream(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        stream = await served.stream()
+        stream.pack()  # a number is left out
+        await stream.send()
+        await ends_with(stream, "INVALID_ARGUMENT")
+        stream = await served.stream()
+        stream.node = "somebody else"
+        await stream.send()
+        await ends_with(stream, "INVALID_ARGUMENT")
+        await still_works(served)
+
+    drive(body)
+
+
+def test_more_ios_than_a_stream_may_have(tmp_path: Path) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        stream = await served.stream(answer_credit=0)
+        ios = [stream.io(READ, handle, 0, 512) for _ in range(STREAM_IOS_MAX + 10)]
+        for at in range(0, len(ios), 1024):
+            await stream.send(*ios[at : at + 1024])
+        refused = await stream.collect(10)
+        assert {answer.status for answer in refused.values()} == {StoreStatus.UNAVAILABLE}
+        await stream.send(answer_credit=1 << 30, cancel=[out.sequence for out in ios[:1000]])
+        rest = await stream.collect(STREAM_IOS_MAX)
+        assert len(rest) == STREAM_IOS_MAX
+
+    slow(tmp_path, body, Faults(delay_seconds=0.001))
+
+
+# --- epochs, fences, streams that follow one another ---------------------------------------------
+
+
+def test_an_epoch_that_is_over_is_refused(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk", epoch=5)
+        stream = await served.stream(epoch=5)
+        late = served.bare_stream(epoch=4)
+        read = late.io(READ, handle, 0, 512)
+        await late.send(read)
+        assert (await late.collect(1))[read.sequence].status is StoreStatus.STALE_EPOCH
+        await ends_with(late, "FAILED_PRECONDITION")
+        # The one that is served has not noticed, until it is fenced itself.
+        assert statuses(await stream.run(stream.io(READ, handle, 0, 512))) == [StoreStatus.OK]
+        fence = pb.FenceRequest(fence=pb.NodeFence(node="node", epoch=5), timeout_ms=5000)
+        assert (await served.control.Fence(fence)).status == pb.STATUS_OK
+        await ends_with(stream, "FAILED_PRECONDITION")
+        request = pb.OpenVolumeRequest(node="node", epoch=5, uuid=bytes(16))
+        assert (await served.control.OpenVolume(request)).status == pb.STATUS_STALE_EPOCH
+        newer = await served.stream(epoch=6)
+        answers = await newer.run(newer.io(READ, handle, 0, 512))
+        assert statuses(answers) == [StoreStatus.UNAVAILABLE]  # a handle is of one epoch
+
+    drive(body)
+
+
+def test_a_fence_waits_for_what_runs_and_survives_a_restart(tmp_path: Path) -> None:
+    async def first() -> None:
+        loop = asyncio.get_running_loop()
+
+        def wrap(store: VolumeStore) -> VolumeStore:
+            return FaultStore(store, Faults(delay_seconds=0.4), loop.call_later)
+
+        async with running_worker(tmp_path, wrap=wrap) as served:
+            handle = await served.open("disk", epoch=3)
+            stream = await served.stream(epoch=3)
+            await stream.send(stream.io(WRITE, handle, 0, 512, BLOCK))
+            await something_runs(served)
+            fence = pb.NodeFence(node="node", epoch=3)
+            early = pb.FenceRequest(fence=fence, timeout_ms=50)
+            assert (await served.control.Fence(early)).status == pb.STATUS_DEADLINE
+            assert served.worker.running == 1
+            late = pb.FenceRequest(fence=fence, timeout_ms=5000)
+            assert (await served.control.Fence(late)).status == pb.STATUS_OK
+            assert served.worker.running == 0
+            # What waits behind a fence is dropped: nothing of it can begin later.
+            await ends_with(stream, "FAILED_PRECONDITION")
+
+    async def second() -> None:
+        async with running_worker(tmp_path) as served:
+            status = await served.control.GetStatus(pb.GetStatusRequest())
+            assert [(f.node, f.epoch) for f in status.fences] == [("node", 3)]
+            stream = served.bare_stream(epoch=3)
+            await stream.send()
+            await ends_with(stream, "FAILED_PRECONDITION")
+
+    uvloop.run(first())
+    uvloop.run(second())
+
+
+def test_a_new_stream_is_served_when_the_old_one_has_drained(tmp_path: Path) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        old = await served.stream()
+        ios = [old.io(WRITE, handle, 512 * i, 512, BLOCK) for i in range(50)]
+        await old.send(*ios)
+        await something_runs(served)
+        started = asyncio.get_running_loop().time()
+        new = await served.stream()
+        assert asyncio.get_running_loop().time() - started > 0.1, "served before the old had ended"
+        assert served.worker.running == 0, "what waited on the old stream is dropped"
+        await ends_with(old, "ABORTED")
+        assert statuses(await new.run(new.io(READ, handle, 0, 512))) == [StoreStatus.OK]
+
+    slow(tmp_path, body)
+
+
+def test_a_compare_and_write_is_not_executed_twice(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        old = await served.stream()
+        io = old.io(IoKind.COMPARE_AND_WRITE, handle, 0, 512, BLOCK, compare=bytes(512))
+        assert statuses(await old.run(io)) == [StoreStatus.OK]
+        new = await served.stream()
+        # Executed again it would miscompare: the block is not zero any more.
+        assert statuses(await new.run(io)) == [StoreStatus.OK]
+        other = io._replace(sequence=99)
+        assert statuses(await new.run(other)) == [StoreStatus.MISCOMPARE]
+        # Another epoch numbers its I/Os anew.
+        uuid = next(iter(served.worker.shares.list_after("", 1))).uuid
+        handle = await served.reopen(uuid, epoch=2)
+        newer = await served.stream(epoch=2)
+        answers = await newer.run(io._replace(volume=handle))
+        assert statuses(answers) == [StoreStatus.MISCOMPARE]
+
+    drive(body)
+
+
+def test_deadlines_and_cancellation(tmp_path: Path) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        stream = await served.stream(answer_credit=0)
+        late = stream.io(READ, handle, 0, 512, deadline_ms=30)
+        unwanted = stream.io(READ, handle, 0, 512)
+        await stream.send(late, unwanted)
+        assert (await stream.collect(1))[late.sequence].status is StoreStatus.DEADLINE
+        await stream.send(cancel=[unwanted.sequence, 12345])
+        assert (await stream.collect(1))[unwanted.sequence].status is StoreStatus.DEADLINE
+
+    slow(tmp_path, body)
+
+
+def test_a_client_that_hoards_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """It gives credit for more than all buffers, and reads no answers."""
+
+    async def body(served: Served) -> None:
+        handle = await served.open("disk", size=8 << 20)
+        greedy = await served.stream(answer_credit=1 << 30)
+        ios = [greedy.io(READ, handle, 0, 1 << 20) for _ in range(100)]
+        await greedy.send(*ios)
+        await asyncio.sleep(0.1)
+        await still_works(served)
+        assert served.worker.memory.used <= served.worker.memory.total_bytes
+        assert len(await greedy.collect(100)) == 100
+
+    slow(tmp_path, body, Faults())
+
+
+def test_flushes_that_come_together_share_one(tmp_path: Path) -> None:
+    flushes = 0
+
+    class Counting(FaultStore):
+        def submit(self, io: StoreIo) -> None:
+            nonlocal flushes
+            flushes += io.kind is IoKind.FLUSH
+            super().submit(io)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def wrap(store: VolumeStore) -> VolumeStore:
+            return Counting(store, Faults(delay_seconds=0.1), loop.call_later)
+
+        async with running_worker(tmp_path, wrap=wrap) as served:
+            handle = await served.open("disk")
+            stream = await served.stream()
+            answers = await stream.run(*[stream.io(IoKind.FLUSH, handle, 0, 0) for _ in range(50)])
+            assert statuses(answers) == [StoreStatus.OK] * 50
+            assert flushes == 2
+
+    uvloop.run(main())
+
+
+# --- control -------------------------------------------------------------------------------------
+
+
+async def refused(call: Any, code: grpc.StatusCode) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is code
+
+
+def test_volumes_are_created_listed_grown_and_deleted(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        control = served.control
+        share = served.share("disk")
+        for _ in range(2):  # asked again, it is as good
+            created = await control.CreateVolume(pb.CreateVolumeRequest(share=share))
+            assert created.status == pb.STATUS_OK
+        other = served.share("disk")
+        await refused(
+            control.CreateVolume(pb.CreateVolumeRequest(share=other)),
+            grpc.StatusCode.ALREADY_EXISTS,
+        )
+        for bad in (
+            served.share("../etc"),
+            served.share("x", size=0),
+            served.share("x", uuid=b"short"),
+        ):
+            await refused(
+                control.CreateVolume(pb.CreateVolumeRequest(share=bad)),
+                grpc.StatusCode.INVALID_ARGUMENT,
+            )
+        missing = pb.OpenVolumeRequest(node="node", epoch=1, uuid=bytes(16))
+        await refused(control.OpenVolume(missing), grpc.StatusCode.NOT_FOUND)
+        handle = await served.reopen(share.uuid)
+        stream = await served.stream()
+        io = stream.io(WRITE, handle, 1 << 20, 512, BLOCK)
+        assert statuses(await stream.run(io)) == [StoreStatus.OUT_OF_RANGE]
+        grow = pb.ResizeVolumeRequest(uuid=share.uuid, size=2 << 20)
+        assert (await control.ResizeVolume(grow)).status == pb.STATUS_OK
+        io = stream.io(WRITE, handle, 1 << 20, 512, BLOCK)
+        assert statuses(await stream.run(io)) == [StoreStatus.OK]
+        shrink = pb.ResizeVolumeRequest(uuid=share.uuid, size=1 << 20)
+        await refused(control.ResizeVolume(shrink), grpc.StatusCode.INVALID_ARGUMENT)
+        listed = await control.ListVolumes(pb.ListVolumesRequest())
+        assert [(s.name, s.size) for s in listed.shares] == [("disk", 2 << 20)]
+        for _ in range(2):
+            deleted = await control.DeleteVolume(pb.DeleteVolumeRequest(uuid=share.uuid))
+            assert deleted.status == pb.STATUS_OK
+        io = stream.io(READ, handle, 0, 512)
+        assert statuses(await stream.run(io)) == [StoreStatus.UNAVAILABLE]
+        assert not (await control.ListVolumes(pb.ListVolumesRequest())).shares
+
+    drive(body)
+
+
+def test_after_a_drain_nothing_begins(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        stream = await served.stream()
+        assert (await served.control.Drain(pb.DrainRequest())).status == pb.STATUS_OK
+        answers = await stream.run(stream.io(READ, handle, 0, 512))
+        assert statuses(answers) == [StoreStatus.UNAVAILABLE]
+        late = served.bare_stream("other")
+        await late.send()
+        await ends_with(late, "UNAVAILABLE")
+        assert (await served.control.GetStatus(pb.GetStatusRequest())).draining
+
+    drive(body)

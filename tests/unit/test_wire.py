@@ -1,0 +1,258 @@
+"""The codec of Data.Stream: what goes in comes out, and nothing else gets through."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from crc32c import crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lunmesh.worker.v1 import worker_pb2
+
+from workers import wire
+from workers.limits import IO_BYTES_MAX, MESSAGE_IOS_MAX, RANGE_BYTES_MAX
+from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus
+from workers.wire import Answer, Outgoing, WireError, WireFault
+
+
+def nothing(io: StoreIo) -> None:
+    raise AssertionError("never submitted")
+
+
+def cut(data: bytes, pieces: int) -> list[memoryview]:
+    """A scatter list of ``data``."""
+    step = max(1, -(-len(data) // pieces))
+    return [memoryview(data)[at : at + step] for at in range(0, len(data), step)]
+
+
+@st.composite
+def outgoing(draw: st.DrawFn, sequence: int = 1) -> Outgoing:
+    kind = draw(st.sampled_from(IoKind))
+    carries = kind in (IoKind.WRITE, IoKind.COMPARE_AND_WRITE)
+    length = draw(st.integers(1, 2000 if carries else wire.length_max(kind)))
+    offset = draw(st.integers(0, 1 << 60))
+    io = StoreIo(kind, offset, length, nothing, fua=draw(st.booleans()))
+    if carries:
+        io.buffers = cut(draw(st.binary(min_size=length, max_size=length)), draw(st.integers(1, 5)))
+    if kind is IoKind.COMPARE_AND_WRITE:
+        io.compare = cut(draw(st.binary(min_size=length, max_size=length)), draw(st.integers(1, 5)))
+    handle = draw(st.integers(0, (1 << 32) - 1))
+    return Outgoing(sequence, handle, draw(st.integers(0, (1 << 32) - 1)), io)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(0, 9), st.booleans())
+def test_a_batch_comes_out_as_it_went_in(data: st.DataObject, count: int, checksum: bool) -> None:
+    outs = [data.draw(outgoing(number + 1)) for number in range(count)]
+    raw = wire.pack_batch("node-1", 7, 3, outs, cancel=[5, 6], answer_credit=99, checksum=checksum)
+    batch = wire.unpack_batch(raw, checksum=checksum)
+    assert (batch.node, batch.epoch, batch.number) == ("node-1", 7, 3)
+    assert (batch.cancel, batch.answer_credit) == ([5, 6], 99)
+    for out, got in zip(outs, batch.ios, strict=True):
+        io = out.io
+        assert (got.sequence, got.kind, got.volume) == (out.sequence, io.kind, out.volume)
+        assert (got.fua, got.deadline_ms) == (io.fua, out.deadline_ms)
+        expected = (0, 0) if io.kind is IoKind.FLUSH else (io.offset, io.length)
+        assert (got.offset, got.length) == expected
+        assert bytes(got.payload) == b"".join([*io.compare, *io.buffers])
+    assert batch.payload_bytes == sum(len(got.payload) for got in batch.ios)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(StoreStatus), st.binary(max_size=300), st.integers(0, 1 << 20)),
+        max_size=9,
+    ),
+    st.booleans(),
+)
+def test_answers_come_out_as_they_went_in(
+    items: list[tuple[StoreStatus, bytes, int]], checksum: bool
+) -> None:
+    sent = [
+        Answer(number + 1, status, cut(data, 3), miscompare)
+        for number, (status, data, miscompare) in enumerate(items)
+    ]
+    raw = wire.pack_answers(4, sent, request_credit=12, detail="a disk", checksum=checksum)
+    got = wire.unpack_answers(raw, checksum=checksum)
+    assert (got.number, got.request_credit, got.detail) == (4, 12, "a disk")
+    for expected, answer in zip(sent, got.answers, strict=True):
+        assert b"".join(answer.payload) == b"".join(expected.payload)
+        assert answer._replace(payload=()) == expected._replace(payload=())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_noise_is_a_wire_error_or_a_message(noise: bytes) -> None:
+    for unpack in (wire.unpack_batch, wire.unpack_answers):
+        with contextlib.suppress(WireError):
+            unpack(noise)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_message_is_a_wire_error_or_a_message(data: st.DataObject) -> None:
+    raw = bytearray(wire.pack_batch("n", 1, 1, [data.draw(outgoing()), data.draw(outgoing(2))]))
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(WireError):
+        wire.unpack_batch(bytes(raw))
+
+
+def test_what_the_protobuf_runtime_writes_is_read_and_the_other_way_round() -> None:
+    message = worker_pb2.IoBatch(
+        node="n", epoch=1, batch=1, sequence=[1], kind=[worker_pb2.KIND_WRITE], volume=[1]
+    )
+    message.offset.append(0)
+    message.length.append(3)
+    message.flags.append(0)
+    message.deadline_ms.append(0)
+    message.crc32c.append(crc32c(b"abc"))
+    message.payload = b"abc"
+    message.cancel.append(9)  # its number is behind the payload's
+    batch = wire.unpack_batch(message.SerializeToString())
+    assert bytes(batch.ios[0].payload) == b"abc"
+    assert batch.cancel == [9]
+    io = StoreIo(IoKind.WRITE, 0, 3, nothing, [memoryview(b"abc")])
+    packed = wire.pack_batch("n", 1, 1, [Outgoing(1, 1, 0, io)], cancel=[9])
+    assert worker_pb2.IoBatch.FromString(packed) == message
+
+
+def write_batch() -> worker_pb2.IoBatch:
+    io = StoreIo(IoKind.WRITE, 0, 3, nothing, [memoryview(b"abc")])
+    raw = wire.pack_batch("n", 1, 1, [Outgoing(1, 1, 0, io)])
+    return worker_pb2.IoBatch.FromString(raw)
+
+
+def _set(field: str, value: int) -> Callable[[worker_pb2.IoBatch], None]:
+    def change(batch: worker_pb2.IoBatch) -> None:
+        getattr(batch, field)[0] = value
+
+    return change
+
+
+def _more(field: str, *values: int) -> Callable[[worker_pb2.IoBatch], None]:
+    return lambda batch: getattr(batch, field).extend(values)
+
+
+def _payload(data: bytes) -> Callable[[worker_pb2.IoBatch], None]:
+    return lambda batch: setattr(batch, "payload", data)
+
+
+def _node(name: str) -> Callable[[worker_pb2.IoBatch], None]:
+    return lambda batch: setattr(batch, "node", name)
+
+
+def _twice(batch: worker_pb2.IoBatch) -> None:
+    batch.MergeFrom(batch.FromString(batch.SerializeToString()))
+    batch.payload = b"abcabc"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (_set("kind", 0), WireFault.MALFORMED),
+        (_set("kind", 99), WireFault.MALFORMED),
+        (_set("sequence", 0), WireFault.MALFORMED),
+        (_set("flags", 2), WireFault.MALFORMED),
+        (_set("length", 0), WireFault.MALFORMED),
+        (_set("length", 2), WireFault.MALFORMED),
+        (_set("length", 4), WireFault.MALFORMED),
+        (_set("length", IO_BYTES_MAX + 1), WireFault.TOO_LARGE),
+        (_set("crc32c", 1), WireFault.CORRUPT),
+        (_more("volume", 1), WireFault.MALFORMED),
+        (_more("sequence", 2), WireFault.MALFORMED),
+        (_more("sequence", *range(2, MESSAGE_IOS_MAX + 2)), WireFault.TOO_LARGE),
+        (_more("cancel", *range(MESSAGE_IOS_MAX + 1)), WireFault.TOO_LARGE),
+        (_payload(b"abd"), WireFault.CORRUPT),
+        (_payload(b""), WireFault.MALFORMED),
+        (_payload(bytes((4 << 20) + 1)), WireFault.TOO_LARGE),
+        (_payload(bytes(5 << 20)), WireFault.TOO_LARGE),
+        (_node(""), WireFault.MALFORMED),
+        (_node("n" * 129), WireFault.MALFORMED),
+        (_node("a\nb"), WireFault.MALFORMED),
+        (_twice, WireFault.MALFORMED),
+    ],
+)
+def test_a_wrong_batch_is_refused(
+    change: Callable[[worker_pb2.IoBatch], None], fault: WireFault
+) -> None:
+    batch = write_batch()
+    wire.unpack_batch(batch.SerializeToString())
+    change(batch)
+    with pytest.raises(WireError) as caught:
+        wire.unpack_batch(batch.SerializeToString())
+    assert caught.value.fault is fault
+
+
+def test_many_small_fields_do_not_cost_much() -> None:
+    with pytest.raises(WireError, match="fields"):
+        wire.unpack_batch(b"\x10\x00" * (1 << 20))
+
+
+def test_a_batch_that_is_cut_off_has_no_io() -> None:
+    raw = wire.pack_batch("node", 1, 1, [Outgoing(1, 1, 0, StoreIo(IoKind.READ, 0, 9, nothing))])
+    for end in range(len(raw)):
+        with contextlib.suppress(WireError):
+            assert wire.unpack_batch(raw[:end]).ios == []
+
+
+def test_bounds_of_a_range_without_data() -> None:
+    fits = StoreIo(IoKind.UNMAP, 0, RANGE_BYTES_MAX, nothing)
+    raw = wire.pack_batch("n", 1, 1, [Outgoing(1, 1, 0, fits)])
+    assert wire.unpack_batch(raw).ios[0].length == RANGE_BYTES_MAX
+    batch = worker_pb2.IoBatch.FromString(raw)
+    batch.length[0] += 1
+    with pytest.raises(WireError, match="too large"):
+        wire.unpack_batch(batch.SerializeToString())
+
+
+def test_a_read_is_finished_into_its_scatter_list() -> None:
+    first, second = bytearray(3), bytearray(2)
+    io = StoreIo(IoKind.READ, 0, 5, nothing, [memoryview(first), memoryview(second)])
+    wire.finish_io(io, Answer(1, StoreStatus.OK, (memoryview(b"hello"),)))
+    assert (bytes(first), bytes(second), io.status) == (b"hel", b"lo", StoreStatus.OK)
+
+
+@pytest.mark.parametrize("data", [b"", b"hell", b"hello!"])
+def test_a_read_of_another_length_is_refused(data: bytes) -> None:
+    io = StoreIo(IoKind.READ, 0, 5, nothing, [memoryview(bytearray(5))])
+    with pytest.raises(WireError):
+        wire.finish_io(io, Answer(1, StoreStatus.OK, (memoryview(data),)))
+
+
+def test_a_failed_read_leaves_the_buffers() -> None:
+    buffer = bytearray(b"before")
+    io = StoreIo(IoKind.READ, 0, 6, nothing, [memoryview(buffer)])
+    wire.finish_io(io, Answer(1, StoreStatus.READ_FAILED))
+    assert (io.status, bytes(buffer)) == (StoreStatus.READ_FAILED, b"before")
+
+
+def test_block_status_comes_out_as_it_went_in() -> None:
+    extents = [StatusExtent(4096, 512, True), StatusExtent(4608, 1024, False)]
+    io = StoreIo(IoKind.BLOCK_STATUS, 4096, 4096, nothing)
+    data = memoryview(wire.pack_extents(extents))
+    wire.finish_io(io, Answer(1, StoreStatus.OK, (data,)))
+    assert io.extents == extents
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x",
+        wire.pack_extents([StatusExtent(0, 0, True)]),
+        wire.pack_extents([StatusExtent(0, 4097, True)]),
+        wire.pack_extents([StatusExtent(0, (1 << 64) - 1, True)]),
+    ],
+)
+def test_a_wrong_block_status_is_refused(data: bytes) -> None:
+    io = StoreIo(IoKind.BLOCK_STATUS, 0, 4096, nothing)
+    with pytest.raises(WireError):
+        wire.finish_io(io, Answer(1, StoreStatus.OK, (memoryview(data),)))
+
+
+def test_payload_for_an_io_that_has_none_is_refused() -> None:
+    io = StoreIo(IoKind.WRITE, 0, 5, nothing)
+    with pytest.raises(WireError):
+        wire.finish_io(io, Answer(1, StoreStatus.OK, (memoryview(b"hello"),)))

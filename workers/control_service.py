@@ -1,0 +1,178 @@
+"""lunmesh.worker.v1.Control: shares of volumes, status, fences, drain.
+
+What a store says (no space, read-only …) is a status in the response.  What is wrong with the
+request itself is a gRPC status: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+from grpc import aio
+from lunmesh.worker.v1 import worker_pb2 as pb
+from lunmesh.worker.v1 import worker_pb2_grpc
+
+from workers.fences import FenceError
+from workers.file_store import STATUS_BY_ERRNO
+from workers.limits import DETAIL_CHARS_MAX, LIST_MAX, NODE_CHARS_MAX
+from workers.nodes import StaleEpoch, TooManyNodes
+from workers.shares import ShareError, ShareFault, ShareInfo
+from workers.store import StoreStatus
+from workers.wire import STATUS_TO_WIRE
+from workers.worker import Worker
+
+CODE_OF_FAULT: Final = {
+    ShareFault.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    ShareFault.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    ShareFault.MISSING: grpc.StatusCode.NOT_FOUND,
+    ShareFault.UNUSABLE: grpc.StatusCode.FAILED_PRECONDITION,
+}
+TIMEOUT_MS_MAX: Final = 3_600_000
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class ControlService(worker_pb2_grpc.ControlServicer):
+    """The control calls of ``worker``.  ``drain_begins`` tells those who look at its health."""
+
+    def __init__(self, worker: Worker, drain_begins: Callable[[], Awaitable[None]]) -> None:
+        self._worker = worker
+        self._drain_begins = drain_begins
+
+    async def CreateVolume(
+        self, request: pb.CreateVolumeRequest, context: Context
+    ) -> pb.CreateVolumeResponse:
+        info = _info(request.share)
+        status, detail = await self._outcome(context, self._worker.shares.create(info))
+        return pb.CreateVolumeResponse(status=status, detail=detail)
+
+    async def OpenVolume(
+        self, request: pb.OpenVolumeRequest, context: Context
+    ) -> pb.OpenVolumeResponse:
+        worker = self._worker
+        if worker.draining:
+            status = STATUS_TO_WIRE[StoreStatus.UNAVAILABLE]
+            return pb.OpenVolumeResponse(status=status, detail="the worker is draining")
+        await _check_node(request.node, context)
+        try:
+            worker.nodes.check(request.node, request.epoch)
+        except StaleEpoch as exc:
+            status = STATUS_TO_WIRE[StoreStatus.STALE_EPOCH]
+            return pb.OpenVolumeResponse(status=status, detail=str(exc))
+        status, detail = await self._outcome(context, worker.shares.open(request.uuid))
+        if status != STATUS_TO_WIRE[StoreStatus.OK]:
+            return pb.OpenVolumeResponse(status=status, detail=detail)
+        share = worker.shares.get(request.uuid)
+        try:  # again: opening took time
+            node = worker.nodes.enter(request.node, request.epoch)
+        except StaleEpoch as exc:
+            status = STATUS_TO_WIRE[StoreStatus.STALE_EPOCH]
+            return pb.OpenVolumeResponse(status=status, detail=str(exc))
+        except TooManyNodes as exc:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(exc))
+        if share.store is None:  # deleted meanwhile
+            await context.abort(grpc.StatusCode.NOT_FOUND, "the volume has been deleted")
+        handle = worker.nodes.open_volume(node, share)
+        return pb.OpenVolumeResponse(
+            status=status, handle=handle, share=_message(share.info), shared=worker.shares.shared
+        )
+
+    async def ResizeVolume(
+        self, request: pb.ResizeVolumeRequest, context: Context
+    ) -> pb.ResizeVolumeResponse:
+        resized = self._worker.shares.resize(request.uuid, request.size)
+        status, detail = await self._outcome(context, resized)
+        return pb.ResizeVolumeResponse(status=status, detail=detail)
+
+    async def DeleteVolume(
+        self, request: pb.DeleteVolumeRequest, context: Context
+    ) -> pb.DeleteVolumeResponse:
+        status, detail = await self._outcome(context, self._worker.delete(request.uuid))
+        return pb.DeleteVolumeResponse(status=status, detail=detail)
+
+    async def ListVolumes(
+        self, request: pb.ListVolumesRequest, context: Context
+    ) -> pb.ListVolumesResponse:
+        limit = min(request.limit or LIST_MAX, LIST_MAX)
+        shares = self._worker.shares.list_after(request.after, limit)
+        return pb.ListVolumesResponse(shares=[_message(info) for info in shares])
+
+    async def GetStatus(
+        self, request: pb.GetStatusRequest, context: Context
+    ) -> pb.GetStatusResponse:
+        worker = self._worker
+        return pb.GetStatusResponse(
+            worker=worker.name,
+            store=worker.shares.kind,
+            version=worker.version,
+            draining=worker.draining,
+            buffer_bytes=worker.memory.total_bytes,
+            buffer_bytes_used=worker.memory.used,
+            operations_running=worker.running,
+            fences=[
+                pb.NodeFence(node=node, epoch=epoch) for node, epoch in worker.fences.some(LIST_MAX)
+            ],
+        )
+
+    async def Fence(self, request: pb.FenceRequest, context: Context) -> pb.FenceResponse:
+        node, epoch = request.fence.node, request.fence.epoch
+        await _check_node(node, context)
+        self._worker.log.warning("fence", node=node, epoch=epoch)
+        fenced = self._worker.nodes.fence(node, epoch)
+        try:
+            status, detail = await self._outcome(context, _within(request.timeout_ms, fenced))
+        except FenceError as exc:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(exc))
+        return pb.FenceResponse(status=status, detail=detail)
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        self._worker.log.info("draining")
+        await self._drain_begins()
+        try:
+            status, detail = await _within(request.timeout_ms, self._worker.drain())
+        except TimeoutError:
+            status, detail = StoreStatus.DEADLINE, "I/Os still run"
+        return pb.DrainResponse(status=STATUS_TO_WIRE[status], detail=detail)
+
+    async def _outcome(self, context: Context, done: Awaitable[object]) -> tuple[Any, str]:
+        """(status, detail) of what may fail; a request that is wrong ends the call."""
+        try:
+            await done
+        except ShareError as exc:
+            await context.abort(CODE_OF_FAULT[exc.fault], str(exc)[:DETAIL_CHARS_MAX])
+        except TimeoutError:
+            return STATUS_TO_WIRE[StoreStatus.DEADLINE], "I/Os still run"
+        except OSError as exc:
+            status = STATUS_BY_ERRNO.get(exc.errno or 0, StoreStatus.WRITE_FAILED)
+            detail = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror)
+            self._worker.log.error("control call failed", reason=detail)
+            return STATUS_TO_WIRE[status], detail[:DETAIL_CHARS_MAX]
+        return STATUS_TO_WIRE[StoreStatus.OK], ""
+
+
+async def _within(timeout_ms: int, wait: Awaitable[Any]) -> Any:
+    """Raises TimeoutError; 0 is the longest that there is, not none at all."""
+    async with asyncio.timeout(min(timeout_ms or TIMEOUT_MS_MAX, TIMEOUT_MS_MAX) / 1000):
+        return await wait
+
+
+async def _check_node(node: str, context: Context) -> None:
+    if not 1 <= len(node) <= NODE_CHARS_MAX or not node.isprintable():
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "bad node id")
+
+
+def _info(share: pb.VolumeShare) -> ShareInfo:
+    return ShareInfo(share.name, share.uuid, share.size, share.chunk_bytes, share.block_bytes)
+
+
+def _message(info: ShareInfo) -> pb.VolumeShare:
+    return pb.VolumeShare(
+        name=info.name,
+        uuid=info.uuid,
+        size=info.size,
+        chunk_bytes=info.chunk_bytes,
+        block_bytes=info.block_bytes,
+    )

@@ -1,0 +1,82 @@
+"""The epochs that a worker refuses, and remembers to refuse.
+
+A fence says: of this node, every epoch up to and including this one is over.  It is in force from
+the moment it arrives, and on stable storage before it is answered, so that a worker that crashed
+and came back still refuses what it promised to refuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from workers.limits import NODE_CHARS_MAX
+
+FORMAT: Final = 1
+NODES_MAX: Final = 65536
+
+
+class FenceError(Exception):
+    """The fences that were kept cannot be read, or there are too many; one line."""
+
+
+class _Kept(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """fences.json"""
+
+    format: int = FORMAT
+    fences: dict[str, int]  # by node: the highest epoch that is over
+
+
+class Fences:
+    """``save`` puts bytes on stable storage."""
+
+    def __init__(self, save: Callable[[bytes], Awaitable[None]]) -> None:
+        self._save = save
+        self._fences: dict[str, int] = {}
+        self._lock = asyncio.Lock()
+        self._unsaved = False
+
+    def load(self, data: bytes | None) -> None:
+        """Take over what was kept.  What cannot be read must not be served over: FenceError."""
+        if data is None:
+            return
+        try:
+            kept = msgspec.json.decode(data, type=_Kept)
+        except ValueError as exc:
+            raise FenceError(f"the fences cannot be read: {exc}") from exc
+        if kept.format != FORMAT:
+            raise FenceError(f"the fences have format {kept.format}, this version knows {FORMAT}")
+        self._fences = dict(kept.fences)
+
+    def refuses(self, node: str, epoch: int) -> bool:
+        """Whether this epoch of this node is over."""
+        return epoch <= self._fences.get(node, -1)
+
+    def some(self, most: int) -> list[tuple[str, int]]:
+        """(node, epoch) in order of nodes, no more than ``most``: they go into one message."""
+        return sorted(self._fences.items())[:most]
+
+    async def add(self, node: str, epoch: int) -> None:
+        """Put a fence in force at once, and on stable storage before this returns.
+
+        Raises OSError when it could not be kept: it is in force all the same, and the next call
+        tries again.
+        """
+        assert 1 <= len(node) <= NODE_CHARS_MAX, "checked by the service"
+        if not self.refuses(node, epoch):
+            if node not in self._fences and len(self._fences) >= NODES_MAX:
+                raise FenceError(f"there are fences of {NODES_MAX} nodes already")
+            self._fences[node] = epoch
+            self._unsaved = True
+        async with self._lock:
+            if self._unsaved:
+                self._unsaved = False
+                data = msgspec.json.format(msgspec.json.encode(_Kept(fences=self._fences)))
+                try:
+                    await self._save(data)
+                except BaseException:
+                    self._unsaved = True
+                    raise

@@ -1,0 +1,29 @@
+"""The bounds of the wire between a target node and a worker: lunmesh.worker.v1, rule 6.
+
+Both sides keep to them and both sides check them.  Imports nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- of one message ------------------------------------------------------------------------------
+PAYLOAD_BYTES_MAX: Final = 4 << 20  # payload of a message
+MESSAGE_IOS_MAX: Final = 1024  # I/Os, and cancellations, of a message
+MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + (256 << 10)  # with its arrays; gRPC's own limit
+
+# --- of one I/O ----------------------------------------------------------------------------------
+IO_BYTES_MAX: Final = 1 << 20  # READ and WRITE; COMPARE_AND_WRITE carries twice its length
+RANGE_BYTES_MAX: Final = 1 << 30  # ZERO, UNMAP and BLOCK_STATUS, which carry no data of the range
+EXTENTS_MAX: Final = 256  # runs in an answer to BLOCK_STATUS
+EXTENT_BYTES: Final = 9  # of one run: its length (uint64 LE), mapped (uint8)
+
+# --- of one stream -------------------------------------------------------------------------------
+STREAM_IOS_MAX: Final = 4096  # I/Os of a stream that are not yet answered
+CREDIT_BYTES_MIN: Final = 2 << 20  # what a stream can always get: one COMPARE_AND_WRITE of 1 MiB
+
+# --- of names ------------------------------------------------------------------------------------
+NODE_CHARS_MAX: Final = 128
+DETAIL_CHARS_MAX: Final = 512
+LIST_MAX: Final = 1000  # volumes of one page of ListVolumes
+SIZE_BYTES_MAX: Final = 1 << 60  # of a volume

@@ -1,0 +1,236 @@
+"""Shares of volumes in a directory, each a sparse raw file.
+
+    DIR/
+      lock                      held while a worker uses the directory
+      fences.json               the epochs that are refused (workers/fences.py)
+      volumes/NAME/share.json   what the volume is; without it there is no such volume
+      volumes/NAME/UUID.raw     its bytes, chunk n at n * chunk size
+
+Rules:
+
+1. share.json is written last when a volume is created and removed first when it is deleted.
+2. Nothing that has bytes in it is written over: a raw file without a share.json is taken for the
+   leftover of a crash only while it is all hole.
+3. What cannot be read stays as it is, and is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+import aiofiles.os
+import msgspec
+
+from workers.executor import BlockingExecutor
+from workers.file_store import FileStore, create_sparse
+from workers.metadata import read_bounded, sync_directory, write_atomically
+from workers.shares import Share, ShareError, ShareFault, ShareInfo, Shares, Wrap
+from workers.store import VolumeStore
+
+FORMAT: Final = 1
+METADATA_BYTES_MAX: Final = 64 << 10
+FENCES_BYTES_MAX: Final = 64 << 20
+
+
+class ShareDirError(Exception):
+    """The directory cannot be used; the text says why, in one line."""
+
+
+class _Metadata(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """share.json"""
+
+    format: int = FORMAT
+    name: str
+    uuid: str  # 32 hexadecimal digits
+    size_bytes: int
+    chunk_bytes: int
+    block_bytes: int
+
+
+class ShareDir(Shares):
+    """``--store file:DIR``: an opened, locked directory."""
+
+    kind = "file"
+
+    def __init__(
+        self, path: Path, executor: BlockingExecutor, wrap: Wrap = lambda store: store
+    ) -> None:
+        super().__init__(wrap)
+        self.path = path
+        self._volumes = path / "volumes"
+        self._executor = executor
+        try:
+            self._volumes.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise ShareDirError(f"store directory {path}: {exc.strerror}") from exc
+        try:
+            self._take_lock()
+        except (OSError, ShareDirError) as exc:
+            os.close(self._lock_fd)
+            if isinstance(exc, OSError):
+                raise ShareDirError(f"store directory {path}: {exc.strerror}") from exc
+            raise
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            owner = os.pread(self._lock_fd, 32, 0).decode("ascii", "replace").strip()
+            owner = owner if re.fullmatch(r"\d+", owner) else "unknown"
+            raise ShareDirError(
+                f"store directory {self.path} is in use by process {owner}"
+            ) from exc
+        os.ftruncate(self._lock_fd, 0)
+        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
+
+    # --- what is there ----------------------------------------------------------------------------
+
+    async def load(self) -> list[str]:
+        warnings = []
+        for name in sorted(await aiofiles.os.listdir(self._volumes)):
+            folder = self._volumes / name
+            try:
+                data = await read_bounded(folder / "share.json", METADATA_BYTES_MAX)
+                self._add(Share(_info(data, name)))
+            except FileNotFoundError:
+                if any(await aiofiles.os.listdir(folder)):
+                    warnings.append(f"{folder} has no share.json: not a volume, left as it is")
+            except OSError as exc:
+                warnings.append(f"{folder}: {exc.strerror}")
+            except (ValueError, ShareError) as exc:  # msgspec's are ValueErrors
+                warnings.append(f"{folder / 'share.json'}: {exc}")
+        return warnings
+
+    def _add(self, share: Share) -> None:
+        if share.info.uuid in self._by_uuid:
+            other = self._by_uuid[share.info.uuid].info.name
+            raise ValueError(f"has the UUID of volume {other}")
+        super()._add(share)
+
+    # --- one share --------------------------------------------------------------------------------
+
+    def _raw(self, info: ShareInfo) -> Path:
+        return self._volumes / info.name / f"{info.uuid.hex()}.raw"
+
+    def _metadata(self, info: ShareInfo) -> Path:
+        return self._volumes / info.name / "share.json"
+
+    async def _create(self, info: ShareInfo) -> None:
+        folder = self._volumes / info.name
+        await aiofiles.os.makedirs(folder, exist_ok=True)
+        if await aiofiles.os.path.exists(self._metadata(info)):
+            raise ShareError(
+                ShareFault.EXISTS, f"{self._metadata(info)} is there, but cannot be used"
+            )
+        await self._remove_leftover(self._raw(info))
+        await asyncio.to_thread(create_sparse, self._raw(info), info.size)
+        await sync_directory(self._volumes)
+        await self._write_metadata(info)
+
+    @staticmethod
+    async def _remove_leftover(raw: Path) -> None:
+        """Rule 2."""
+        try:
+            found = await aiofiles.os.stat(raw)
+        except FileNotFoundError:
+            return
+        if found.st_blocks:
+            raise ShareError(
+                ShareFault.EXISTS, f"{raw} is there without a share.json; move it away"
+            )
+        await aiofiles.os.remove(raw)
+
+    async def _write_metadata(self, info: ShareInfo) -> None:
+        metadata = _Metadata(
+            name=info.name,
+            uuid=info.uuid.hex(),
+            size_bytes=info.size,
+            chunk_bytes=info.chunk_bytes,
+            block_bytes=info.block_bytes,
+        )
+        data = msgspec.json.format(msgspec.json.encode(metadata))
+        await write_atomically(self._metadata(info), data)
+
+    async def _resize(self, old: ShareInfo, new: ShareInfo, store: VolumeStore | None) -> None:
+        """The file first: a file that is longer than its share.json says is no harm."""
+        await asyncio.to_thread(_extend, self._raw(old), new.size)
+        await self._write_metadata(new)
+
+    async def _delete(self, info: ShareInfo) -> None:
+        folder = self._volumes / info.name
+        for file in (self._metadata(info), self._raw(info)):
+            try:
+                await aiofiles.os.remove(file)
+                await sync_directory(folder)
+            except FileNotFoundError:
+                pass  # an earlier attempt came this far
+        try:
+            await aiofiles.os.rmdir(folder)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # somebody else's files, or gone
+                raise
+        await sync_directory(self._volumes)
+
+    async def _open(self, info: ShareInfo) -> VolumeStore:
+        # The metadata as it is now, not as it was when the worker started: somebody may have
+        # restored a backup over a running worker.
+        metadata = self._metadata(info)
+        try:
+            found = _info(await read_bounded(metadata, METADATA_BYTES_MAX), info.name)
+        except ValueError as exc:
+            raise ShareError(ShareFault.UNUSABLE, f"{metadata}: {exc}") from exc
+        if found != info:
+            raise ShareError(
+                ShareFault.UNUSABLE, f"{metadata} has changed behind the worker's back"
+            )
+        return FileStore(self._raw(info), self._executor, size=info.size)
+
+    # --- fences -----------------------------------------------------------------------------------
+
+    async def load_fences(self) -> bytes | None:
+        try:
+            return await read_bounded(self.path / "fences.json", FENCES_BYTES_MAX)
+        except FileNotFoundError:
+            return None
+
+    async def save_fences(self, data: bytes) -> None:
+        await write_atomically(self.path / "fences.json", data)
+
+    def close(self) -> None:
+        super().close()
+        os.close(self._lock_fd)
+
+
+def _info(data: bytes, name: str) -> ShareInfo:
+    """share.json of the folder ``name``; raises ValueError or ShareError."""
+    found = msgspec.json.decode(data, type=_Metadata)
+    if found.format != FORMAT:
+        raise ValueError(f"has format {found.format}, this version knows {FORMAT}")
+    info = ShareInfo(
+        found.name,
+        bytes.fromhex(found.uuid),
+        found.size_bytes,
+        found.chunk_bytes,
+        found.block_bytes,
+    )
+    info.check()
+    if info.name != name:
+        raise ValueError(f"is of volume {info.name}")
+    return info
+
+
+def _extend(raw: Path, size: int) -> None:
+    fd = os.open(raw, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_size < size:
+            os.ftruncate(fd, size)
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,263 @@
+"""A worker's shares of volumes: which there are, and the store of each.
+
+Rules:
+
+1. A share is created, resized and deleted by one call at a time, and each is safe to repeat: a
+   caller that heard no answer asks again.
+2. Its store is opened once, when the first node asks, and then stays open: a store remembers a
+   flush that failed (workers/store.py, rule 5), and must not forget it with a reconnect.
+3. A share whose metadata or data is not what it should be is not served; the others are.
+
+``MemoryShares`` is gone with the process; workers/share_dir.py keeps shares in a directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from workers.limits import SIZE_BYTES_MAX
+from workers.memory_store import MemoryStore
+from workers.store import VolumeStore
+
+NAME_CHARS_MAX = 64
+CHUNK_BYTES_MIN = 64 << 10
+CHUNK_BYTES_MAX = 64 << 20
+BLOCK_BYTES = (512, 4096)
+SHARES_MAX = 16384
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+Wrap = Callable[[VolumeStore], VolumeStore]  # a filter in front of each store, for tests
+
+
+class ShareFault(enum.Enum):
+    """Why a request about shares cannot be met, whatever the disk does."""
+
+    INVALID = "invalid"
+    EXISTS = "exists"
+    MISSING = "missing"
+    UNUSABLE = "unusable"  # rule 3, being deleted, or one too many
+
+
+class ShareError(Exception):
+    """A request about shares that cannot be met; the text says why, in one line."""
+
+    def __init__(self, fault: ShareFault, detail: str) -> None:
+        super().__init__(detail)
+        self.fault = fault
+
+
+@dataclass(frozen=True, slots=True)
+class ShareInfo:
+    """What a volume is; the same on each of its workers."""
+
+    name: str
+    uuid: bytes  # 16 of them
+    size: int  # bytes of the whole volume
+    chunk_bytes: int
+    block_bytes: int
+
+    def check(self) -> None:
+        """Raise ShareError if it is not within bounds.  The name becomes a file name."""
+        if len(self.name) > NAME_CHARS_MAX or not _NAME.fullmatch(self.name):
+            raise _invalid(f"bad volume name {self.name[:80]!r}")
+        if len(self.uuid) != 16:
+            raise _invalid(f"volume {self.name}: a UUID has 16 bytes, not {len(self.uuid)}")
+        if self.block_bytes not in BLOCK_BYTES:
+            raise _invalid(f"volume {self.name}: blocks of {self.block_bytes} bytes")
+        chunk = self.chunk_bytes
+        if chunk & (chunk - 1) or not CHUNK_BYTES_MIN <= chunk <= CHUNK_BYTES_MAX:
+            raise _invalid(f"volume {self.name}: chunks of {chunk} bytes")
+        if not self.block_bytes <= self.size <= SIZE_BYTES_MAX or self.size % self.block_bytes:
+            raise _invalid(f"volume {self.name}: a size of {self.size} bytes")
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """A share, and its store once it is open (rule 2)."""
+
+    info: ShareInfo
+    store: VolumeStore | None = None
+    deleting: bool = False
+    users: int = 0  # I/Os that run or wait
+    _unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self) -> None:
+        """An I/O that needs the store has come."""
+        self.users += 1
+        self._unused.clear()
+
+    def ended(self) -> None:
+        """It has ended."""
+        self.users -= 1
+        if not self.users:
+            self._unused.set()
+
+    async def unused(self) -> None:
+        """Wait until no I/O needs the store."""
+        while self.users:
+            await self._unused.wait()
+
+
+class Shares(ABC):
+    """The shares of one worker."""
+
+    kind: str  # what GetStatus says
+    shared: bool = False  # any worker can serve any chunk
+
+    def __init__(self, wrap: Wrap = lambda store: store) -> None:
+        self._by_uuid: dict[bytes, Share] = {}
+        self._by_name: dict[str, Share] = {}
+        self._wrap = wrap
+        self._lock = asyncio.Lock()  # rule 1
+
+    # --- what a kind of store has to do; raises OSError or ShareError -----------------------------
+
+    @abstractmethod
+    async def _create(self, info: ShareInfo) -> None: ...
+
+    @abstractmethod
+    async def _resize(self, old: ShareInfo, new: ShareInfo, store: VolumeStore | None) -> None: ...
+
+    @abstractmethod
+    async def _delete(self, info: ShareInfo) -> None: ...
+
+    @abstractmethod
+    async def _open(self, info: ShareInfo) -> VolumeStore: ...
+
+    async def load(self) -> list[str]:
+        """Find the shares that there are; returns what deserves a warning."""
+        return []
+
+    async def load_fences(self) -> bytes | None:
+        """What :meth:`save_fences` was given last."""
+        return None
+
+    @abstractmethod
+    async def save_fences(self, data: bytes) -> None:
+        """Keep ``data``; it is on stable storage when this returns, where there is any."""
+
+    # --- for the control service ------------------------------------------------------------------
+
+    def list_after(self, name: str, limit: int) -> list[ShareInfo]:
+        """Up to ``limit`` shares whose names come after ``name``, in order."""
+        names = sorted(other for other in self._by_name if other > name)[:limit]
+        return [self._by_name[other].info for other in names]
+
+    @property
+    def count(self) -> int:
+        """How many shares there are."""
+        return len(self._by_uuid)
+
+    def get(self, uuid: bytes) -> Share:
+        """The share, or ShareError."""
+        share = self._by_uuid.get(uuid)
+        if share is None:
+            raise ShareError(ShareFault.MISSING, f"no volume {uuid.hex()} here")
+        return share
+
+    async def create(self, info: ShareInfo) -> None:
+        """Make an empty share.  Its twin, made before, is as good."""
+        info.check()
+        async with self._lock:
+            there = self._by_uuid.get(info.uuid) or self._by_name.get(info.name)
+            if there is not None:
+                if there.info != info or there.deleting:
+                    raise ShareError(
+                        ShareFault.EXISTS,
+                        f"volume {there.info.name} ({there.info.uuid.hex()}) is there, and not "
+                        "as asked for",
+                    )
+                return
+            if len(self._by_uuid) >= SHARES_MAX:
+                raise ShareError(ShareFault.UNUSABLE, f"there are {SHARES_MAX} volumes already")
+            await self._create(info)
+            self._add(Share(info))
+
+    async def open(self, uuid: bytes) -> Share:
+        """The share with its store open."""
+        async with self._lock:
+            share = self.get(uuid)
+            if share.deleting:
+                raise ShareError(ShareFault.UNUSABLE, f"volume {share.info.name} is being deleted")
+            if share.store is None:
+                share.store = self._wrap(await self._open(share.info))
+            return share
+
+    async def resize(self, uuid: bytes, size: int) -> None:
+        """Grow a share; what is added reads as zeros."""
+        async with self._lock:
+            share = self.get(uuid)
+            info = replace(share.info, size=size)
+            info.check()
+            if size < share.info.size:
+                raise _invalid(f"volume {info.name} has {share.info.size} bytes: it cannot shrink")
+            if size != share.info.size:
+                await self._resize(share.info, info, share.store)
+                share.info = info
+                if share.store is not None:
+                    share.store.size = size
+
+    async def delete(self, uuid: bytes) -> None:
+        """Remove a share and its data.  One that is gone already is as good.
+
+        The caller sees to it that nothing runs there: ``deleting`` is set first, to refuse more.
+        """
+        async with self._lock:
+            share = self._by_uuid.get(uuid)
+            if share is None:
+                return
+            assert share.users == 0, "share deleted with I/O in flight"
+            if share.store is not None:
+                share.store.close()
+                share.store = None
+            await self._delete(share.info)
+            del self._by_uuid[uuid]
+            del self._by_name[share.info.name]
+
+    def close(self) -> None:
+        """Close the stores.  Nothing may be in flight."""
+        for share in self._by_uuid.values():
+            if share.store is not None:
+                share.store.close()
+                share.store = None
+
+    def _add(self, share: Share) -> None:
+        self._by_uuid[share.info.uuid] = share
+        self._by_name[share.info.name] = share
+
+
+def _invalid(detail: str) -> ShareError:
+    return ShareError(ShareFault.INVALID, detail)
+
+
+class MemoryShares(Shares):
+    """``--store memory:``"""
+
+    kind = "memory"
+
+    def __init__(self, wrap: Wrap = lambda store: store) -> None:
+        super().__init__(wrap)
+        self._fences: bytes | None = None
+
+    async def _create(self, info: ShareInfo) -> None:
+        """There is nothing to make before the store is opened."""
+
+    async def _resize(self, old: ShareInfo, new: ShareInfo, store: VolumeStore | None) -> None:
+        """The store's size is all there is."""
+
+    async def _delete(self, info: ShareInfo) -> None:
+        """The store was closed, and its memory with it."""
+
+    async def _open(self, info: ShareInfo) -> VolumeStore:
+        return MemoryStore(info.size)
+
+    async def load_fences(self) -> bytes | None:
+        return self._fences
+
+    async def save_fences(self, data: bytes) -> None:
+        self._fences = data

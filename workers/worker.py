@@ -1,0 +1,116 @@
+"""What the services of one worker have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from workers.buffers import BufferMemory
+from workers.fences import Fences
+from workers.nodes import End, Nodes
+from workers.scheduler import Scheduler
+from workers.shares import Share, ShareError, Shares
+from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
+
+# The threads of a store are kept busy, and little more is out of our hands (workers/scheduler.py).
+SLOTS_PER_THREAD: Final = 4
+DRAIN_POLL_SECONDS: Final = 0.01
+
+
+class Worker:
+    """Shares, nodes, what runs, and the bounds of all that."""
+
+    def __init__(
+        self,
+        shares: Shares,
+        *,
+        buffer_memory_bytes: int,
+        io_threads: int,
+        version: str = "",
+        checksum: bool = True,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.log = structlog.get_logger()
+        # Another after each start: who hears another one knows that the worker has forgotten its
+        # handles, and what it remembered of compare-and-writes.
+        self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self.version = version
+        self.checksum = checksum
+        self.shares = shares
+        self.fences = Fences(shares.save_fences)
+        self.nodes = Nodes(self.fences)
+        self.memory = BufferMemory(buffer_memory_bytes)
+        self.scheduler = Scheduler(SLOTS_PER_THREAD * io_threads, self.loop)
+        self.draining = False
+
+    async def load(self) -> None:
+        """Fences first: nothing is served before what must not be served is known."""
+        self.fences.load(await self.shares.load_fences())
+        for warning in await self.shares.load():
+            self.log.warning(warning)
+
+    @property
+    def running(self) -> int:
+        """I/Os that run or wait."""
+        return sum(node.running for node in self.nodes.all()) + self.scheduler.waiting
+
+    async def delete(self, uuid: bytes) -> None:
+        """Remove a share: first nothing of it may run.  Raises OSError."""
+        try:
+            share = self.shares.get(uuid)
+        except ShareError:
+            return  # gone already
+        share.deleting = True
+        await share.unused()
+        self.nodes.forget_volume(share)
+        await self.shares.delete(uuid)
+
+    async def drain(self) -> tuple[StoreStatus, str]:
+        """Begin nothing new, finish what there is, make it durable.  May be called again."""
+        self.draining = True
+        while self.running:
+            for node in self.nodes.all():
+                await node.idle()
+            await asyncio.sleep(0)  # what waited for a place begins
+            if self.scheduler.waiting:
+                await asyncio.sleep(DRAIN_POLL_SECONDS)
+        return await self._flush(self.nodes.open_shares())
+
+    async def _flush(self, shares: Iterable[Share]) -> tuple[StoreStatus, str]:
+        """All of ``shares`` to stable storage; the first that fails, if any."""
+        outcome = StoreStatus.OK, ""
+        for share in shares:
+            if share.store is None:
+                continue
+            io = await self._flush_one(share.store)
+            if io.status is not StoreStatus.OK:
+                self.log.error("flush failed", volume=share.info.name, reason=io.detail)
+                outcome = io.status, f"{share.info.name}: {io.detail or io.status.value}"
+        return outcome
+
+    async def _flush_one(self, store: VolumeStore) -> StoreIo:
+        ended = asyncio.Event()
+
+        def done(_: StoreIo) -> None:
+            ended.set()
+
+        io = StoreIo(IoKind.FLUSH, 0, store.size, done)
+        store.submit(io)
+        await ended.wait()
+        return io
+
+    async def stop(self) -> None:
+        """End the streams, wait for what the stores still do, close them."""
+        self.draining = True
+        for node in self.nodes.all():
+            node.end_stream(End.STOPPING)
+        for node in self.nodes.all():
+            await node.idle()
+        self.scheduler.close()
+        self.shares.close()
