@@ -1,4 +1,4 @@
-"""Hypothesis, for every test: no deadlines (machines are noisy), the same examples each time in CI."""
+"""Hypothesis for every test: no deadlines (machines are noisy); in CI always the same examples."""
 
 from __future__ import annotations
 
