@@ -230,7 +230,7 @@ class CommandStreams(RuleBasedStateMachine):
                 self.held.release_all()
             self._collect()
             waiting = [r for r in self.running if r.pending and r is not but]
-            if not waiting:
+            if not waiting and not (self.held is not None and self.held.held):
                 break
             for running in waiting:
                 while running.pending:
