@@ -202,10 +202,11 @@ class CommandStreams(RuleBasedStateMachine):
                 response = pdu.response
             else:
                 assert response is None or pdu.itt != running.task.itt, "said after the abort"
-                session.process(pdu)
+                self._take(session, pdu)
         assert response == (1 if running.task.done else 0)
         self.running.remove(running)
         session.tasks.pop(running.task.itt, None)
+        self._collect()
         if running.write is not None:
             start, end = running.lba * BLOCK, (running.lba + running.blocks) * BLOCK
             view = memoryview(bytearray(end - start))
@@ -246,13 +247,16 @@ class CommandStreams(RuleBasedStateMachine):
             while (pdu := session.socket.next_pdu()) is not None:
                 session._take_stat_sn(pdu)
                 session.exp_cmd_sn, session.max_cmd_sn = pdu.exp_cmd_sn, pdu.max_cmd_sn
-                task = session.tasks.get(pdu.itt)
-                session.process(pdu)
-                if pdu.opcode == Opcode.R2T:
-                    next(r for r in self.running if r.task is task).pending.append(pdu)
+                self._take(session, pdu)
         for running in [r for r in self.running if r.task.done]:
             self.running.remove(running)
             self._check(running)
+
+    def _take(self, session: WireInitiator, pdu: Pdu) -> None:
+        task = session.tasks.get(pdu.itt)
+        session.process(pdu)
+        if pdu.opcode == Opcode.R2T:
+            next(r for r in self.running if r.task is task).pending.append(pdu)
 
     def _check(self, running: Running) -> None:
         task = running.task
