@@ -107,6 +107,7 @@ class VolumeStore(ABC):
 
     size: int  # bytes
     read_only: bool = False
+    at_hand: bool = True  # False: read_now and write_now are not worth a call, they always fail
     shared: bool = False  # True: any worker can serve any chunk (RADOS); False: only its own can
 
     @abstractmethod

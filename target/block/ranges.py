@@ -5,12 +5,13 @@ an earlier one (they overlap and one of them writes) starts when that has ended.
 earlier ones only, so there is no deadlock and no overtaking; each block behaves as one register.
 
 Ranges are filed by the chunks that they touch, so what an I/O costs does not grow with the number
-of others in flight elsewhere on the volume.
+of others in flight elsewhere on the volume.  Writes are filed apart from reads: a read among reads
+looks at none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class RangeTicket:
@@ -26,9 +27,8 @@ class RangeTicket:
         self.blockers = 0  # earlier I/Os that must end first
         self.dependents: list[RangeTicket] = []
 
-    def conflicts(self, start: int, end: int, writes: bool) -> bool:
-        """Whether an I/O on [start, end) has to wait for this one."""
-        return self.start < end and start < self.end and (self.writes or writes)
+
+_Tickets = dict[int, dict[RangeTicket, None]]  # by chunk, in the order of their coming
 
 
 class RangeOrder:
@@ -36,50 +36,61 @@ class RangeOrder:
 
     def __init__(self, chunk_bytes: int) -> None:
         self._shift = chunk_bytes.bit_length() - 1
-        self._by_chunk: dict[int, dict[RangeTicket, None]] = {}
+        self._reads: _Tickets = {}
+        self._writes: _Tickets = {}
 
     def __len__(self) -> int:
-        return len({t for tickets in self._by_chunk.values() for t in tickets})
+        chunks = (*self._reads.values(), *self._writes.values())
+        return len({ticket for tickets in chunks for ticket in tickets})
 
     @property
     def idle(self) -> bool:
         """Nothing is in flight: an I/O on the spot needs no look-up."""
-        return not self._by_chunk
+        return not self._writes and not self._reads
 
     def _chunks(self, start: int, end: int) -> range:
         return range(start >> self._shift, ((end - 1) >> self._shift) + 1)
 
+    def _conflicts(self, start: int, end: int, writes: bool) -> Iterator[RangeTicket]:
+        """Those for which an I/O on [start, end) has to wait; one of several chunks comes again."""
+        kinds = (self._writes, self._reads) if writes else (self._writes,)
+        for by_chunk in kinds:
+            if not by_chunk:
+                continue
+            for chunk in self._chunks(start, end):
+                for ticket in by_chunk.get(chunk, ()):
+                    if ticket.start < end and start < ticket.end:
+                        yield ticket
+
     def free(self, start: int, end: int, writes: bool) -> bool:
         """Whether an I/O on [start, end) may be done on the spot."""
-        by_chunk = self._by_chunk
-        for chunk in self._chunks(start, end):
-            for ticket in by_chunk.get(chunk, ()):
-                if ticket.conflicts(start, end, writes):
-                    return False
-        return True
+        if not writes and not self._writes:
+            return True
+        return not any(True for _ in self._conflicts(start, end, writes))
 
     def enter(self, start: int, end: int, writes: bool, proceed: Callable[[], None]) -> RangeTicket:
         """Register an I/O; ``proceed()`` is called, perhaps at once, when its turn has come."""
         ticket = RangeTicket(start, end, writes, proceed)
-        earlier: dict[RangeTicket, None] = {}
+        if writes or self._writes:
+            earlier = dict.fromkeys(self._conflicts(start, end, writes))
+            ticket.blockers = len(earlier)
+            for other in earlier:
+                other.dependents.append(ticket)
+        by_chunk = self._writes if writes else self._reads
         for chunk in self._chunks(start, end):
-            tickets = self._by_chunk.setdefault(chunk, {})
-            earlier.update((t, None) for t in tickets if t.conflicts(start, end, writes))
-            tickets[ticket] = None
-        ticket.blockers = len(earlier)
-        for other in earlier:
-            other.dependents.append(ticket)
+            by_chunk.setdefault(chunk, {})[ticket] = None
         if not ticket.blockers:
             proceed()
         return ticket
 
     def leave(self, ticket: RangeTicket) -> None:
         """An I/O has ended: those that waited for it may go."""
+        by_chunk = self._writes if ticket.writes else self._reads
         for chunk in self._chunks(ticket.start, ticket.end):
-            tickets = self._by_chunk[chunk]
+            tickets = by_chunk[chunk]
             del tickets[ticket]
             if not tickets:
-                del self._by_chunk[chunk]
+                del by_chunk[chunk]
         for dependent in ticket.dependents:
             dependent.blockers -= 1
             if not dependent.blockers:

@@ -33,6 +33,8 @@ class RemoteStore(VolumeStore):
     data are missing too.
     """
 
+    at_hand = False
+
     def __init__(
         self,
         link: WorkerLink,

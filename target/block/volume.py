@@ -62,27 +62,28 @@ class Volume:
         self.busy_when_away = busy_when_away
         self._place = place
         self._only = stores[0] if len(stores) == 1 else None
+        self._at_hand = self._only if self._only is not None and self._only.at_hand else None
         self._ranges = RangeOrder(chunk_bytes)
 
     # --- data at hand ---------------------------------------------------------------------------
 
     def read_now(self, offset: int, views: Sequence[memoryview], nbytes: int) -> bool:
         """Read without waiting; False if that cannot be done (then ``await read``)."""
-        if self._only is None:
+        if self._at_hand is None:
             return False
         ranges = self._ranges
         if not ranges.idle and not ranges.free(offset, offset + nbytes, False):
             return False
-        return self._only.read_now(offset, views, nbytes)
+        return self._at_hand.read_now(offset, views, nbytes)
 
     def write_now(self, offset: int, views: Sequence[memoryview], nbytes: int) -> bool:
         """Write without waiting; False if that cannot be done (then ``await write``)."""
-        if self._only is None or not self.write_cache:
+        if self._at_hand is None or not self.write_cache:
             return False
         ranges = self._ranges
         if not ranges.idle and not ranges.free(offset, offset + nbytes, True):
             return False
-        return self._only.write_now(offset, views, nbytes)
+        return self._at_hand.write_now(offset, views, nbytes)
 
     # --- all else -------------------------------------------------------------------------------
 
@@ -223,7 +224,12 @@ class _VolumeIo(Wait[T], Generic[T]):
         if not io.length:
             return
         extents = self._v._extents(io)
-        if io.kind is IoKind.COMPARE_AND_WRITE and len(extents) > 1:
+        if len(extents) == 1:  # as it is, which is the rule for small ones
+            io.done = self._part_done
+            self._remaining = 1
+            self._parts = [io]
+            self._v.stores[extents[0].store].submit(io)
+        elif io.kind is IoKind.COMPARE_AND_WRITE:
             # What equals the comparison is written over itself: a comparison without a buffer.
             self._comparing = True
             self._submit(extents, io.kind, io.compare, io.compare, False)
@@ -273,11 +279,14 @@ class _VolumeIo(Wait[T], Generic[T]):
         if self._ticket is not None:
             ticket, self._ticket = self._ticket, None
             self._v._ranges.leave(ticket)
-        for part in self._parts:
+        # No cycles: what an I/O leaves behind goes at once, not when the collector comes by.
+        parts, self._parts = self._parts, []
+        self._io.done = _unused
+        for part in parts:
             if part.status is not StoreStatus.OK:
                 if part.status in _AWAY and self._v.busy_when_away:
                     return VolumeBusy(part.status, part.detail)
                 error = part.error()
                 error.miscompare_offset += part.offset - self._io.offset
                 return error
-        return self._result(self._parts)
+        return self._result(parts)
