@@ -12,6 +12,7 @@ import random
 import time
 import uuid as uuids
 from collections.abc import Callable
+from dataclasses import replace
 
 from target.block.placement import Placement
 from target.block.remote import RemoteStore
@@ -48,7 +49,7 @@ class WorkerVolumes:
         info = ShareInfo(
             name, uuid.bytes, record.size_bytes, record.chunk_bytes, record.block_bytes
         )
-        stores = [self._store(name, info, place) for place in places]
+        stores = [self._store(name, replace(info, place=place.key), place) for place in places]
         return Volume(
             name,
             uuid,

@@ -31,6 +31,7 @@ CODE_OF_FAULT: Final = {
     ShareFault.UNUSABLE: grpc.StatusCode.FAILED_PRECONDITION,
 }
 TIMEOUT_MS_MAX: Final = 3_600_000
+INSTANCE_CHARS_MAX: Final = 256
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -76,8 +77,15 @@ class ControlService(worker_pb2_grpc.ControlServicer):
         if share.store is None:  # deleted meanwhile
             await context.abort(grpc.StatusCode.NOT_FOUND, "the volume has been deleted")
         handle = worker.nodes.open_volume(node, share)
+        shares = worker.shares
         return pb.OpenVolumeResponse(
-            status=status, handle=handle, share=_message(share.info), shared=worker.shares.shared
+            status=status,
+            handle=handle,
+            share=_message(share.info),
+            shared=shares.shared,
+            store_id=shares.store_id,
+            instance=shares.instance,
+            volatile_id=shares.volatile_id,
         )
 
     async def ResizeVolume(
@@ -115,6 +123,9 @@ class ControlService(worker_pb2_grpc.ControlServicer):
             fences=[
                 pb.NodeFence(node=node, epoch=epoch) for node, epoch in worker.fences.some(LIST_MAX)
             ],
+            shared=worker.shares.shared,
+            store_id=worker.shares.store_id,
+            instance=worker.shares.instance,
         )
 
     async def Fence(self, request: pb.FenceRequest, context: Context) -> pb.FenceResponse:
@@ -136,6 +147,18 @@ class ControlService(worker_pb2_grpc.ControlServicer):
         except TimeoutError:
             status, detail = StoreStatus.DEADLINE, "I/Os still run"
         return pb.DrainResponse(status=STATUS_TO_WIRE[status], detail=detail)
+
+    async def Evict(self, request: pb.EvictRequest, context: Context) -> pb.EvictResponse:
+        shares = self._worker.shares
+        if not 1 <= len(request.instance) <= INSTANCE_CHARS_MAX:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "bad instance")
+        if request.store_id != shares.store_id:
+            detail = f"this worker has store {shares.store_id or shares.kind}"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, detail)
+        self._worker.log.warning("evict", instance=request.instance)
+        evicted = _within(request.timeout_ms, shares.evict(request.instance))
+        status, detail = await self._outcome(context, evicted)
+        return pb.EvictResponse(status=status, detail=detail)
 
     async def _outcome(self, context: Context, done: Awaitable[object]) -> tuple[Any, str]:
         """(status, detail) of what may fail; a request that is wrong ends the call."""
@@ -165,7 +188,14 @@ async def _check_node(node: str, context: Context) -> None:
 
 
 def _info(share: pb.VolumeShare) -> ShareInfo:
-    return ShareInfo(share.name, share.uuid, share.size, share.chunk_bytes, share.block_bytes)
+    return ShareInfo(
+        share.name,
+        share.uuid,
+        share.size,
+        share.chunk_bytes,
+        share.block_bytes,
+        share.place,
+    )
 
 
 def _message(info: ShareInfo) -> pb.VolumeShare:
@@ -175,4 +205,5 @@ def _message(info: ShareInfo) -> pb.VolumeShare:
         size=info.size,
         chunk_bytes=info.chunk_bytes,
         block_bytes=info.block_bytes,
+        place=info.place,
     )

@@ -34,6 +34,7 @@ from workers.shares import Share, ShareError, ShareFault, ShareInfo, Shares, Wra
 from workers.store import VolumeStore
 
 FORMAT: Final = 1
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 METADATA_BYTES_MAX: Final = 64 << 10
 FENCES_BYTES_MAX: Final = 64 << 20
 
@@ -51,6 +52,7 @@ class _Metadata(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     size_bytes: int
     chunk_bytes: int
     block_bytes: int
+    place: str = ""  # none in what was made before there were any
 
 
 class ShareDir(Shares):
@@ -65,6 +67,8 @@ class ShareDir(Shares):
         self.path = path
         self._volumes = path / "volumes"
         self._executor = executor
+        # Page cache that was not flushed survives the process, not the machine.
+        self.volatile_id = BOOT_ID.read_text().strip()
         try:
             self._volumes.mkdir(parents=True, exist_ok=True)
             self._lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -154,6 +158,7 @@ class ShareDir(Shares):
             size_bytes=info.size,
             chunk_bytes=info.chunk_bytes,
             block_bytes=info.block_bytes,
+            place=info.place,
         )
         data = msgspec.json.format(msgspec.json.encode(metadata))
         await write_atomically(self._metadata(info), data)
@@ -219,6 +224,7 @@ def _info(data: bytes, name: str) -> ShareInfo:
         found.size_bytes,
         found.chunk_bytes,
         found.block_bytes,
+        found.place,
     )
     info.check()
     if info.name != name:

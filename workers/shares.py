@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import re
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from workers.memory_store import MemoryStore
 from workers.store import VolumeStore
 
 NAME_CHARS_MAX = 64
+PLACE_CHARS_MAX = 64
 CHUNK_BYTES_MIN = 64 << 10
 CHUNK_BYTES_MAX = 64 << 20
 BLOCK_BYTES = (512, 4096)
@@ -60,6 +62,7 @@ class ShareInfo:
     size: int  # bytes of the whole volume
     chunk_bytes: int
     block_bytes: int
+    place: str = ""  # which part of the chunks this is, in the node's words
 
     def check(self) -> None:
         """Raise ShareError if it is not within bounds.  The name becomes a file name."""
@@ -72,6 +75,8 @@ class ShareInfo:
         chunk = self.chunk_bytes
         if chunk & (chunk - 1) or not CHUNK_BYTES_MIN <= chunk <= CHUNK_BYTES_MAX:
             raise _invalid(f"volume {self.name}: chunks of {chunk} bytes")
+        if len(self.place) > PLACE_CHARS_MAX or not self.place.isprintable():
+            raise _invalid(f"volume {self.name}: bad place {self.place[:80]!r}")
         if not self.block_bytes <= self.size <= SIZE_BYTES_MAX or self.size % self.block_bytes:
             raise _invalid(f"volume {self.name}: a size of {self.size} bytes")
 
@@ -108,6 +113,9 @@ class Shares(ABC):
 
     kind: str  # what GetStatus says
     shared: bool = False  # any worker can serve any chunk
+    store_id: str = ""  # of a shared store: the same for all workers that have its chunks
+    instance: str = ""  # of a shared store: this process, as its engine knows it
+    volatile_id: str = ""  # another one: what was answered and not flushed may be lost
 
     def __init__(self, wrap: Wrap = lambda store: store) -> None:
         self._by_uuid: dict[bytes, Share] = {}
@@ -140,6 +148,13 @@ class Shares(ABC):
     @abstractmethod
     async def save_fences(self, data: bytes) -> None:
         """Keep ``data``; it is on stable storage when this returns, where there is any."""
+
+    async def evict(self, instance: str) -> None:
+        """Shut another worker's process out at the engine of a shared store.
+
+        When this returns, nothing of it lands after what is done from here from now on.
+        """
+        raise ShareError(ShareFault.INVALID, f"a {self.kind} store is not shared: nobody to evict")
 
     # --- for the control service ------------------------------------------------------------------
 
@@ -242,6 +257,7 @@ class MemoryShares(Shares):
 
     def __init__(self, wrap: Wrap = lambda store: store) -> None:
         super().__init__(wrap)
+        self.volatile_id = secrets.token_hex(8)  # it ends with the process
         self._fences: bytes | None = None
 
     async def _create(self, info: ShareInfo) -> None:

@@ -100,6 +100,8 @@ class RemoteStore(VolumeStore):
         ours, theirs = self.info, opened.info
         if (theirs.uuid, theirs.chunk_bytes) != (ours.uuid, ours.chunk_bytes):
             raise ShareRefused(f"has volume {theirs.name} in chunks of {theirs.chunk_bytes} bytes")
+        if theirs.place and theirs.place != ours.place:
+            raise ShareRefused(f"has another part of volume {ours.name}: are addresses mixed up?")
         if theirs.size < ours.size:
             raise ShareRefused(f"has {theirs.size} bytes of volume {ours.name}, not {ours.size}")
 

@@ -70,15 +70,19 @@ class ShareInfo:
     size: int  # bytes of the whole volume
     chunk_bytes: int
     block_bytes: int
+    place: str = ""  # which part of the chunks this is; empty where any worker has all
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedShare:
-    """A volume that was opened."""
+    """A volume that was opened (the fields: worker.proto, OpenVolumeResponse)."""
 
     handle: int
     info: ShareInfo
     shared: bool
+    store_id: str
+    instance: str
+    volatile_id: str
 
 
 class WorkerStream:
@@ -152,6 +156,7 @@ class WorkerChannel:
             size=info.size,
             chunk_bytes=info.chunk_bytes,
             block_bytes=info.block_bytes,
+            place=info.place,
         )
         request = pb.CreateVolumeRequest(share=share)
         _check(await _called(self._control.CreateVolume(request, timeout=_LIMIT)))
@@ -167,8 +172,30 @@ class WorkerChannel:
         answer = await _called(self._control.OpenVolume(request, timeout=_LIMIT))
         _check(answer)
         s = answer.share
-        info = ShareInfo(s.name, s.uuid, s.size, s.chunk_bytes, s.block_bytes)
-        return OpenedShare(answer.handle, info, answer.shared)
+        info = ShareInfo(s.name, s.uuid, s.size, s.chunk_bytes, s.block_bytes, s.place)
+        return OpenedShare(
+            answer.handle,
+            info,
+            answer.shared,
+            answer.store_id,
+            answer.instance,
+            answer.volatile_id,
+        )
+
+    async def evict(self, store_id: str, instance: str, seconds: float) -> None:
+        """Have this worker shut another one's process out at the engine of their shared store.
+
+        Raises ShareRefused or WorkerGone where it could not.
+        """
+        request = pb.EvictRequest(
+            store_id=store_id, instance=instance, timeout_ms=int(seconds * 1000)
+        )
+        _check(await _called(self._control.Evict(request, timeout=seconds)))
+
+    async def delete_volume(self, uuid: bytes) -> None:
+        """Remove a share and its data; one that is not there is as good."""
+        request = pb.DeleteVolumeRequest(uuid=uuid)
+        _check(await _called(self._control.DeleteVolume(request, timeout=_LIMIT)))
 
     def stream(self) -> WorkerStream:
         """A new data stream."""

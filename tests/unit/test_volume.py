@@ -112,7 +112,7 @@ def test_on_the_spot_with_one_store_only() -> None:
 def test_nothing_on_the_spot_overtakes_what_waits() -> None:
     held = HeldStore(MemoryStore(SIZE))
     volume = striped([held])
-    inner, volume._only = volume._only, held.inner  # at hand, but for the order
+    inner, volume._at_hand = volume._at_hand, held.inner  # at hand, but for the order
     buffer = [memoryview(bytearray(512))]
     waiting = Waiting(volume.write(0, [memoryview(bytes([9]) * 512)], 512))
     assert not volume.read_now(0, buffer, 512)
@@ -122,7 +122,7 @@ def test_nothing_on_the_spot_overtakes_what_waits() -> None:
     assert waiting.over()
     assert volume.read_now(0, buffer, 512)
     assert bytes(buffer[0]) == bytes([9]) * 512
-    volume._only = inner
+    volume._at_hand = inner
 
 
 def test_overlapping_writes_end_in_the_order_they_came() -> None:

@@ -108,18 +108,20 @@ class IoAnswers(_message.Message):
     def __init__(self, batch: _Optional[int] = ..., sequence: _Optional[_Iterable[int]] = ..., status: _Optional[_Iterable[_Union[Status, str]]] = ..., length: _Optional[_Iterable[int]] = ..., crc32c: _Optional[_Iterable[int]] = ..., miscompare_offset: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., request_credit: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class VolumeShare(_message.Message):
-    __slots__ = ("name", "uuid", "size", "chunk_bytes", "block_bytes")
+    __slots__ = ("name", "uuid", "size", "chunk_bytes", "block_bytes", "place")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     uuid: bytes
     size: int
     chunk_bytes: int
     block_bytes: int
-    def __init__(self, name: _Optional[str] = ..., uuid: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., block_bytes: _Optional[int] = ...) -> None: ...
+    place: str
+    def __init__(self, name: _Optional[str] = ..., uuid: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., block_bytes: _Optional[int] = ..., place: _Optional[str] = ...) -> None: ...
 
 class CreateVolumeRequest(_message.Message):
     __slots__ = ("share",)
@@ -146,18 +148,42 @@ class OpenVolumeRequest(_message.Message):
     def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., uuid: _Optional[bytes] = ...) -> None: ...
 
 class OpenVolumeResponse(_message.Message):
-    __slots__ = ("status", "detail", "handle", "share", "shared")
+    __slots__ = ("status", "detail", "handle", "share", "shared", "store_id", "instance", "volatile_id")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    VOLATILE_ID_FIELD_NUMBER: _ClassVar[int]
     status: Status
     detail: str
     handle: int
     share: VolumeShare
     shared: bool
-    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ..., handle: _Optional[int] = ..., share: _Optional[_Union[VolumeShare, _Mapping]] = ..., shared: _Optional[bool] = ...) -> None: ...
+    store_id: str
+    instance: str
+    volatile_id: str
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ..., handle: _Optional[int] = ..., share: _Optional[_Union[VolumeShare, _Mapping]] = ..., shared: _Optional[bool] = ..., store_id: _Optional[str] = ..., instance: _Optional[str] = ..., volatile_id: _Optional[str] = ...) -> None: ...
+
+class EvictRequest(_message.Message):
+    __slots__ = ("store_id", "instance", "timeout_ms")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    store_id: str
+    instance: str
+    timeout_ms: int
+    def __init__(self, store_id: _Optional[str] = ..., instance: _Optional[str] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class EvictResponse(_message.Message):
+    __slots__ = ("status", "detail")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    detail: str
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class ResizeVolumeRequest(_message.Message):
     __slots__ = ("uuid", "size")
@@ -208,7 +234,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("worker", "store", "version", "draining", "buffer_bytes", "buffer_bytes_used", "operations_running", "fences")
+    __slots__ = ("worker", "store", "version", "draining", "buffer_bytes", "buffer_bytes_used", "operations_running", "fences", "shared", "store_id", "instance")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     STORE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -217,6 +243,9 @@ class GetStatusResponse(_message.Message):
     BUFFER_BYTES_USED_FIELD_NUMBER: _ClassVar[int]
     OPERATIONS_RUNNING_FIELD_NUMBER: _ClassVar[int]
     FENCES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     worker: str
     store: str
     version: str
@@ -225,7 +254,10 @@ class GetStatusResponse(_message.Message):
     buffer_bytes_used: int
     operations_running: int
     fences: _containers.RepeatedCompositeFieldContainer[NodeFence]
-    def __init__(self, worker: _Optional[str] = ..., store: _Optional[str] = ..., version: _Optional[str] = ..., draining: _Optional[bool] = ..., buffer_bytes: _Optional[int] = ..., buffer_bytes_used: _Optional[int] = ..., operations_running: _Optional[int] = ..., fences: _Optional[_Iterable[_Union[NodeFence, _Mapping]]] = ...) -> None: ...
+    shared: bool
+    store_id: str
+    instance: str
+    def __init__(self, worker: _Optional[str] = ..., store: _Optional[str] = ..., version: _Optional[str] = ..., draining: _Optional[bool] = ..., buffer_bytes: _Optional[int] = ..., buffer_bytes_used: _Optional[int] = ..., operations_running: _Optional[int] = ..., fences: _Optional[_Iterable[_Union[NodeFence, _Mapping]]] = ..., shared: _Optional[bool] = ..., store_id: _Optional[str] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class NodeFence(_message.Message):
     __slots__ = ("node", "epoch")

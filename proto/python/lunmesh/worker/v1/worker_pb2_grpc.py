@@ -147,6 +147,11 @@ class ControlStub:
                 request_serializer=lunmesh_dot_worker_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
                 response_deserializer=lunmesh_dot_worker_dot_v1_dot_worker__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Evict = channel.unary_unary(
+                '/lunmesh.worker.v1.Control/Evict',
+                request_serializer=lunmesh_dot_worker_dot_v1_dot_worker__pb2.EvictRequest.SerializeToString,
+                response_deserializer=lunmesh_dot_worker_dot_v1_dot_worker__pb2.EvictResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -200,6 +205,12 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Evict(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -242,6 +253,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=lunmesh_dot_worker_dot_v1_dot_worker__pb2.DrainRequest.FromString,
                     response_serializer=lunmesh_dot_worker_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'Evict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Evict,
+                    request_deserializer=lunmesh_dot_worker_dot_v1_dot_worker__pb2.EvictRequest.FromString,
+                    response_serializer=lunmesh_dot_worker_dot_v1_dot_worker__pb2.EvictResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -460,6 +476,33 @@ class Control:
             '/lunmesh.worker.v1.Control/Drain',
             lunmesh_dot_worker_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
             lunmesh_dot_worker_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Evict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lunmesh.worker.v1.Control/Evict',
+            lunmesh_dot_worker_dot_v1_dot_worker__pb2.EvictRequest.SerializeToString,
+            lunmesh_dot_worker_dot_v1_dot_worker__pb2.EvictResponse.FromString,
             options,
             channel_credentials,
             insecure,
