@@ -83,15 +83,23 @@ def is_loopback(portal: Portal) -> bool:
     ).is_loopback
 
 
+def unix_path(text: str, base: Path = Path()) -> str:
+    """The absolute path of a Unix socket that gRPC can be told."""
+    path = str(resolve(text, base).absolute())
+    if len(path.encode()) > UNIX_PATH_BYTES_MAX:
+        raise ValueError(f"{path} is too long for a socket: {UNIX_PATH_BYTES_MAX} bytes at most")
+    if set(path) & set(",%"):  # several addresses, and an escape, to gRPC
+        raise ValueError(f"{path}: a socket's path must be without , and %")
+    return path
+
+
 def parse_worker(text: str, base: Path = Path()) -> WorkerAddress:
     """``HOST:PORT``, ``[v6]:PORT``, without a port the workers' own; ``unix:PATH``."""
     if text.startswith("unix:"):
-        path = str(resolve(text.removeprefix("unix:"), base).absolute())
-        if len(path.encode()) > UNIX_PATH_BYTES_MAX:
-            raise ValueError(
-                f"bad worker {text!r}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes"
-            )
-        return WorkerAddress(unix_path=path)
+        try:
+            return WorkerAddress(unix_path=unix_path(text.removeprefix("unix:"), base))
+        except ValueError as exc:
+            raise ValueError(f"bad worker {text!r}: {exc}") from exc
     try:
         portal = parse_portal(text, WORKER_PORT_DEFAULT)
     except ValueError as exc:

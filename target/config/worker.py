@@ -13,7 +13,7 @@ from target.config.errors import ConfigError, did_you_mean
 from target.config.load import IO_THREADS_MAX, SECONDS_MAX
 from target.config.model import LogFormat, LogLevel
 from target.config.sizes import format_size, parse_size
-from target.config.values import UNIX_PATH_BYTES_MAX, is_loopback, parse_portal, resolve
+from target.config.values import is_loopback, parse_portal, resolve, unix_path
 from workers.buffers import BUFFER_BYTES_MIN
 from workers.fault_store import Faults, parse_faults
 
@@ -111,12 +111,7 @@ def _at(name: str, parse: Callable[[Any], T], given: Any) -> T:
 def _address(text: str) -> tuple[str, bool]:
     """(as gRPC writes it, whether only this machine reaches it)."""
     if text.startswith("unix:"):
-        path = resolve(text.removeprefix("unix:"), Path()).absolute()
-        if len(str(path).encode()) > UNIX_PATH_BYTES_MAX:
-            raise ValueError(
-                f"{path} is too long for a socket: {UNIX_PATH_BYTES_MAX} bytes at most"
-            )
-        return f"unix:{path}", True
+        return f"unix:{unix_path(text.removeprefix('unix:'))}", True
     if not re.search(r":\d+$", text):
         raise ValueError(f"bad address {text!r}: write HOST:PORT, [IPv6]:PORT or unix:PATH")
     portal = parse_portal(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -13,17 +14,21 @@ from target.config.sizes import parse_size
 from tests.bench import machine
 from tests.bench.clients import ClientFailed, missing_clients
 from tests.bench.measure import measure
-from tests.bench.report import print_report, verdicts, write_json
-from tests.bench.rows import ROWS
-from tests.bench.servers import PRODUCT, candidates, refusal
+from tests.bench.report import Verdict, as_json, print_report, verdicts
+from tests.bench.servers import refusal
+from tests.bench.suites import Suite, suites
 from tests.support.lunmesh_server import PROJECT_ROOT, ServerError
 
 ROUNDS_MIN = 3
-REPORT_COLUMNS = 120
+REPORT_COLUMNS = 150
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    names = [suite.name for suite in suites()]
+    parser.add_argument(
+        "--suite", action="append", default=[], choices=names, help="only this; default: all"
+    )
     parser.add_argument(
         "--rounds", type=int, default=ROUNDS_MIN, help="of all rows, default %(default)s"
     )
@@ -52,32 +57,64 @@ def arguments() -> argparse.Namespace:
     return chosen
 
 
-def main() -> int:
-    chosen = arguments()
-    # A pipe has no width, and rich would then break every row in three.
-    console = Console(width=None if sys.stdout.isatty() else REPORT_COLUMNS)
-    progress = Console(stderr=True)
-    chosen.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="disks-", dir=chosen.folder) as scratch:
-        known = [s for s in candidates() if not chosen.server or s.name in chosen.server]
-        refusals = {s.name: s.missing or refusal(s, Path(scratch)) for s in known}
-        servers = [server for server in known if not refusals[server.name]]
-        absent = missing_clients()
-        wanted = [row for row in ROWS if all(text in row.name for text in chosen.row)]
-        rows = [row for row in wanted if row.client not in absent]
-        missing = [reason for reason in (*refusals.values(), *absent.values()) if reason]
-        about = {**machine.describe(), **{server.name: server.version for server in servers}}
-        for name, value in about.items():
-            console.print(f"{name}: {value}", highlight=False)
-        for reason in missing:
-            console.print(
-                f"missing: {reason}", style="red", markup=False, highlight=False, soft_wrap=True
-            )
-        if not servers or not rows or refusals.get(PRODUCT):
-            console.print("nothing to measure", style="red")
+class Bench:
+    """One call of the command."""
+
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        self._chosen = chosen
+        # A pipe has no width, and rich would then break every row in three.
+        self._console = Console(width=None if sys.stdout.isatty() else REPORT_COLUMNS)
+        self._progress = Console(stderr=True)
+        self._document: dict[str, object] = {}
+        self._judged: list[Verdict] = []
+
+    def run(self) -> int:
+        """All suites that were chosen; the exit status."""
+        chosen = self._chosen
+        chosen.folder.mkdir(parents=True, exist_ok=True)
+        about = machine.describe()
+        self._print_lines(about)
+        self._document["about"] = about
+        for suite in suites():
+            if not chosen.suite or suite.name in chosen.suite:
+                try:
+                    self._measure(suite)
+                except (ClientFailed, ServerError) as exc:
+                    self._complain(f"{suite.name}: {exc}")
+                    return 1
+        if len(self._document) == 1:
+            self._complain("nothing to measure")
             return 1
-        try:
-            with progress.status("making the disks") as status:
+        path = chosen.folder / "results.json"
+        path.write_text(json.dumps(self._document, indent=1, ensure_ascii=False) + "\n")
+        failed = [verdict for verdict in self._judged if verdict.passed is False]
+        met = sum(verdict.passed is True for verdict in self._judged)
+        self._console.print(
+            f"{met} of {met + len(failed)} goals met, {chosen.rounds} rounds; all samples: {path}"
+            if met + len(failed)
+            else f"no peer to compare with; all samples: {path}",
+            soft_wrap=True,
+        )
+        return 1 if chosen.check and failed else 0
+
+    def _measure(self, suite: Suite) -> None:
+        chosen = self._chosen
+        with tempfile.TemporaryDirectory(prefix="disks-", dir=chosen.folder) as scratch:
+            known = [s for s in suite.servers if not chosen.server or s.name in chosen.server]
+            refusals = {s.name: s.missing or refusal(s, Path(scratch)) for s in known}
+            servers = [server for server in known if not refusals[server.name]]
+            absent = missing_clients()
+            wanted = [row for row in suite.rows if all(text in row.name for text in chosen.row)]
+            rows = [row for row in wanted if row.client not in absent]
+            missing = [reason for reason in (*refusals.values(), *absent.values()) if reason]
+            self._console.rule(f"{suite.name}: {suite.title}", align="left")
+            versions = {server.name: server.version for server in servers}
+            self._print_lines(versions)
+            for reason in missing:
+                self._complain(f"missing: {reason}")
+            if not servers or not rows:
+                return
+            with self._progress.status("") as status:
                 results = measure(
                     servers,
                     rows,
@@ -87,27 +124,19 @@ def main() -> int:
                     folder=Path(scratch),
                     say=status.update,
                 )
-        except (ClientFailed, ServerError) as exc:
-            console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
-            return 1
+        judged = verdicts(rows, results, suite.comparisons)
+        self._judged += judged
+        print_report(self._console, rows, results, [server.name for server in servers], judged)
+        measured = as_json(rows, results, judged)
+        self._document[suite.name] = {"servers": versions, "missing": missing, **measured}
 
-    names = [server.name for server in servers]
-    peers = [name for name in names if name != PRODUCT]
-    judged = verdicts(rows, results, peers[0]) if PRODUCT in names and peers else []
-    print_report(console, rows, results, names, judged)
-    path = chosen.folder / "results.json"
-    write_json(
-        path, about=about, rows=rows, results=results, verdicts_by_row=judged, missing=missing
-    )
-    failed = [verdict for verdict in judged if verdict.passed is False]
-    met = sum(verdict.passed is True for verdict in judged)
-    console.print(
-        f"{met} of {met + len(failed)} goals met, {chosen.rounds} rounds; all samples: {path}"
-        if judged
-        else f"no peer to compare with; all samples: {path}"
-    )
-    return 1 if chosen.check and failed else 0
+    def _print_lines(self, about: dict[str, str]) -> None:
+        for name, value in about.items():
+            self._console.print(f"{name}: {value}", highlight=False)
+
+    def _complain(self, text: str) -> None:
+        self._console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(Bench(arguments()).run())

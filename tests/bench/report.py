@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.bench.measure import Results, Sample, middle
 from tests.bench.rows import Row
-from tests.bench.servers import PRODUCT
+from tests.bench.suites import Comparison
 
 _LARGE_BLOCK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A goal of a row, and what came of it."""
+    """A comparison in one row, and what came of its goal."""
 
     row: str
+    ours: str
+    theirs: str
     metric: str  # "rate" or "cpu"
     ratio: float
     lowest: float  # of the rounds' own ratios
     highest: float
     goal: str
-    passed: bool | None  # None: the row has no such goal
+    passed: bool | None  # None: there is no such goal
 
 
 def _rate(sample: Sample) -> float:
@@ -38,24 +38,41 @@ def _cpu(sample: Sample) -> float:
     return sample.cpu_per_io
 
 
-def verdicts(rows: Sequence[Row], results: Results, peer: str) -> list[Verdict]:
+def verdicts(
+    rows: Sequence[Row], results: Results, comparisons: Sequence[Comparison]
+) -> list[Verdict]:
+    """Every comparison of servers that were measured, in every row."""
     found = []
     for row in rows:
-        ours, theirs = results.samples[row.name][PRODUCT], results.samples[row.name][peer]
-        for metric, value, least, most in (
-            ("rate", _rate, row.rate_at_least, None),
-            ("cpu", _cpu, None, row.cpu_at_most),
-        ):
-            ratio = _ratio(middle(ours, value), middle(theirs, value))
-            by_round = [_ratio(value(a), value(b)) for a, b in zip(ours, theirs, strict=True)]
-            goal, passed = "", None
-            if least is not None:
-                goal, passed = f"≥ {least:g}", ratio >= least
-            if most is not None:
-                goal, passed = f"≤ {most:g}", ratio <= most
-            found.append(
-                Verdict(row.name, metric, ratio, min(by_round), max(by_round), goal, passed)
-            )
+        samples = results.samples[row.name]
+        for comparison in comparisons:
+            if comparison.ours not in samples or comparison.theirs not in samples:
+                continue
+            ours, theirs = samples[comparison.ours], samples[comparison.theirs]
+            goals = comparison.goals(row)
+            for metric, value, least, most in (
+                ("rate", _rate, goals.rate_at_least, None),
+                ("cpu", _cpu, None, goals.cpu_at_most),
+            ):
+                ratio = _ratio(middle(ours, value), middle(theirs, value))
+                by_round = [_ratio(value(a), value(b)) for a, b in zip(ours, theirs, strict=True)]
+                goal, passed = "", None
+                if least is not None:
+                    goal, passed = f"≥ {least:g}", ratio >= least
+                if most is not None:
+                    goal, passed = f"≤ {most:g}", ratio <= most
+                verdict = Verdict(
+                    row.name,
+                    comparison.ours,
+                    comparison.theirs,
+                    metric,
+                    ratio,
+                    min(by_round),
+                    max(by_round),
+                    goal,
+                    passed,
+                )
+                found.append(verdict)
     return found
 
 
@@ -68,11 +85,13 @@ def print_report(
     rows: Sequence[Row],
     results: Results,
     servers: Sequence[str],
-    verdicts_by_row: Sequence[Verdict],
+    judged: Sequence[Verdict],
 ) -> None:
-    judged = {(verdict.row, verdict.metric): verdict for verdict in verdicts_by_row}
-    rates = _table("I/O rate (highest against lowest round in brackets)", servers, judged)
-    cpu = _table("Server CPU time, µs per I/O = s per million I/Os", servers, judged)
+    """Tables of the rows; what is compared stands in the row where that is one pair only."""
+    pairs = {(verdict.ours, verdict.theirs) for verdict in judged}
+    beside = {(v.row, v.metric): v for v in judged} if len(pairs) == 1 else {}
+    rates = _table("I/O rate (highest against lowest round in brackets)", servers, beside)
+    cpu = _table("Server CPU time, µs per I/O = s per million I/Os", servers, beside)
     volume = Table(title="Server CPU time", title_justify="left")
     volume.add_column("row")
     for server in servers:
@@ -83,16 +102,32 @@ def print_report(
         rates.add_row(
             row.name,
             *(_rate_cell(row, samples) for samples in by_server),
-            *_verdict_cells(judged.get((row.name, "rate"))),
+            *_verdict_cells(beside.get((row.name, "rate"))),
         )
         cpu.add_row(
             row.name,
             *(f"{middle(s, _cpu) * 1e6:.1f} {_spread(s, _cpu)}" for s in by_server),
-            *_verdict_cells(judged.get((row.name, "cpu"))),
+            *_verdict_cells(beside.get((row.name, "cpu"))),
         )
         volume.add_row(row.name, *_volume_cells(row, by_server))
-    for table in (rates, cpu, volume, _memory_table(results, servers)):
+    tables = [rates, cpu, volume, _memory_table(results, servers)]
+    if len(pairs) > 1:
+        tables.insert(2, _comparison_table(rows, judged))
+        tables.remove(volume)  # it would be too wide, and says what the table of CPU time says
+    for table in tables:
         console.print(table)
+
+
+def _comparison_table(rows: Sequence[Row], judged: Sequence[Verdict]) -> Table:
+    table = Table(title="Rate, as a ratio", title_justify="left")
+    for heading in ("row", "", "ratio", "by round", "goal", ""):
+        table.add_column(heading, justify="right" if heading in ("ratio", "by round") else "left")
+    for row in rows:
+        for verdict in judged:
+            if verdict.row == row.name and verdict.metric == "rate":
+                pair = f"{verdict.ours} / {verdict.theirs}"
+                table.add_row(row.name, pair, *_verdict_cells(verdict))
+    return table
 
 
 def _table(title: str, servers: Sequence[str], judged: object) -> Table:
@@ -148,18 +183,9 @@ def _memory_table(results: Results, servers: Sequence[str]) -> Table:
     return table
 
 
-def write_json(
-    path: Path,
-    *,
-    about: dict[str, str],
-    rows: Sequence[Row],
-    results: Results,
-    verdicts_by_row: Sequence[Verdict],
-    missing: Sequence[str],
-) -> None:
-    document = {
-        "about": about,
-        "missing": list(missing),
+def as_json(rows: Sequence[Row], results: Results, judged: Sequence[Verdict]) -> dict[str, object]:
+    """All that was measured of one suite."""
+    return {
         "rows": [
             {
                 **asdict(row),
@@ -172,8 +198,6 @@ def write_json(
             }
             for row in rows
         ],
-        "verdicts": [asdict(verdict) for verdict in verdicts_by_row],
+        "verdicts": [asdict(verdict) for verdict in judged],
         "memory": {server: asdict(memory) for server, memory in results.memory.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")

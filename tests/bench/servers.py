@@ -1,27 +1,51 @@
-"""The servers that are measured, each on image files of its own."""
+"""The servers that are measured, each on disks of its own.
+
+Blocks of a disk are all written before the first timed run, so that no run pays for allocation, and
+in blocks of the size that is read and written there: the kernel keeps a file in its cache in folios
+as large as the writes were, and a random 4 KiB write into a folio of 1 MiB costs it ten times one
+into a folio of 4 KiB.  That is the same for all servers and would hide what is to be seen.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import target
 from tests.support.lunmesh_server import LunmeshServer, ServerError
+from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
 from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
 
-PRODUCT = "lunmesh"
+EMBEDDED = "lunmesh"
+TGTD = "tgtd"
+WORKER_UNIX = "1 worker, unix"
+WORKER_TCP = "1 worker, tcp"
+TWO_WORKERS = "2 workers"
+FOUR_WORKERS = "4 workers"
+_WORKERS = {WORKER_UNIX: 1, WORKER_TCP: 1, TWO_WORKERS: 2, FOUR_WORKERS: 4}
+
+
+@dataclass(frozen=True)
+class Disks:
+    """What a server has to serve: a disk of ``size`` bytes for each size of blocks."""
+
+    folder: Path  # of this server alone
+    size: int
+    blocks: tuple[int, ...]  # bytes
 
 
 @dataclass(frozen=True)
 class Endpoint:
     """A running server: where a client reaches its disks, and whose CPU time counts."""
 
-    urls: tuple[str, ...]  # in the order of the images
+    urls: dict[int, str]  # by size of blocks
     pids: tuple[int, ...]
+    files: dict[int, tuple[Path, ...]]  # by size of blocks; none where the disk is no file here
 
 
 @dataclass(frozen=True)
@@ -30,49 +54,99 @@ class Candidate:
 
     name: str
     version: str
-    serve: Callable[[Sequence[Path]], AbstractContextManager[Endpoint]]
+    serve: Callable[[Disks], AbstractContextManager[Endpoint]]
     missing: str = ""
 
 
-@contextmanager
-def _serve_lunmesh(images: Sequence[Path]) -> Iterator[Endpoint]:
-    volumes = [f"disk{number}={image}" for number, image in enumerate(images)]
-    with LunmeshServer(images[0].parent / "lunmesh", volumes) as server:
-        yield Endpoint(tuple(server.url(lun) for lun in range(len(images))), (server.pid,))
+def make_image(path: Path, size: int, block_bytes: int) -> None:
+    """Random data, on disk: neither a hole nor an unwritten extent is left in it."""
+    with path.open("r+b" if path.exists() else "wb", buffering=0) as image:
+        for _ in range(0, size, block_bytes):
+            image.write(os.urandom(block_bytes))
+        os.fsync(image.fileno())
+
+
+def _images(disks: Disks) -> dict[int, Path]:
+    images = {block: disks.folder / f"{block}.raw" for block in disks.blocks}
+    for block, image in images.items():
+        make_image(image, disks.size, block)
+    return images
 
 
 @contextmanager
-def _serve_tgtd(images: Sequence[Path]) -> Iterator[Endpoint]:
-    with TgtdServer(images) as server:
-        luns = range(FIRST_LUN, FIRST_LUN + len(images))
-        yield Endpoint(tuple(server.url(lun) for lun in luns), (server.pid,))
+def _serve_lunmesh(disks: Disks) -> Iterator[Endpoint]:
+    images = _images(disks)
+    volumes = [f"disk{block}={image}" for block, image in images.items()]
+    with LunmeshServer(disks.folder / "lunmesh", volumes) as server:
+        urls = {block: server.url(lun) for lun, block in enumerate(images)}
+        yield Endpoint(urls, (server.pid,), {block: (image,) for block, image in images.items()})
+
+
+@contextmanager
+def _serve_over_workers(name: str, disks: Disks) -> Iterator[Endpoint]:
+    with ExitStack() as stack:
+        folders = [disks.folder / f"worker{number}" for number in range(_WORKERS[name])]
+        listen = "127.0.0.1:0" if name == WORKER_TCP else ""
+        try:
+            workers = [
+                stack.enter_context(LunmeshWorker(folder, listen=listen)) for folder in folders
+            ]
+        except WorkerProcessError as exc:
+            raise ServerError(str(exc)) from exc
+        server = stack.enter_context(
+            LunmeshServer(
+                disks.folder / "lunmesh",
+                [f"disk{block}={disks.size}" for block in disks.blocks],
+                arguments=[part for worker in workers for part in ("--worker", worker.address)],
+            )
+        )
+        files = {
+            block: tuple(
+                raw
+                for folder in folders
+                for raw in (folder / "store" / "volumes" / f"disk{block}").glob("*.raw")
+            )
+            for block in disks.blocks
+        }
+        for block, raws in files.items():
+            for raw in raws:  # whole, though a worker has only its part of the chunks
+                make_image(raw, disks.size, block)
+        urls = {block: server.url(lun) for lun, block in enumerate(disks.blocks)}
+        yield Endpoint(urls, (server.pid, *(worker.pid for worker in workers)), files)
+
+
+@contextmanager
+def _serve_tgtd(disks: Disks) -> Iterator[Endpoint]:
+    images = _images(disks)
+    with TgtdServer(list(images.values())) as server:
+        urls = {block: server.url(lun) for lun, block in enumerate(images, FIRST_LUN)}
+        yield Endpoint(urls, (server.pid,), {block: (image,) for block, image in images.items()})
 
 
 def refusal(candidate: Candidate, scratch: Path) -> str:
     """Why this server cannot be started here; nothing, if it can."""
-    trial = scratch / f"trial-{candidate.name}"
-    trial.mkdir()
-    image = trial / "disk.raw"
-    image.touch()
-    os.truncate(image, 1 << 20)
+    trial = Path(tempfile.mkdtemp(dir=scratch))
     try:
-        with candidate.serve([image]):
+        with candidate.serve(Disks(trial, 1 << 20, (4096,))):
             return ""
     except ServerError as exc:
         return f"{candidate.name} does not start: {exc}"
 
 
-def candidates() -> list[Candidate]:
-    """The product first, then its peers."""
-    return [
-        Candidate(PRODUCT, _product_version(), _serve_lunmesh),
-        Candidate(
-            "tgtd",
-            tgtd_version() or "",
-            _serve_tgtd,
-            missing="" if find_tgtd() else "tgtd is not installed: apt-get install tgt",
-        ),
-    ]
+def lunmesh() -> Candidate:
+    """The product, with its embedded store."""
+    return Candidate(EMBEDDED, _product_version(), _serve_lunmesh)
+
+
+def lunmesh_over_workers(name: str) -> Candidate:
+    """The product, with file stores of workers in processes of their own."""
+    return Candidate(name, _product_version(), lambda disks: _serve_over_workers(name, disks))
+
+
+def tgtd() -> Candidate:
+    """The peer, on local files."""
+    missing = "" if find_tgtd() else "tgtd is not installed: apt-get install tgt"
+    return Candidate(TGTD, tgtd_version() or "", _serve_tgtd, missing)
 
 
 def _product_version() -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.rows import ROWS
+from tests.bench.servers import TGTD
+from tests.bench.suites import Suite, suites
 from tests.support.lunmesh_server import PROJECT_ROOT
-from tests.support.tgtd_server import find_tgtd
 from tests.support.tools import require_tool
 
 
@@ -27,21 +27,25 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_every_row_is_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "suite", [suite for suite in suites() if suite.name in ("local", "workers")]
+)
+def test_every_row_is_measured(suite: Suite, tmp_path: Path) -> None:
     for tool in ("iscsi-perf", "qemu-img"):
         require_tool(tool)
-    done = bench("--rounds", "1", "--seconds", "0.1", "--size", "16M", "--folder", str(tmp_path))
+    short = ("--rounds", "1", "--seconds", "0.1", "--size", "16M")
+    done = bench("--suite", suite.name, *short, "--folder", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads((tmp_path / "results.json").read_text())
-    servers = {"lunmesh", "tgtd"} if find_tgtd() else {"lunmesh"}
-    assert [row["name"] for row in result["rows"]] == [row.name for row in ROWS]
+    result = json.loads((tmp_path / "results.json").read_text())[suite.name]
+    servers = {server.name for server in suite.servers if not server.missing}
+    assert [row["name"] for row in result["rows"]] == [row.name for row in suite.rows]
     for row in result["rows"]:
         assert set(row["samples"]) == servers
         for (sample,) in row["samples"].values():
             assert sample["rate"] > 0
     # A peer that is not there is named, and one that is there has something said about it.
-    assert "tgtd" in done.stdout
-    assert (servers == {"lunmesh"}) == any("tgtd" in reason for reason in result["missing"])
+    assert TGTD in done.stdout
+    assert (TGTD not in servers) == any(TGTD in reason for reason in result["missing"])
     assert all(memory["peak_bytes"] > 0 for memory in result["memory"].values())
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 

@@ -20,6 +20,7 @@ MISTAKES = [
     ["--listen", "127.0.0.1:99999", "--store", "memory:"],
     ["--listen", "::1:3270", "--store", "memory:"],
     ["--listen", "unix:", "--store", "memory:"],
+    ["--listen", "unix:/run/a,b", "--store", "memory:"],
     ["--listen", "unix:" + "x" * 200, "--store", "memory:"],
     ["--listen", "127.0.0.1:0", "--store", "memory"],
     ["--listen", "127.0.0.1:0", "--store", "memory:x"],

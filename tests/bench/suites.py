@@ -1,0 +1,89 @@
+"""The suites of `make bench`: which servers are measured side by side, and the goals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bench.rows import LOCAL_ROWS, WORKER_ROWS, Row
+from tests.bench.servers import (
+    EMBEDDED,
+    FOUR_WORKERS,
+    TGTD,
+    TWO_WORKERS,
+    WORKER_TCP,
+    WORKER_UNIX,
+    Candidate,
+    lunmesh,
+    lunmesh_over_workers,
+    tgtd,
+)
+
+SMALL_BYTES_MAX = 4096
+
+
+@dataclass(frozen=True)
+class Goals:
+    """Of one row, as ratios to the other server of the same run."""
+
+    rate_at_least: float | None = None
+    cpu_at_most: float | None = None  # server CPU time per I/O
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One server beside another."""
+
+    ours: str
+    theirs: str
+    goals: Callable[[Row], Goals] = lambda row: Goals()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Servers that are measured in the same rounds."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    servers: tuple[Candidate, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def _beside_tgtd(row: Row) -> Goals:
+    load = row.workload
+    if load.block_bytes > SMALL_BYTES_MAX or load.depth == 1:
+        return Goals(rate_at_least=0.8)
+    return Goals(rate_at_least=1.5, cpu_at_most=0.6)
+
+
+def _one_worker_beside_tgtd(row: Row) -> Goals:
+    load = row.workload
+    wanted = load.op == "read" and load.block_bytes <= SMALL_BYTES_MAX and load.depth > 1
+    return Goals(rate_at_least=0.4) if wanted else Goals()
+
+
+OVER_WORKERS = (WORKER_UNIX, WORKER_TCP, TWO_WORKERS, FOUR_WORKERS)
+
+
+def suites() -> tuple[Suite, ...]:
+    """All of them."""
+    return (
+        Suite(
+            "local",
+            "Embedded store, beside tgtd",
+            LOCAL_ROWS,
+            (lunmesh(), tgtd()),
+            (Comparison(EMBEDDED, TGTD, _beside_tgtd),),
+        ),
+        Suite(
+            "workers",
+            "Through gRPC workers, beside the embedded store and tgtd's local file",
+            WORKER_ROWS,
+            (lunmesh(), *map(lunmesh_over_workers, OVER_WORKERS), tgtd()),
+            (
+                *(Comparison(name, EMBEDDED) for name in OVER_WORKERS),
+                Comparison(WORKER_UNIX, TGTD, _one_worker_beside_tgtd),
+            ),
+        ),
+    )
