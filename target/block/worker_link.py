@@ -29,6 +29,7 @@ BACKOFF_SECONDS_MAX: Final = 2.0
 # A worker serves a new stream when nothing of the old one runs: that may take as long as a disk.
 FIRST_ANSWER_SECONDS_MAX: Final = 10.0
 EXPIRY_SECONDS: Final = 0.1  # how late a deadline may be noticed
+GATHER_SECONDS: Final = 0.005  # the most that an I/O waits for others to go with
 
 
 class Log(Protocol):
@@ -76,6 +77,7 @@ class WorkerLink:
         self._served = asyncio.Event()
         self._shares: list[LinkedShare] = []
         self._expiry: asyncio.TimerHandle | None = None
+        self._gather: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self.queue = WorkerQueue(node, epoch, sequences, self._wake.set, checksum=checksum)
 
@@ -106,6 +108,16 @@ class WorkerLink:
         if not self.queue.idle and self._expiry is None:
             self._expire_later()
 
+    def _gather_until_later(self) -> None:
+        messages = self.queue.messages
+
+        def over() -> None:
+            self._gather = None
+            if self.queue.gathering and self.queue.messages == messages:
+                self.queue.impatient(self._clock())
+
+        self._gather = asyncio.get_running_loop().call_later(GATHER_SECONDS, over)
+
     # --- its life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -122,8 +134,9 @@ class WorkerLink:
     async def close(self) -> None:
         """Hang up.  Nothing may be in flight."""
         assert self.queue.idle, "link closed with I/O in flight"
-        if self._expiry is not None:
-            self._expiry.cancel()
+        for timer in (self._expiry, self._gather):
+            if timer is not None:
+                timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -194,6 +207,8 @@ class WorkerLink:
                 message = queue.next_message(clock())
                 if message is None:
                     wake.clear()
+                    if queue.gathering and self._gather is None:
+                        self._gather_until_later()
                     await wake.wait()
                 else:
                     await stream.write(message)

@@ -13,7 +13,10 @@ Rules (why they are safe: docs/decisions/0010-retries-never-reorder.md):
 3. An I/O in doubt is never sent again.
 4. A COMPARE_AND_WRITE that was sent is sent again only to the worker process that had it, which
    remembers it.  Where that process is gone, nobody knows: WRITE_FAILED.
-5. Payload goes out within the credit that the worker gives, and for what it may send back it is
+5. While answers are on their way, I/O gathers: a message costs the same whatever is in it.  It leaves
+   when there is as much of it as is unanswered, or ``GATHER_IOS`` of them, or when the link's timer
+   says that answers are slow (``impatient``); then nothing is held up for a while.
+6. Payload goes out within the credit that the worker gives, and for what it may send back it is
    given ``ANSWER_WINDOW_BYTES``.  A message has at most ``MESSAGE_PAYLOAD_BYTES`` (or one I/O).
 """
 
@@ -39,6 +42,10 @@ from workers.wire import (
 ANSWER_WINDOW_BYTES: Final = 2 * PAYLOAD_BYTES_MAX
 # Far less than a message may have: the worker writes one while the next is on its way.
 MESSAGE_PAYLOAD_BYTES: Final = 1 << 20
+GATHER_IOS: Final = 32
+# Nothing gathers for so long after answers were found to be slow; doubled while they are, up to
+IMPATIENT_SECONDS: Final = 0.1
+IMPATIENT_SECONDS_MAX: Final = 6.4
 # A worker gives up what it has not begun this much earlier than we do, so that we learn of it.
 DEADLINE_MARGIN_SECONDS: Final = 0.25
 
@@ -66,9 +73,12 @@ class WorkerQueue:
         self._bare: deque[RemoteIo] = deque()
         self._carrying: deque[RemoteIo] = deque()
         self._cancel: list[int] = []
-        self._messages = 0  # on this stream
+        self.messages = 0  # on this stream
         self._credit = 0  # bytes of payload that the worker takes
         self._owed = 0  # bytes of answers that have come, not yet credited anew
+        self._impatient_until = 0.0
+        self._impatient_seconds = IMPATIENT_SECONDS
+        self.gathering = False  # the last call of next_message held something back (rule 5)
         self.serving = False  # a stream is served (rule 1)
         self.retried = 0  # I/Os sent again
         self.refused: StoreStatus | None = None  # what all I/O ends with: the node is fenced
@@ -154,7 +164,7 @@ class WorkerQueue:
 
     def first_message(self) -> bytes:
         """What a new stream begins with (rule 1)."""
-        self._messages = 1
+        self.messages = 1
         self._credit = self._owed = 0
         return pack_batch(
             self._node, self._epoch, 1, (), answer_credit=ANSWER_WINDOW_BYTES, checksum=False
@@ -194,8 +204,14 @@ class WorkerQueue:
 
     def next_message(self, now: float) -> bytes | None:
         """The next message to send, or None if there is nothing to say."""
+        self.gathering = False
         if not self.serving:
             return None
+        lined_up = len(self._bare) + len(self._carrying)
+        if lined_up < min(len(self._sent), GATHER_IOS) and now >= self._impatient_until:
+            self.gathering = lined_up > 0
+            if not self._cancel and self._owed < ANSWER_WINDOW_BYTES // 2:
+                return None
         batch: list[Outgoing] = []
         payload = self._take(self._carrying, batch, now)
         self._take(self._bare, batch, now)
@@ -204,11 +220,11 @@ class WorkerQueue:
             return None
         self._credit -= payload
         owed, self._owed = self._owed, 0
-        self._messages += 1
+        self.messages += 1
         return pack_batch(
             self._node,
             self._epoch,
-            self._messages,
+            self.messages,
             batch,
             cancel=cancel,
             answer_credit=owed,
@@ -216,7 +232,7 @@ class WorkerQueue:
         )
 
     def _take(self, line: deque[RemoteIo], batch: list[Outgoing], now: float) -> int:
-        """Move what may be sent from ``line`` to ``batch``; returns its payload bytes (rule 5)."""
+        """Move what may be sent from ``line`` to ``batch``; returns its payload bytes (rule 6)."""
         payload = 0
         while line and len(batch) < MESSAGE_IOS_MAX and len(self._sent) < STREAM_IOS_MAX:
             remote = line[0]
@@ -239,12 +255,20 @@ class WorkerQueue:
             batch.append(Outgoing(remote.sequence, share.handle, max(1, int(left * 1000)), io))
         return payload
 
+    def impatient(self, now: float) -> None:
+        """What gathers has waited long enough (rule 5)."""
+        self._impatient_until = now + self._impatient_seconds
+        self._impatient_seconds = min(2 * self._impatient_seconds, IMPATIENT_SECONDS_MAX)
+        self._wake()
+
     def answered(self, data: bytes) -> bool:
         """A message from the worker; raises WireError, and then the stream must end.
 
         False: the worker does not serve some volume any more, and has to be asked anew.
         """
         answers = unpack_answers(data, checksum=self._checksum)
+        if self.gathering:  # and they were not slow
+            self._impatient_seconds = IMPATIENT_SECONDS
         self._credit += answers.request_credit
         self._owed += answers.payload_bytes
         detail = answers.detail
