@@ -35,6 +35,7 @@ from target.scsi.bus import SCSIBus
 from target.scsi.disk import DiskDevice
 from workers.executor import BlockingExecutor
 from workers.file_store import FileStore
+from workers.grpc_environment import prepare_grpc
 from workers.store import StoreError
 
 if TYPE_CHECKING:
@@ -128,8 +129,7 @@ class Node:
 
     def _worker_volumes(self, data: DataDir) -> WorkerVolumes:
         if self._workers is None:
-            # What goes wrong is said in a line of ours; gRPC's own come without place or remedy.
-            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+            prepare_grpc()
             from target.worker_volumes import WorkerVolumes  # gRPC: not without need
 
             identity = begin_epoch(data.path, os.urandom(NODE_ID_BYTES).hex())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
 
 from target.config.worker import WorkerFlags, load_worker_config
+from workers.grpc_environment import prepare_grpc
 
 
 def _flag(panel: str, help_text: str, metavar: str | None = None) -> Any:
@@ -86,8 +86,7 @@ def worker(
             log_format=log_format,
         )
     )
-    # What goes wrong is said in a line of ours; gRPC's own comes without a place or a remedy.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    prepare_grpc()
     from target.cli.worker import run_worker
 
     run_worker(config)

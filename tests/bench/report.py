@@ -13,6 +13,7 @@ from tests.bench.rows import Row
 from tests.bench.suites import Comparison
 
 _LARGE_BLOCK_BYTES = 64 << 10
+_VERDICTS = {True: "[green]pass", False: "[red]FAIL", None: ""}
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,20 @@ def print_report(
 
 
 def _comparison_table(rows: Sequence[Row], judged: Sequence[Verdict]) -> Table:
+    pairs = dict.fromkeys((verdict.ours, verdict.theirs) for verdict in judged)
     table = Table(title="Rate, as a ratio", title_justify="left")
-    for heading in ("row", "", "ratio", "by round", "goal", ""):
-        table.add_column(heading, justify="right" if heading in ("ratio", "by round") else "left")
+    table.add_column("row")
+    for ours, theirs in pairs:
+        table.add_column(f"{ours}\nto {theirs}", justify="right")
+    by_cell = {(v.row, v.ours, v.theirs): v for v in judged if v.metric == "rate"}
     for row in rows:
-        for verdict in judged:
-            if verdict.row == row.name and verdict.metric == "rate":
-                pair = f"{verdict.ours} / {verdict.theirs}"
-                table.add_row(row.name, pair, *_verdict_cells(verdict))
+        table.add_row(row.name, *(_ratio_cell(by_cell[row.name, *pair]) for pair in pairs))
     return table
+
+
+def _ratio_cell(verdict: Verdict) -> str:
+    goal = f"\n{verdict.goal} {_VERDICTS[verdict.passed]}" if verdict.goal else ""
+    return f"{verdict.ratio:.2f} ({verdict.lowest:.2f}–{verdict.highest:.2f}){goal}"
 
 
 def _table(title: str, servers: Sequence[str], judged: object) -> Table:
@@ -158,7 +164,7 @@ def _spread(samples: Sequence[Sample], value: Callable[[Sample], float]) -> str:
 def _verdict_cells(verdict: Verdict | None) -> tuple[str, ...]:
     if verdict is None:
         return ()
-    word = {True: "[green]pass", False: "[red]FAIL", None: ""}[verdict.passed]
+    word = _VERDICTS[verdict.passed]
     rounds = f"{verdict.lowest:.2f}–{verdict.highest:.2f}"
     return (f"{verdict.ratio:.2f}", rounds, verdict.goal, word)
 
