@@ -14,8 +14,8 @@ Rules (why they are safe: docs/decisions/0010-retries-never-reorder.md):
 4. A COMPARE_AND_WRITE that was sent is sent again only to the worker process that had it, which
    remembers it.  Where that process is gone, nobody knows: WRITE_FAILED.
 5. While answers are on their way, I/O gathers: a message costs the same whatever is in it.  It
-   leaves when there is as much of it as is unanswered, or ``GATHER_IOS`` of them, or when the link's
-   timer says that answers are slow (``impatient``); then nothing is held up for a while.
+   leaves when there is as much of it as is unanswered, or ``GATHER_IOS``, or when the link's timer
+   says that answers are slow (``impatient``); then nothing is held up for a while.
 6. Payload goes out within the credit that the worker gives, and for what it may send back it is
    given ``ANSWER_WINDOW_BYTES``.  A message has at most ``MESSAGE_PAYLOAD_BYTES`` (or one I/O).
 """
