@@ -1,10 +1,27 @@
-"""Hypothesis for every test: no deadlines (machines are noisy); in CI always the same examples."""
+"""For every test: hypothesis has no deadlines (machines are noisy); in CI always the same examples.
+
+``ceph`` is one real cluster for all tests of a run that ask for it; it takes 4 seconds to start.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from tests.support.ceph_cluster import CephCluster, find_ceph
 
 settings.register_profile("lunmesh", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("lunmesh")
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
+    """A running cluster.  Each test makes pools of its own, and leaves the flags as they were."""
+    missing = find_ceph()
+    if missing is not None:
+        pytest.skip(missing)
+    with CephCluster(tmp_path_factory.mktemp("ceph")) as cluster:
+        yield cluster

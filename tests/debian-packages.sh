@@ -13,7 +13,8 @@ packages=(
     open-iscsi              # the kernel initiator's user space, for the virtual machine
     e2fsprogs xfsprogs fio sg3-utils  # what runs inside it
     openssl                 # the certificates of the TLS tests
-    tgt                     # the peer of `make bench`
+    tgt tgt-rbd             # the peers of `make bench`
+    ceph-mon ceph-osd ceph-common python3-rados  # the cluster behind the rados store
 )
 
 command -v dpkg-query >/dev/null || exit 0  # not Debian: the tests look for the programs themselves
@@ -60,6 +61,10 @@ if command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
             open-iscsi)
                 systemctl disable --quiet iscsid.socket iscsid.service open-iscsi.service || true
                 ;;
+            ceph-mon | ceph-osd)
+                systemctl disable --quiet "$package.target" ceph-crash.service || true
+                ;;
+            ceph-common) systemctl disable --quiet ceph.target rbdmap.service || true ;;
         esac
     done
 fi
