@@ -18,6 +18,8 @@ _GRACE_S = 120
 # Requests of qemu-img's first run, from which the number for a timed run follows.
 _PROBE_BYTES = 16 << 20
 _PROBE_REQUESTS_MIN = 200
+_FILL_BLOCK_BYTES = 1 << 20
+_FILL_DEPTH = 8
 _LUN_BLOCK_BYTES = 512  # of all disks here; iscsi-perf counts in the disk's blocks
 
 
@@ -94,6 +96,12 @@ def _qemu_img_bench(
     if completed is None:
         raise ClientFailed(f"qemu-img bench printed no result: {output[-300:]}")
     return Run(requests, float(completed[1]))
+
+
+def write_once(url: str, disk_bytes: int) -> None:
+    """Write the whole disk, one block after the other."""
+    load = Workload("write", _FILL_BLOCK_BYTES, _FILL_DEPTH)
+    _qemu_img_bench(url, disk_bytes, load, max(1, disk_bytes // _FILL_BLOCK_BYTES), 0)
 
 
 def _step(workload: Workload, disk_bytes: int) -> int:

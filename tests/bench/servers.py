@@ -135,12 +135,12 @@ def refusal(candidate: Candidate, scratch: Path) -> str:
 
 def lunmesh() -> Candidate:
     """The product, with its embedded store."""
-    return Candidate(EMBEDDED, _product_version(), _serve_lunmesh)
+    return Candidate(EMBEDDED, product_version(), _serve_lunmesh)
 
 
 def lunmesh_over_workers(name: str) -> Candidate:
     """The product, with file stores of workers in processes of their own."""
-    return Candidate(name, _product_version(), lambda disks: _serve_over_workers(name, disks))
+    return Candidate(name, product_version(), lambda disks: _serve_over_workers(name, disks))
 
 
 def tgtd() -> Candidate:
@@ -149,8 +149,8 @@ def tgtd() -> Candidate:
     return Candidate(TGTD, tgtd_version() or "", _serve_tgtd, missing)
 
 
-def _product_version() -> str:
-    """With the commit, where there is one to name."""
+def product_version() -> str:
+    """Its version, with the commit, where there is one to name."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,

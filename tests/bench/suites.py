@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench.rows import LOCAL_ROWS, WORKER_ROWS, Row
+from tests.bench.ceph import RADOS, TGT_RBD, ObjectStore, SharedCluster, rados_store, tgt_rbd
+from tests.bench.rows import CEPH_ROWS, LOCAL_ROWS, WORKER_ROWS, Row
 from tests.bench.servers import (
     EMBEDDED,
     FOUR_WORKERS,
@@ -63,6 +64,21 @@ def _one_worker_beside_tgtd(row: Row) -> Goals:
     return Goals(rate_at_least=0.4) if wanted else Goals()
 
 
+def _beside_tgt_rbd(row: Row) -> Goals:
+    return Goals(rate_at_least=1.0) if row.workload.depth > 1 else Goals()
+
+
+def _ceph(objectstore: ObjectStore) -> Suite:
+    shared = SharedCluster(objectstore)
+    return Suite(
+        objectstore,
+        f"On one small real Ceph ({objectstore}), beside tgt-rbd",
+        CEPH_ROWS,
+        (rados_store(shared), tgt_rbd(shared)),
+        (Comparison(RADOS, TGT_RBD, _beside_tgt_rbd),),
+    )
+
+
 OVER_WORKERS = (WORKER_UNIX, WORKER_TCP, TWO_WORKERS, FOUR_WORKERS)
 
 
@@ -86,4 +102,6 @@ def suites() -> tuple[Suite, ...]:
                 Comparison(WORKER_UNIX, TGTD, _one_worker_beside_tgtd),
             ),
         ),
+        _ceph("memstore"),
+        _ceph("bluestore"),
     )

@@ -46,12 +46,16 @@ def tgtd_version() -> str | None:
 
 
 class TgtdServer:
-    """As a context, running. `images` become LUN 1, 2, 3 …"""
+    """As a context, running. `images` become LUN 1, 2, 3 …
+
+    `backing` says what they are, if not files: ("--bstype", "rbd", "--bsopts", "conf=FILE").
+    """
 
     def __init__(
         self,
-        images: Sequence[Path],
+        images: Sequence[Path | str],
         *,
+        backing: Sequence[str] = (),
         block_size: int = 512,
         digests: bool = False,
         host: str = "127.0.0.1",
@@ -61,6 +65,7 @@ class TgtdServer:
             raise ServerError("tgtd is not installed: apt-get install tgt")
         self._daemon, self._admin = found
         self._images = tuple(images)
+        self._backing = tuple(backing)
         self._block_size = block_size
         self._digests = digests
         self.host = host
@@ -129,6 +134,7 @@ class TgtdServer:
                 f"--lld iscsi --op new --mode logicalunit --tid 1 --lun {lun} "
                 f"--blocksize {self._block_size} --backing-store",
                 str(image),
+                *self._backing,
             )
             # tgtd offers no thin provisioning unless told, also for a file that could do it.
             self._tgtadm(

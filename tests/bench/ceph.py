@@ -1,0 +1,122 @@
+"""The servers that keep their disks on Ceph: the product's RADOS store, and Debian's tgt-rbd.
+
+Both use one real cluster (tests/support/ceph_cluster.py), each a pool of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Literal
+
+from tests.bench.clients import write_once
+from tests.bench.servers import Candidate, Disks, Endpoint, product_version
+from tests.support.ceph_cluster import CephCluster, CephError, find_ceph
+from tests.support.lunmesh_server import LunmeshServer, ServerError
+from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
+from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
+
+RADOS = "rados store"
+TGT_RBD = "tgt-rbd"
+RBD_MODULE = Path("/usr/lib/tgt/backing-store/bs_rbd.so")
+ObjectStore = Literal["memstore", "bluestore"]
+
+
+class SharedCluster:
+    """A cluster that runs while somebody uses it."""
+
+    def __init__(self, objectstore: ObjectStore) -> None:
+        self._objectstore = objectstore
+        self._users = 0
+        self._stack = ExitStack()
+        self._cluster: CephCluster | None = None
+
+    @contextmanager
+    def use(self, folder: Path) -> Iterator[CephCluster]:
+        """The first user's ``folder`` is where it keeps its data."""
+        try:
+            if self._cluster is None:
+                cluster = CephCluster(folder / "ceph", self._objectstore)
+                self._cluster = self._stack.enter_context(cluster)
+        except CephError as exc:
+            raise ServerError(str(exc)) from exc
+        self._users += 1
+        try:
+            yield self._cluster
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._cluster = None
+                self._stack.close()
+
+
+@contextmanager
+def _serve_rados(shared: SharedCluster, disks: Disks) -> Iterator[Endpoint]:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(shared.use(disks.folder))
+        store = f"rados:{cluster.create_pool()}@{cluster.conf}"
+        try:
+            worker = stack.enter_context(LunmeshWorker(disks.folder / "worker", store=store))
+        except WorkerProcessError as exc:
+            raise ServerError(str(exc)) from exc
+        server = stack.enter_context(
+            LunmeshServer(
+                disks.folder / "lunmesh",
+                [f"disk{block}={disks.size}" for block in disks.blocks],
+                arguments=["--worker", worker.address],
+            )
+        )
+        urls = {block: server.url(lun) for lun, block in enumerate(disks.blocks)}
+        yield _filled(urls, (server.pid, worker.pid), disks)
+
+
+@contextmanager
+def _serve_tgt_rbd(shared: SharedCluster, disks: Disks) -> Iterator[Endpoint]:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(shared.use(disks.folder))
+        pool = cluster.create_pool()
+        images = [f"{pool}/disk{block}" for block in disks.blocks]
+        for image in images:
+            _rbd(
+                cluster, "create", image, "--size", f"{disks.size}B", "--image-feature", "layering"
+            )
+        backing = ("--bstype", "rbd", "--bsopts", f"conf={cluster.conf}")
+        server = stack.enter_context(TgtdServer(images, backing=backing))
+        urls = {block: server.url(lun) for lun, block in enumerate(disks.blocks, FIRST_LUN)}
+        yield _filled(urls, (server.pid,), disks)
+
+
+def _filled(urls: dict[int, str], pids: tuple[int, ...], disks: Disks) -> Endpoint:
+    """All blocks written: no run pays for allocation."""
+    for url in urls.values():
+        write_once(url, disks.size)
+    return Endpoint(urls, pids, dict.fromkeys(disks.blocks, ()))
+
+
+def _rbd(cluster: CephCluster, *command: str) -> None:
+    done = subprocess.run(
+        ["rbd", "-c", str(cluster.conf), *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode:
+        raise ServerError(f"rbd {' '.join(command)}: {done.stderr.strip()[-300:]}")
+
+
+def rados_store(shared: SharedCluster) -> Candidate:
+    """The product over one worker with the RADOS store."""
+    version = product_version()
+    return Candidate(RADOS, version, lambda disks: _serve_rados(shared, disks), find_ceph() or "")
+
+
+def tgt_rbd(shared: SharedCluster) -> Candidate:
+    """The peer."""
+    missing = find_ceph() or ""
+    if find_tgtd() is None or not RBD_MODULE.exists():
+        missing = missing or "tgt-rbd is not installed: apt-get install tgt tgt-rbd"
+    version = tgtd_version() or ""
+    return Candidate(TGT_RBD, version, lambda disks: _serve_tgt_rbd(shared, disks), missing)
