@@ -135,11 +135,30 @@ def _start_read(disk: DiskDevice) -> Step:
                     req.moved = nbytes
                     hba.data_in(req, views, segments)
                     req.complete()
-                    return
-                share.give(segments)
+                else:
+                    req.run(_read_into(volume, req, segments, views, nbytes))
+                return
         req.run(_read(volume, req))
 
     return start
+
+
+async def _read_into(
+    volume: Volume,
+    req: SCSIRequest,
+    segments: list[memoryview],
+    views: list[memoryview],
+    nbytes: int,
+) -> None:
+    """All of a read that fits the segments which have been taken for it."""
+    try:
+        await volume.read(req.lba * volume.block_bytes, views, nbytes)
+    except BaseException:
+        req.hba.share.give(segments)
+        raise
+    req.moved = nbytes
+    req.hba.data_in(req, views, segments)
+    req.complete()
 
 
 async def _read(volume: Volume, req: SCSIRequest) -> None:
@@ -174,17 +193,22 @@ def _start_write(disk: DiskDevice) -> Step:
         if disk.unwritable is not None:
             raise CheckCondition(disk.unwritable)
         nbytes = req.transfer
-        if (
-            req.early_have == nbytes == req.length
-            and not req.fua
-            and volume.write_now(req.lba * block_bytes, req.early, nbytes)
-        ):
+        if not req.early_have == nbytes == req.length:
+            req.run(_write(volume, req))
+        elif not req.fua and volume.write_now(req.lba * block_bytes, req.early, nbytes):
             req.moved = nbytes
             req.complete()
         else:
-            req.run(_write(volume, req))
+            req.run(_write_early(volume, req, nbytes))
 
     return start
+
+
+async def _write_early(volume: Volume, req: SCSIRequest, nbytes: int) -> None:
+    """All of a write whose data came with the command."""
+    await volume.write(req.lba * volume.block_bytes, req.early, nbytes, req.fua)
+    req.moved = nbytes
+    req.complete()
 
 
 async def _write(volume: Volume, req: SCSIRequest) -> None:
