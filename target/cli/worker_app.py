@@ -2,56 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from target.config.worker import WorkerFlags, load_worker_config
+from target.cli.flags import flag, given, number
+from target.config.options import WorkerOptions
+from target.config.worker import load_worker_config
 from workers.grpc_environment import prepare_grpc
 
 
-def _flag(panel: str, help_text: str, metavar: str | None = None) -> Any:
-    return typer.Option(
-        metavar=metavar,
-        help=help_text.replace("[", r"\["),  # markup, to rich
-        show_default=False,  # defaults live in one place, target/config/worker.py
-        rich_help_panel=panel,
-    )
-
-
 def worker(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Options from a TOML file.")
+    ] = None,
     listen: Annotated[
         str | None,
-        _flag("Worker", "Where target nodes reach it. Required.", "HOST:PORT|unix:PATH"),
+        flag("Worker", "Where target nodes reach it. Required.", "HOST:PORT|unix:PATH"),
     ] = None,
     store: Annotated[
         str | None,
-        _flag("Worker", "What keeps the volumes: file:DIR or memory:. Required.", "STORE"),
+        flag("Worker", "What keeps the volumes: file:DIR or memory:. Required.", "STORE"),
     ] = None,
     buffer_memory: Annotated[
-        str | None, _flag("Tuning", "Memory for data on its way. [default: 256M]", "SIZE")
+        str | None, flag("Tuning", "Memory for data on its way. [default: 256M]", "SIZE")
     ] = None,
     io_threads: Annotated[
         str | None,
-        _flag("Tuning", "Threads for I/O that has to wait for a disk. [default: 4]", "N"),
+        flag("Tuning", "Threads for I/O that has to wait for a disk. [default: 4]", "N"),
     ] = None,
     tls_cert: Annotated[
-        str | None, _flag("Access", "The worker's certificate, PEM.", "FILE")
+        str | None, flag("Access", "The worker's certificate, PEM.", "FILE")
     ] = None,
-    tls_key: Annotated[str | None, _flag("Access", "Its private key, PEM.", "FILE")] = None,
+    tls_key: Annotated[str | None, flag("Access", "Its private key, PEM.", "FILE")] = None,
     tls_ca: Annotated[
         str | None,
-        _flag("Access", "Only nodes whose certificate this one has signed may come in.", "FILE"),
+        flag("Access", "Only nodes whose certificate this one has signed may come in.", "FILE"),
     ] = None,
     insecure: Annotated[
-        bool, _flag("Access", "Listen for other machines without TLS: everybody may come in.")
-    ] = False,
+        bool | None, flag("Access", "Listen for other machines without TLS: everybody may come in.")
+    ] = None,
     checksum: Annotated[
-        str | None, _flag("Tuning", "CRC32C of all data on the wire. [default: on]", "on|off")
+        str | None, flag("Tuning", "CRC32C of all data on the wire. [default: on]", "on|off")
     ] = None,
     fault: Annotated[
         str | None,
-        _flag(
+        flag(
             "Tests",
             "Misbehave: delay=200ms,error=0.01,torn=0.01,lost-flush=0.1,seed=1.",
             "SPEC",
@@ -59,34 +56,33 @@ def worker(
     ] = None,
     shutdown_timeout: Annotated[
         str | None,
-        _flag("Tuning", "How long running I/O may take at the end. [default: 10]", "SECONDS"),
+        flag("Tuning", "How long running I/O may take at the end. [default: 10]", "SECONDS"),
     ] = None,
     log_level: Annotated[
-        str | None, _flag("Log", "debug, info, warning or error. [default: info]", "LEVEL")
+        str | None, flag("Log", "debug, info, warning or error. [default: info]", "LEVEL")
     ] = None,
     log_format: Annotated[
-        str | None, _flag("Log", "text or json. [default: text]", "FORMAT")
+        str | None, flag("Log", "text or json. [default: text]", "FORMAT")
     ] = None,
 ) -> None:
     """Keep volumes' data for target nodes, which reach it over gRPC."""
-    config = load_worker_config(
-        WorkerFlags(
-            listen=listen,
-            store=store,
-            buffer_memory=buffer_memory,
-            io_threads=io_threads,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            tls_ca=tls_ca,
-            insecure=insecure,
-            checksum=checksum,
-            fault=fault,
-            shutdown_timeout=shutdown_timeout,
-            log_level=log_level,
-            log_format=log_format,
-        )
+    flags = WorkerOptions(
+        listen=given(listen),
+        store=given(store),
+        buffer_memory=given(buffer_memory),
+        io_threads=number("io-threads", io_threads, int),
+        tls_cert=given(tls_cert),
+        tls_key=given(tls_key),
+        tls_ca=given(tls_ca),
+        insecure=given(insecure),
+        checksum=given(checksum),
+        fault=given(fault),
+        shutdown_timeout=number("shutdown-timeout", shutdown_timeout, float),
+        log_level=given(log_level),
+        log_format=given(log_format),
     )
+    loaded = load_worker_config(flags, file=config)
     prepare_grpc()
     from target.cli.worker import run_worker
 
-    run_worker(config)
+    run_worker(loaded)

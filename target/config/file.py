@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from target.config.errors import ConfigError, did_you_mean
-from target.config.options import Options, VolumeTable, field_of, option_names
+from target.config.options import Options, VolumeTable, WorkerOptions, field_of, option_names
 
 # A key's place in the file: ("volume", 1, "size") is key size of the second [[volume]].
 KeyPath = tuple[str | int, ...]
+OptionsType = type[Options] | type[WorkerOptions]
 
 CONFIG_BYTES_MAX = 1 << 20
 _KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*[=.]""")
@@ -28,31 +29,31 @@ _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)"
 class ConfigFile:
     """One decoded file: its options, and the place of each for whoever finds fault with a value."""
 
-    def __init__(self, path: Path, text: str) -> None:
+    def __init__(self, path: Path, text: str, kind: OptionsType) -> None:
         self.path = path
         self._text = text
-        self.options = self._decode()
+        self.options = self._decode(kind)
 
     def place(self, *keys: str | int) -> str:
         """``config.toml:7``."""
         line = _line_of(self._text, keys)
         return f"{self.path}:{line}" if line else str(self.path)
 
-    def _decode(self) -> Options:
+    def _decode(self, kind: OptionsType) -> Options | WorkerOptions:
         try:
             tables = tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as exc:
             raise self._syntax_error(str(exc)) from exc
         values: dict[str, Any] = {}
-        types = {field.encode_name: field.type for field in msgspec.structs.fields(Options)}
+        types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
         for key, value in tables.items():
             if key not in types:
-                suggestion = did_you_mean(key, option_names())
+                suggestion = did_you_mean(key, option_names(kind))
                 raise ConfigError(f"{self.place(key)}: unknown key {key!r}{suggestion}")
             if key == "volume" and isinstance(value, list):
                 value = [self._volume(index, item) for index, item in enumerate(value)]
             values[field_of(key)] = self._convert(value, types[key], (key,))
-        return Options(**values)
+        return kind(**values)
 
     def _volume(self, index: int, item: Any) -> Any:
         if not isinstance(item, dict):
@@ -90,9 +91,9 @@ class ConfigFile:
         return ConfigError(f"{self.path}:{max(line, 1)}: {problem[:1].lower()}{problem[1:]}")
 
 
-def read_config_file(path: Path) -> ConfigFile:
+def read_config_file(path: Path, kind: OptionsType) -> ConfigFile:
     """The decoded file, or :class:`ConfigError`."""
-    return ConfigFile(path, read_text(path, CONFIG_BYTES_MAX))
+    return ConfigFile(path, read_text(path, CONFIG_BYTES_MAX), kind)
 
 
 def read_text(path: Path, bytes_max: int) -> str:

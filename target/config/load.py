@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from target.block.pool import POOL_BYTES_MIN
 from target.config.chap import chap_users, mutual_chap
-from target.config.errors import did_you_mean
-from target.config.file import read_config_file
-from target.config.merge import Merged, Source
+from target.config.merge import Merged, Source, file_source, flag_source
 from target.config.model import (
     IQN_DEFAULT,
     PORT_DEFAULT,
@@ -24,6 +22,7 @@ from target.config.model import (
     WorkerAway,
 )
 from target.config.options import Options, VolumeTable, field_of
+from target.config.scalars import IO_THREADS_MAX, choice, count, on_off, seconds
 from target.config.sizes import format_size, parse_size
 from target.config.values import (
     check_volume,
@@ -41,8 +40,6 @@ ENV_MUTUAL_CHAP = "LUNMESH_MUTUAL_CHAP"
 LUNS_MAX = 16384  # what flat LUN addressing can name
 PORTALS_MAX = 64
 QUEUE_DEPTH_MAX = 1024
-IO_THREADS_MAX = 256
-SECONDS_MAX = 3600.0
 
 
 def load_serve_config(
@@ -50,7 +47,7 @@ def load_serve_config(
 ) -> ServeConfig:
     """The configuration that a node starts with, or :class:`ConfigError`."""
     here = Path()
-    sources = [Source(flags, lambda name, *_: f"--{name}", here)]
+    sources = [flag_source(flags)]
     for variable, name in ((ENV_CHAP, "chap"), (ENV_MUTUAL_CHAP, "mutual-chap")):
         text = (environ or {}).get(variable, "")
         if text.strip():
@@ -58,12 +55,7 @@ def load_serve_config(
             options = Options(**{field_of(name): value})
             sources.append(Source(options, lambda *_, place=variable: place, here))
     if file is not None:
-        decoded = read_config_file(file)
-
-        def file_place(name: str, *keys: str | int) -> str:
-            return f"{decoded.place(name, *keys)}: {name}"
-
-        sources.append(Source(decoded.options, file_place, file.parent))
+        sources.append(file_source(file, Options))
     return _build(Merged(sources))
 
 
@@ -86,24 +78,24 @@ def _build(merged: Merged) -> ServeConfig:
         volumes=_volumes(merged),
         workers=workers(merged),
         worker_tls=worker_tls(merged),
-        worker_checksum=merged.one("worker-checksum", _on_off, True),
-        worker_timeout_seconds=merged.one("worker-timeout", _seconds(1), 10.0),
-        worker_wait_seconds=merged.one("worker-wait", _seconds(0), 10.0),
-        worker_away=merged.one("worker-away", _choice(WorkerAway), "busy"),
+        worker_checksum=merged.one("worker-checksum", on_off, True),
+        worker_timeout_seconds=merged.one("worker-timeout", seconds(1), 10.0),
+        worker_wait_seconds=merged.one("worker-wait", seconds(0), 10.0),
+        worker_away=merged.one("worker-away", choice(WorkerAway), "busy"),
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
         chap=chap,
         mutual_chap=mutual,
         chap_discovery=chap_discovery,
-        write_cache=merged.one("write-cache", _on_off, True),
+        write_cache=merged.one("write-cache", on_off, True),
         strict=merged.one("strict", bool, False),
-        queue_depth=merged.one("queue-depth", _count(QUEUE_DEPTH_MAX), 128),
-        io_threads=merged.one("io-threads", _count(IO_THREADS_MAX), 4),
-        log_level=merged.one("log-level", _choice(LogLevel), "info"),
-        log_format=merged.one("log-format", _choice(LogFormat), "text"),
-        login_timeout_seconds=merged.one("login-timeout", _seconds(1), 15.0),
-        nop_interval_seconds=merged.one("nop-interval", _seconds(0), 30.0),
-        nop_timeout_seconds=merged.one("nop-timeout", _seconds(1), 15.0),
-        shutdown_timeout_seconds=merged.one("shutdown-timeout", _seconds(0), 10.0),
+        queue_depth=merged.one("queue-depth", count(QUEUE_DEPTH_MAX), 128),
+        io_threads=merged.one("io-threads", count(IO_THREADS_MAX), 4),
+        log_level=merged.one("log-level", choice(LogLevel), "info"),
+        log_format=merged.one("log-format", choice(LogFormat), "text"),
+        login_timeout_seconds=merged.one("login-timeout", seconds(1), 15.0),
+        nop_interval_seconds=merged.one("nop-interval", seconds(0), 30.0),
+        nop_timeout_seconds=merged.one("nop-timeout", seconds(1), 15.0),
+        shutdown_timeout_seconds=merged.one("shutdown-timeout", seconds(0), 10.0),
         notes=_notes(merged, portals, chap),
     )
 
@@ -136,45 +128,6 @@ def _buffer_memory(given: str | int) -> int:
     if nbytes < POOL_BYTES_MIN:
         raise ValueError(f"{format_size(nbytes)} is below the least, {format_size(POOL_BYTES_MIN)}")
     return nbytes
-
-
-def _on_off(given: bool | str) -> bool:
-    if isinstance(given, bool):
-        return given
-    if given not in ("on", "off"):
-        raise ValueError(f"must be on or off, not {given!r}")
-    return given == "on"
-
-
-def _count(most: int) -> Callable[[int], int]:
-    def parse(given: int) -> int:
-        if not 1 <= given <= most:
-            raise ValueError(f"must be 1 to {most}, not {given}")
-        return given
-
-    return parse
-
-
-def _seconds(least: float) -> Callable[[float], float]:
-    def parse(given: float) -> float:
-        if not least <= given <= SECONDS_MAX:
-            raise ValueError(f"must be {least:g} to {SECONDS_MAX:g} seconds, not {given:g}")
-        return given
-
-    return parse
-
-
-def _choice(literal: Any) -> Callable[[str], Any]:
-    words: tuple[str, ...] = get_args(literal)
-
-    def parse(given: str) -> str:
-        if given not in words:
-            raise ValueError(
-                f"must be one of {', '.join(words)}, not {given!r}{did_you_mean(given, words)}"
-            )
-        return given
-
-    return parse
 
 
 def _notes(

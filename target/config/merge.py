@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from msgspec import UNSET
 
 from target.config.errors import ConfigError
-from target.config.options import Options, field_of
+from target.config.file import read_config_file
+from target.config.options import Options, WorkerOptions, field_of
 
 T = TypeVar("T")
 
@@ -19,12 +20,27 @@ T = TypeVar("T")
 class Source:
     """Where options come from: what was given, what a place in it is called, where paths begin."""
 
-    options: Options
+    options: Options | WorkerOptions
     place: Callable[..., str]
     base: Path
 
     def given(self, name: str) -> Any:
         return getattr(self.options, field_of(name))
+
+
+def flag_source(options: Options | WorkerOptions) -> Source:
+    """Options of the command line."""
+    return Source(options, lambda name, *_: f"--{name}", Path())
+
+
+def file_source(file: Path, kind: type[Options] | type[WorkerOptions]) -> Source:
+    """Options of a TOML file; raises ConfigError."""
+    decoded = read_config_file(file, kind)
+
+    def place(name: str, *keys: str | int) -> str:
+        return f"{decoded.place(name, *keys)}: {name}"
+
+    return Source(decoded.options, place, file.parent)
 
 
 class Merged:

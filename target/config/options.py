@@ -57,9 +57,29 @@ class Options(
     shutdown_timeout: float | UnsetType = UNSET
 
 
-def option_names() -> tuple[str, ...]:
+class WorkerOptions(
+    msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True
+):
+    """Every option of ``lunmesh worker`` but ``--config`` itself."""
+
+    listen: str | UnsetType = UNSET
+    store: str | UnsetType = UNSET
+    buffer_memory: Size | UnsetType = UNSET
+    io_threads: int | UnsetType = UNSET
+    tls_cert: str | UnsetType = UNSET
+    tls_key: str | UnsetType = UNSET
+    tls_ca: str | UnsetType = UNSET
+    insecure: bool | UnsetType = UNSET
+    checksum: bool | str | UnsetType = UNSET
+    fault: str | UnsetType = UNSET
+    shutdown_timeout: float | UnsetType = UNSET
+    log_level: str | UnsetType = UNSET
+    log_format: str | UnsetType = UNSET
+
+
+def option_names(kind: type[Options] | type[WorkerOptions] = Options) -> tuple[str, ...]:
     """The names as the file and, behind ``--``, the flags have them."""
-    return Options.__struct_encode_fields__
+    return kind.__struct_encode_fields__
 
 
 def field_of(name: str) -> str:

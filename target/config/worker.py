@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from target.config.errors import ConfigError, did_you_mean
-from target.config.load import IO_THREADS_MAX, SECONDS_MAX
+from target.config.merge import Merged, file_source, flag_source
 from target.config.model import LogFormat, LogLevel
+from target.config.options import WorkerOptions
+from target.config.scalars import IO_THREADS_MAX, choice, count, on_off, seconds
 from target.config.sizes import format_size, parse_size
 from target.config.values import is_loopback, parse_portal, resolve, unix_path
 from workers.buffers import BUFFER_BYTES_MIN
 from workers.fault_store import Faults, parse_faults
 
 STORES = ("file:DIR", "memory:")
-T = TypeVar("T")
-
-
-class WorkerFlags(msgspec.Struct, frozen=True, kw_only=True):
-    """The flags as they come; None: not given."""
-
-    listen: str | None = None
-    store: str | None = None
-    buffer_memory: str | None = None
-    io_threads: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    tls_ca: str | None = None
-    insecure: bool = False
-    checksum: str | None = None
-    fault: str | None = None
-    shutdown_timeout: str | None = None
-    log_level: str | None = None
-    log_format: str | None = None
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,73 +38,75 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def load_worker_config(flags: WorkerFlags) -> WorkerConfig:
+def load_worker_config(flags: WorkerOptions, *, file: Path | None = None) -> WorkerConfig:
     """The configuration that a worker starts with, or :class:`ConfigError`."""
-    if flags.listen is None:
+    sources = [flag_source(flags)]
+    if file is not None:
+        sources.append(file_source(file, WorkerOptions))
+    return _build(Merged(sources))
+
+
+def _build(merged: Merged) -> WorkerConfig:
+    given = merged.source("listen")
+    if given is None:
         raise ConfigError("--listen: say where, HOST:PORT or unix:PATH")
-    if flags.store is None:
+    if merged.source("store") is None:
         raise ConfigError(f"--store: say what keeps the volumes, {' or '.join(STORES)}")
-    address, local = _at("listen", _address, flags.listen)
-    certificate = _at("tls-cert", _path, flags.tls_cert)
-    key = _at("tls-key", _path, flags.tls_key)
-    ca = _at("tls-ca", _path, flags.tls_ca)
+    address, local = merged.one("listen", lambda text: _address(text, given.base), ("", True))
+    certificate, key, ca = (_path(merged, f"tls-{name}") for name in ("cert", "key", "ca"))
     if (certificate is None) != (key is None):
-        raise ConfigError("--tls-cert and --tls-key: give both or neither")
+        name = "tls-cert" if key is None else "tls-key"
+        raise merged.fail(name, "give tls-cert and tls-key, or neither")
     if ca is not None and certificate is None:
-        raise ConfigError("--tls-ca: needs --tls-cert and --tls-key")
-    if not local and certificate is None and not flags.insecure:
-        raise ConfigError(
-            f"--listen: {flags.listen} is reached from other machines: give --tls-cert, --tls-key "
-            "and --tls-ca, or --insecure if everybody there may read and write the volumes"
+        raise merged.fail("tls-ca", "needs tls-cert and tls-key")
+    if not local and certificate is None and not merged.one("insecure", bool, False):
+        raise merged.fail(
+            "listen",
+            f"{address} is reached from other machines: give --tls-cert, --tls-key and --tls-ca, "
+            "or --insecure if everybody there may read and write the volumes",
         )
     notes = []
     if not local and ca is None:
-        notes.append(f"everybody who reaches {flags.listen} may read and write the volumes")
-    faults = None if flags.fault is None else _at("fault", parse_faults, flags.fault)
+        notes.append(f"everybody who reaches {address} may read and write the volumes")
+    faults = merged.one("fault", _faults, None)
     if faults is not None:
-        notes.append(f"faults are injected: {flags.fault}")
+        notes.append(f"faults are injected: {faults[0]}")
+    store = merged.source("store")
     return WorkerConfig(
         address=address,
-        directory=_at("store", _store, flags.store),
-        buffer_memory_bytes=_at("buffer-memory", _buffer_memory, flags.buffer_memory or "256M"),
-        io_threads=int(_at("io-threads", _number(1, IO_THREADS_MAX, int), flags.io_threads or "4")),
+        directory=merged.one(
+            "store", lambda text: _store(text, store.base if store else Path()), None
+        ),
+        buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
+        io_threads=merged.one("io-threads", count(IO_THREADS_MAX), 4),
         tls_cert=certificate,
         tls_key=key,
         tls_ca=ca,
-        checksum=_at("checksum", _choice(("on", "off")), flags.checksum or "on") == "on",
-        faults=faults,
-        shutdown_timeout_seconds=_at(
-            "shutdown-timeout", _number(0, SECONDS_MAX, float), flags.shutdown_timeout or "10"
-        ),
-        log_level=_at("log-level", _choice(get_args(LogLevel)), flags.log_level or "info"),
-        log_format=_at("log-format", _choice(get_args(LogFormat)), flags.log_format or "text"),
+        checksum=merged.one("checksum", on_off, True),
+        faults=faults[1] if faults is not None else None,
+        shutdown_timeout_seconds=merged.one("shutdown-timeout", seconds(0), 10.0),
+        log_level=merged.one("log-level", choice(LogLevel), "info"),
+        log_format=merged.one("log-format", choice(LogFormat), "text"),
         notes=tuple(notes),
     )
 
 
-def _at(name: str, parse: Callable[[Any], T], given: Any) -> T:
-    try:
-        return parse(given)
-    except ValueError as exc:
-        raise ConfigError(f"--{name}: {exc}") from exc
-
-
-def _address(text: str) -> tuple[str, bool]:
+def _address(text: str, base: Path) -> tuple[str, bool]:
     """(as gRPC writes it, whether only this machine reaches it)."""
     if text.startswith("unix:"):
-        return f"unix:{unix_path(text.removeprefix('unix:'))}", True
+        return f"unix:{unix_path(text.removeprefix('unix:'), base)}", True
     if not re.search(r":\d+$", text):
         raise ValueError(f"bad address {text!r}: write HOST:PORT, [IPv6]:PORT or unix:PATH")
     portal = parse_portal(text)
     return str(portal), is_loopback(portal)
 
 
-def _store(text: str) -> Path | None:
+def _store(text: str, base: Path) -> Path | None:
     kind, colon, rest = text.partition(":")
     if kind == "memory" and colon and not rest:
         return None
     if kind == "file" and rest:
-        return resolve(rest, Path())
+        return resolve(rest, base)
     if kind == "rados":
         raise ValueError("rados: this version has no such store; write " + " or ".join(STORES))
     raise ValueError(
@@ -131,37 +114,19 @@ def _store(text: str) -> Path | None:
     )
 
 
-def _path(text: str | None) -> Path | None:
-    return None if text is None else resolve(text, Path())
+def _path(merged: Merged, name: str) -> Path | None:
+    source = merged.source(name)
+    base = source.base if source is not None else Path()
+    return merged.one(name, lambda text: resolve(text, base), None)
 
 
-def _buffer_memory(text: str) -> int:
-    nbytes = parse_size(text)
+def _faults(text: str) -> tuple[str, Faults]:
+    return text, parse_faults(text)
+
+
+def _buffer_memory(given: str | int) -> int:
+    nbytes = parse_size(given)
     if nbytes < BUFFER_BYTES_MIN:
         least = format_size(BUFFER_BYTES_MIN)
         raise ValueError(f"{format_size(nbytes)} is below the least, {least}")
     return nbytes
-
-
-def _number(least: float, most: float, kind: type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise ValueError(f"must be {least:g} to {most:g}, not {text!r}")
-        return value
-
-    return parse
-
-
-def _choice(words: tuple[str, ...]) -> Callable[[str], Any]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(
-                f"must be one of {', '.join(words)}, not {text!r}{did_you_mean(text, words)}"
-            )
-        return text
-
-    return parse

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import typer
+from msgspec import UNSET, UnsetType
 
+from target.cli.app import app
 from target.cli.run import run
 from target.config import ConfigError
-from target.config.worker import WorkerConfig, WorkerFlags, load_worker_config
+from target.config.options import WorkerOptions, option_names
+from target.config.worker import WorkerConfig, load_worker_config
 
 HERE = ["--listen", "127.0.0.1:0", "--store", "memory:"]
 
@@ -56,7 +61,7 @@ def test_a_mistake_is_one_line_and_status_2(
 
 def load(listen: str, **more: str | bool) -> WorkerConfig:
     flags = {"store": "memory:", **more}
-    return load_worker_config(WorkerFlags(listen=listen, **flags))  # type: ignore[arg-type]
+    return load_worker_config(WorkerOptions(listen=listen, **flags))  # type: ignore[arg-type]
 
 
 def test_defaults() -> None:
@@ -88,3 +93,46 @@ def test_faults_are_said() -> None:
     assert config.faults is not None
     assert config.faults.delay_seconds == 0.2
     assert "delay=200ms" in config.notes[0]
+
+
+def test_a_file_says_the_same_as_flags(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text(
+        "listen = 'unix:socket'\nstore = 'file:data'\nio-threads = 8\nchecksum = false\n"
+        "tls-cert = 'c.pem'\ntls-key = '/k.pem'\nbuffer-memory = '64M'\n"
+    )
+    config = load_worker_config(WorkerOptions(io_threads=2), file=file)
+    assert config.address == f"unix:{tmp_path}/socket"  # paths are from where the file is
+    assert config.directory == tmp_path / "data"
+    assert config.tls_cert == tmp_path / "c.pem"
+    assert config.tls_key == Path("/k.pem")
+    assert config.io_threads == 2  # the flag wins
+    assert not config.checksum
+    assert config.buffer_memory_bytes == 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("checksums = 'on'", "1: unknown key 'checksums' (did you mean 'checksum'?)"),
+        ("io-threads = 'x'", "1: io-threads: expected int, got str"),
+        ("io-threads = 0", "1: io-threads: must be 1 to 256, not 0"),
+        ("listen = 'nowhere'", "1: listen: bad address 'nowhere': write HOST:PORT"),
+        ("listen = 'h:1'", "1: listen: h:1 is reached from other machines"),
+        ("tls-key = 'k'", "1: tls-key: give tls-cert and tls-key, or neither"),
+        ("volume = 'disk0=1G'", "1: unknown key 'volume'"),
+    ],
+)
+def test_a_mistake_in_a_file_has_its_place(tmp_path: Path, line: str, problem: str) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text(line + "\n")
+    listen: str | UnsetType = UNSET if "listen" in line else "127.0.0.1:0"
+    with pytest.raises(ConfigError, match=re.escape(f"{file}:{problem}")):
+        load_worker_config(WorkerOptions(store="memory:", listen=listen), file=file)
+
+
+def test_every_option_is_a_flag() -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    flags = {p.opts[0].removeprefix("--") for p in group.commands["worker"].params}
+    assert flags == {"config", *option_names(WorkerOptions)}
