@@ -41,6 +41,10 @@ class WorkerPlace(msgspec.Struct, kw_only=True):
     key: str
     address: str  # where it is now; may be edited when it moves
     created: bool = False  # its share was made: one that is missing now is lost, not new
+    # Of a shared store: which, and the worker's process that may have I/O of this node, as the
+    # store's engine knows it.  The next life of the node has to know whom to shut out.
+    store_id: str = ""
+    instance: str = ""
 
 
 class VolumeRecord(msgspec.Struct, kw_only=True):
@@ -198,6 +202,14 @@ class DataDir:
         except OSError:
             place.created = False
             raise
+
+    def worker_is(self, address: str, store_id: str, instance: str) -> None:
+        """Keep which process of a shared store has I/O of ours from now on.  Raises OSError."""
+        for record in self._catalog.volumes.values():
+            for place in record.workers or ():
+                if place.address == address:
+                    place.store_id, place.instance = store_id, instance
+        self._write()
 
     def close(self) -> None:
         """Give up the directory."""

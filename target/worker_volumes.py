@@ -14,6 +14,7 @@ import uuid as uuids
 from collections.abc import Callable
 from dataclasses import replace
 
+from target.block.failover import Failover
 from target.block.placement import Placement
 from target.block.remote import RemoteStore
 from target.block.volume import Volume
@@ -38,6 +39,7 @@ class WorkerVolumes:
         self._identity = identity
         self._log = log
         self._links: dict[WorkerAddress, WorkerLink] = {}
+        self._failover = Failover(log)
         # Of the node, not of a link: a number never means two things, wherever it is heard.
         self._sequences = itertools.count(1)
 
@@ -49,7 +51,10 @@ class WorkerVolumes:
         info = ShareInfo(
             name, uuid.bytes, record.size_bytes, record.chunk_bytes, record.block_bytes
         )
-        stores = [self._store(name, replace(info, place=place.key), place) for place in places]
+        members: list[RemoteStore] = []
+        stores = [
+            self._store(name, replace(info, place=place.key), place, members) for place in places
+        ]
         return Volume(
             name,
             uuid,
@@ -62,16 +67,19 @@ class WorkerVolumes:
             busy_when_away=self._config.worker_away == "busy",
         )
 
-    def _store(self, name: str, info: ShareInfo, place: WorkerPlace) -> RemoteStore:
+    def _store(
+        self, name: str, info: ShareInfo, place: WorkerPlace, members: list[RemoteStore]
+    ) -> RemoteStore:
         try:
             address = parse_worker(place.address)
         except ValueError as exc:
             raise DataDirError(f"volume {name}: {exc} (in the catalog)") from exc
         return RemoteStore(
-            self._link(address),
+            self._link(address, place),
             info,
             create=not place.created,
             on_created=self._keeper(name, place),
+            members=members,
         )
 
     def _keeper(self, name: str, place: WorkerPlace) -> Callable[[], None]:
@@ -84,7 +92,7 @@ class WorkerVolumes:
 
         return keep
 
-    def _link(self, address: WorkerAddress) -> WorkerLink:
+    def _link(self, address: WorkerAddress, place: WorkerPlace) -> WorkerLink:
         link = self._links.get(address)
         if link is None:
             tls: WorkerTls | None = self._config.worker_tls
@@ -98,7 +106,13 @@ class WorkerVolumes:
                 random=random.random,
                 io_seconds=self._config.worker_timeout_seconds,
                 log=self._log,
+                failover=self._failover,
                 checksum=self._config.worker_checksum,
+                store_id=place.store_id,
+                instance=place.instance,
+                on_instance=lambda store_id, instance: self._data.worker_is(
+                    place.address, store_id, instance
+                ),
             )
         return link
 
@@ -117,5 +131,6 @@ class WorkerVolumes:
 
     async def close(self) -> None:
         """Hang up.  Nothing may be in flight."""
+        await self._failover.close()
         for link in self._links.values():
             await link.close()

@@ -10,15 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from target.block.extents import cut_buffers
-from target.block.remote_io import RemoteIo
+from target.block.remote_io import RemoteIo, end
+from target.block.share_group import route
 from target.block.worker_channel import (
     NoSuchShare,
     OpenedShare,
     ShareInfo,
     ShareRefused,
     WorkerChannel,
+    WorkerGone,
+    WorkerStatus,
 )
 from target.block.worker_link import WorkerLink
+from target.block.worker_queue import SYNC_LOST_DETAIL
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 from workers.wire import length_max
 
@@ -28,6 +32,7 @@ _LENGTH_MAX: Final = {kind: length_max(kind) for kind in IoKind}
 class RemoteStore(VolumeStore):
     """The share of the volume ``info`` on the worker of ``link``.
 
+    ``members`` are the shares of all workers of the volume, this one among them (share_group.py).
     ``create``: it may still have to be made there; ``on_created`` keeps that it has been, before
     anything is written to it.  A share that was made once and is missing is never made again: its
     data are missing too.
@@ -42,6 +47,7 @@ class RemoteStore(VolumeStore):
         *,
         create: bool = False,
         on_created: Callable[[], None] = lambda: None,
+        members: list[RemoteStore] | None = None,
     ) -> None:
         self.size = info.size
         self.info = info
@@ -49,6 +55,11 @@ class RemoteStore(VolumeStore):
         self.handle = 0
         self.doubts: dict[int, RemoteIo] = {}
         self.held: list[RemoteIo] = []
+        self.written = self.flushed = 0
+        self.sync_lost = False
+        self._volatile_id: str | None = None
+        self._members = members if members is not None else []
+        self._members.append(self)
         self._create = create
         self._on_created = on_created
         self._refusal = ""
@@ -60,6 +71,26 @@ class RemoteStore(VolumeStore):
         why = self.link.reason or self._refusal
         return f"worker {self.link.address}: {why}" if why else ""
 
+    @property
+    def key(self) -> str:
+        """Of its place among the volume's workers."""
+        return self.info.place
+
+    @property
+    def store_id(self) -> str:
+        """Of the worker's shared store; empty: of none, or not known yet."""
+        return self.link.store_id
+
+    @property
+    def out(self) -> bool:
+        """Whether others stand in for the worker."""
+        return self.link.out
+
+    @property
+    def served(self) -> bool:
+        """Whether the worker serves this node."""
+        return self.link.served
+
     def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
         return False
 
@@ -67,15 +98,27 @@ class RemoteStore(VolumeStore):
         return False
 
     def submit(self, io: StoreIo) -> None:
-        if io.length <= _LENGTH_MAX[io.kind] or io.kind is IoKind.FLUSH:
-            self.link.submit(io, self)
-        else:
+        if self.sync_lost and (io.fua or io.kind is IoKind.FLUSH):
+            self.sync_lost = False  # said once, as a disk would
+            end(io, StoreStatus.SYNC_LOST, SYNC_LOST_DETAIL)
+        elif io.length > _LENGTH_MAX[io.kind] and io.kind is not IoKind.FLUSH:
             _Pieces(io).submit(self)
+        elif self.link.store_id:
+            member = route(self, self._members, io, self.info.chunk_bytes)
+            member.link.submit(io, member)
+        else:
+            self.link.submit(io, self)
+
+    def resubmit(self, io: StoreIo) -> None:
+        """Submit ``io`` again: others stand in for the worker (of ``worker_link.LinkedShare``)."""
+        self.submit(io)
 
     def close(self) -> None:
         self.link.remove(self)
 
-    async def open(self, channel: WorkerChannel, node: str, epoch: int) -> None:
+    async def open(
+        self, channel: WorkerChannel, node: str, epoch: int, status: WorkerStatus
+    ) -> None:
         """Make the share if need be, and open it (of ``worker_link.LinkedShare``)."""
         self.handle = 0
         try:
@@ -91,8 +134,15 @@ class RemoteStore(VolumeStore):
         except (NoSuchShare, ShareRefused) as exc:
             self._refusal = str(exc)
             return
+        if opened.instance != status.instance:
+            raise WorkerGone("it is another process by now")
         self._refusal = ""
         self.shared = opened.shared
+        if opened.volatile_id != self._volatile_id:
+            # What it was when we began is nobody's loss of ours.
+            if self._volatile_id is not None and self.written > self.flushed:
+                self.sync_lost = True
+            self._volatile_id = opened.volatile_id
         self.handle = opened.handle
 
     def _check(self, opened: OpenedShare) -> None:
@@ -131,7 +181,7 @@ class _Pieces:
 
     def submit(self, store: RemoteStore) -> None:
         for piece in self._pieces:
-            store.link.submit(piece, store)
+            store.submit(piece)
 
     def _done(self, _: StoreIo) -> None:
         self._left -= 1

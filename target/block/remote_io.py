@@ -16,6 +16,9 @@ class Share(Protocol):
     handle: int  # from Control.OpenVolume; 0: not open, its I/O is held back
     doubts: dict[int, RemoteIo]  # by sequence number (worker_queue.py, rule 2)
     held: list[RemoteIo]
+    written: int  # writes that were answered and need a flush, in the life of this node
+    flushed: int  # how many of them are known to be on stable storage
+    sync_lost: bool  # some that were not may be gone; the next flush has to say so
 
     @property
     def reason(self) -> str:
@@ -32,6 +35,7 @@ class RemoteIo:
         "handle",
         "io",
         "kind",
+        "mark",
         "sequence",
         "share",
         "start",
@@ -47,6 +51,7 @@ class RemoteIo:
         self.start = io.offset
         self.end = io.offset + io.length
         self.handle = 0  # with which it was sent last
+        self.mark = share.written  # of a flush: what it is of
 
 
 def conflicts(remote: RemoteIo, doubts: dict[int, RemoteIo]) -> bool:
@@ -54,6 +59,12 @@ def conflicts(remote: RemoteIo, doubts: dict[int, RemoteIo]) -> bool:
     if remote.kind is IoKind.FLUSH:
         return False
     return any(d.start < remote.end and remote.start < d.end for d in doubts.values())
+
+
+def overlaps(io: StoreIo, doubts: dict[int, RemoteIo]) -> bool:
+    """The same of an I/O that is on no way yet."""
+    end = io.offset + io.length
+    return any(d.start < end and io.offset < d.end for d in doubts.values())
 
 
 def end(io: StoreIo, status: StoreStatus, detail: str) -> None:

@@ -8,6 +8,8 @@ Rules:
    What was in flight is ``worker_queue.py``'s, which says what may be sent again.
 3. Volumes are opened first, then the stream's first message goes out alone, and I/O follows when
    the worker has answered it.
+4. A worker is asked for a sign of life every ``PROBE_SECONDS``: one that is stopped keeps its
+   sockets open, and its kernel answers for it.
 """
 
 from __future__ import annotations
@@ -15,11 +17,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, cast
 
+from target.block.failover import EVICT_SECONDS_MAX, Failover, Log
 from target.block.remote_io import Share
 from target.block.worker_address import WorkerAddress
-from target.block.worker_channel import NodeFenced, WorkerChannel, WorkerGone, WorkerStream
+from target.block.worker_channel import (
+    NodeFenced,
+    NoSuchShare,
+    ShareRefused,
+    WorkerChannel,
+    WorkerGone,
+    WorkerStatus,
+    WorkerStream,
+)
 from target.block.worker_queue import WorkerQueue
 from workers.store import StoreIo, StoreStatus
 from workers.wire import WireError
@@ -28,26 +39,30 @@ BACKOFF_SECONDS: Final = 0.05  # at first; doubled up to
 BACKOFF_SECONDS_MAX: Final = 2.0
 # A worker serves a new stream when nothing of the old one runs: that may take as long as a disk.
 FIRST_ANSWER_SECONDS_MAX: Final = 10.0
+PROBE_SECONDS: Final = 1.0
+PROBE_SECONDS_MAX: Final = 3.0  # without an answer for so long, it is gone
 EXPIRY_SECONDS: Final = 0.1  # how late a deadline may be noticed
 GATHER_SECONDS: Final = 0.005  # the most that an I/O waits for others to go with
-
-
-class Log(Protocol):
-    """What of a structured log is used."""
-
-    def info(self, event: str, **values: Any) -> Any: ...
-    def warning(self, event: str, **values: Any) -> Any: ...
 
 
 class LinkedShare(Share, Protocol):
     """A volume's share on the worker of this link."""
 
-    async def open(self, channel: WorkerChannel, node: str, epoch: int) -> None:
+    async def open(
+        self, channel: WorkerChannel, node: str, epoch: int, status: WorkerStatus
+    ) -> None:
         """Set ``handle``, or 0 and ``reason``.  Raises WorkerGone or NodeFenced."""
+
+    def resubmit(self, io: StoreIo) -> None:
+        """Submit ``io`` again: others stand in for this worker."""
 
 
 class WorkerLink:
-    """All that a node has to do with one worker."""
+    """All that a node has to do with one worker.
+
+    ``store_id`` and ``instance`` are what is known of it from earlier lives of this node;
+    ``on_instance(store_id, instance)`` keeps what is new of them, before any I/O goes there.
+    """
 
     def __init__(
         self,
@@ -61,13 +76,24 @@ class WorkerLink:
         random: Callable[[], float],
         io_seconds: float,
         log: Log,
+        failover: Failover,
         checksum: bool = True,
+        store_id: str = "",
+        instance: str = "",
+        on_instance: Callable[[str, str], None] = lambda store_id, instance: None,
     ) -> None:
         self.address = address
         self.node = node
         self.epoch = epoch
         self.reason = "not connected yet"  # why no stream is served; empty while one is
         self.connections = 0  # streams that were served so far
+        self.store_id = store_id  # of a shared store; empty: of none, or not known yet
+        self.instance = instance  # of it: the process that may have I/O of ours
+        self.out = False  # others stand in (failover.py)
+        self._failover = failover
+        self._on_instance = on_instance
+        self._channel: WorkerChannel | None = None
+        self._stream: WorkerStream | None = None
         self._connect = connect
         self._clock = clock
         self._random = random
@@ -80,6 +106,7 @@ class WorkerLink:
         self._gather: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self.queue = WorkerQueue(node, epoch, sequences, self._wake.set, checksum=checksum)
+        failover.workers.append(self)
 
     # --- for the stores ---------------------------------------------------------------------------
 
@@ -123,6 +150,12 @@ class WorkerLink:
     def start(self) -> None:
         """Connect, and stay connected."""
         self._task = asyncio.ensure_future(self._run())
+        self._failover.away(self)
+
+    @property
+    def served(self) -> bool:
+        """Whether the worker serves us."""
+        return self._served.is_set()
 
     async def wait_served(self, seconds: float) -> bool:
         """Whether the worker serves us, at the latest after ``seconds``."""
@@ -131,9 +164,30 @@ class WorkerLink:
                 await self._served.wait()
         return self._served.is_set()
 
+    async def evict(self, store_id: str, instance: str, seconds: float) -> None:
+        """Have the worker shut another one's process out (failover.py)."""
+        if self._channel is None:
+            raise WorkerGone(self.reason)
+        await self._channel.evict(store_id, instance, seconds)
+
+    def cut(self, reason: str) -> None:
+        """Give the connection up; another one follows."""
+        self._log.info("worker cut off", worker=str(self.address), reason=reason)
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def others_stand_in(self) -> None:
+        """Ask others for what was asked for here: nothing of it happens here any more."""
+        self.out = True
+        self.instance = ""
+        for io, share in self.queue.give_up():
+            # All shares of a queue are those of its link.
+            cast("LinkedShare", share).resubmit(io)
+
     async def close(self) -> None:
         """Hang up.  Nothing may be in flight."""
         assert self.queue.idle, "link closed with I/O in flight"
+        self._failover.workers.remove(self)
         for timer in (self._expiry, self._gather):
             if timer is not None:
                 timer.cancel()
@@ -164,41 +218,88 @@ class WorkerLink:
         self.reason = reason
         self._served.clear()
         self.queue.lost()
+        if not self.out:
+            self._failover.away(self)
 
     async def _connection(self) -> None:
         """One connection, until it ends: always with an exception."""
-        channel = self._connect()
+        channel = self._channel = self._connect()
         try:
-            await channel.status()
+            status = await channel.status()
+            view = self._failover.view(status.store_id)
+            await self._succeed(channel, status)
             for share in list(self._shares):
-                await share.open(channel, self.node, self.epoch)
-            stream = channel.stream()
+                await share.open(channel, self.node, self.epoch, status)
+            stream = self._stream = channel.stream()
             try:
-                await self._stream(stream)
+                await stream.write(self.queue.first_message())
+                async with asyncio.timeout(FIRST_ANSWER_SECONDS_MAX):
+                    first = await stream.read()
+                if self._failover.view(status.store_id) != view:
+                    raise WorkerGone("somebody has been shut out of its store meanwhile")
+                await self._serve(channel, stream, first)
             finally:
+                self._stream = None
                 stream.cancel()
         finally:
+            self._channel = None
             await channel.close()
 
-    async def _stream(self, stream: WorkerStream) -> None:
-        await stream.write(self.queue.first_message())
-        async with asyncio.timeout(FIRST_ANSWER_SECONDS_MAX):
-            first = await stream.read()
+    async def _succeed(self, channel: WorkerChannel, status: WorkerStatus) -> None:
+        """This process follows another one, which must be shut out first (failover.py, rule 3)."""
+        if not status.store_id:
+            return
+        old, instance = self.instance, status.instance
+        shut_out = self._failover.evicted(instance)
+        if shut_out or (old and old != instance):
+            # Through the successor itself: whatever it does comes after.  A process that was shut
+            # out, or was to be, is asked itself, so that it notices.
+            try:
+                victim = instance if shut_out else old
+                await channel.evict(status.store_id, victim, EVICT_SECONDS_MAX)
+            except (NoSuchShare, ShareRefused) as exc:
+                raise WorkerGone(f"cannot shut out its predecessor: {exc}") from exc
+        if shut_out:
+            raise WorkerGone("it has been shut out of its store, and has not noticed yet")
+        if (self.store_id, old) != (status.store_id, instance):
+            try:
+                self._on_instance(status.store_id, instance)
+            except OSError as exc:
+                raise WorkerGone(f"the catalog cannot be written: {exc.strerror}") from exc
+        self.store_id, self.instance = status.store_id, instance
+
+    async def _serve(self, channel: WorkerChannel, stream: WorkerStream, first: bytes) -> None:
         self.queue.served(first)
         self._log.info("worker serves", worker=str(self.address), retried=self.queue.retried)
         self.reason = ""
         self.connections += 1
+        self.out = False
         self._served.set()
+        self._failover.back(self)
         for share in self._shares:
             self.queue.released(share)
-        writer = asyncio.ensure_future(self._write(stream))
+        helpers = [
+            asyncio.ensure_future(self._write(stream)),
+            asyncio.ensure_future(self._probe(channel, stream)),
+        ]
         try:
             while True:
                 if not self.queue.answered(await stream.read()):
                     raise WorkerGone("a volume is not served any more")
         finally:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+
+    async def _probe(self, channel: WorkerChannel, stream: WorkerStream) -> None:
+        """Rule 4."""
+        try:
+            while True:
+                await asyncio.sleep(PROBE_SECONDS)
+                await channel.probe(PROBE_SECONDS_MAX)
+        except (WorkerGone, ShareRefused, NoSuchShare) as exc:
+            self._log.warning("no sign of life", worker=str(self.address), reason=str(exc))
+            stream.cancel()
 
     async def _write(self, stream: WorkerStream) -> None:
         queue, wake, clock = self.queue, self._wake, self._clock

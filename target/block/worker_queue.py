@@ -18,6 +18,8 @@ Rules (why they are safe: docs/decisions/0010-retries-never-reorder.md):
    says that answers are slow (``impatient``); then nothing is held up for a while.
 6. Payload goes out within the credit that the worker gives, and for what it may send back it is
    given ``ANSWER_WINDOW_BYTES``.  A message has at most ``MESSAGE_PAYLOAD_BYTES`` (or one I/O).
+7. Of a shared store, what is here may go to another worker: all of it at once, when no stream is
+   served and the worker's process has been shut out at the engine (failover.py).
 """
 
 from __future__ import annotations
@@ -48,6 +50,9 @@ IMPATIENT_SECONDS: Final = 0.1
 IMPATIENT_SECONDS_MAX: Final = 6.4
 # A worker gives up what it has not begun this much earlier than we do, so that we learn of it.
 DEADLINE_MARGIN_SECONDS: Final = 0.25
+SYNC_LOST_DETAIL: Final = (
+    "the worker's machine has restarted: what was answered and not flushed may be lost"
+)
 
 
 class WorkerQueue:
@@ -194,8 +199,34 @@ class WorkerQueue:
             detail = "the worker has restarted: whether it has compared and written is unknown"
             self._finish(remote, StoreStatus.WRITE_FAILED, detail)
             return
+        if remote.kind is IoKind.FLUSH and remote.share.sync_lost:
+            remote.share.sync_lost = False
+            self._finish(remote, StoreStatus.SYNC_LOST, SYNC_LOST_DETAIL)
+            return
         self.retried += 1
         self._line_up(remote)
+
+    def give_up(self) -> list[tuple[StoreIo, Share]]:
+        """What is asked for here is asked of others from now on (rule 7): all of it."""
+        assert not self.serving, "a stream that is served keeps what it has"
+        moved: list[tuple[StoreIo, Share]] = []
+        live, self._live = self._live, {}
+        sent, self._sent = self._sent, {}
+        self._bare.clear()
+        self._carrying.clear()
+        self._cancel.clear()
+        for remote in (*sent.values(), *live.values()):
+            remote.share.doubts.clear()
+            remote.share.held.clear()
+        for remote in live.values():
+            io, remote.io = remote.io, None
+            assert io is not None, "live"
+            if remote.kind is IoKind.COMPARE_AND_WRITE and remote.sequence in sent:
+                detail = "the worker has gone: whether it has compared and written is unknown"
+                end(io, StoreStatus.WRITE_FAILED, detail)
+            else:
+                moved.append((io, remote.share))
+        return moved
 
     def lost(self) -> None:
         """The stream has ended.  What was on it stays, until a new one is served."""
@@ -297,6 +328,10 @@ class WorkerQueue:
         finish_io(io, answer)  # may raise: then it is still unanswered, and sent again
         if answer.status is not StoreStatus.OK:
             io.detail = detail
+        elif remote.kind in WRITING and not io.fua:
+            remote.share.written += 1
+        elif remote.kind is IoKind.FLUSH:
+            remote.share.flushed = max(remote.share.flushed, remote.mark)
         del self._sent[answer.sequence]
         del self._live[answer.sequence]
         remote.io = None

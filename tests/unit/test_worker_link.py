@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from target.block.failover import Failover
 from target.block.remote import RemoteStore
 from target.block.volume import Volume, VolumeBusy
 from target.block.wait import PENDING, Wait
@@ -48,6 +49,7 @@ class Setup:
             random=random.random,
             io_seconds=io_seconds,
             log=structlog.get_logger(),
+            failover=Failover(structlog.get_logger()),
         )
         info = ShareInfo("disk", UUID.bytes, SIZE, 65536, 512)
         self.created = 0
