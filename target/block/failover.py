@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from target.block.worker_address import WorkerAddress
-from target.block.worker_channel import NoSuchShare, ShareRefused, WorkerGone
+from target.block.worker_errors import NoSuchShare, ShareRefused, WorkerGone
 
 FAILOVER_SECONDS: Final = 1.0  # so long a worker may be away before others stand in for it
 RETRY_SECONDS: Final = 0.5

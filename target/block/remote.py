@@ -6,21 +6,17 @@ than a message may carry is cut, and its pieces run concurrently.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from target.block.extents import cut_buffers
 from target.block.remote_io import RemoteIo, end
 from target.block.share_group import route
-from target.block.worker_channel import (
-    NoSuchShare,
-    OpenedShare,
-    ShareInfo,
-    ShareRefused,
-    WorkerChannel,
-    WorkerGone,
-    WorkerStatus,
-)
+from target.block.worker_channel import OpenedShare, ShareInfo, WorkerChannel, WorkerStatus
+from target.block.worker_errors import NoSuchShare, ShareRefused, WorkerGone
 from target.block.worker_link import WorkerLink
 from target.block.worker_queue import SYNC_LOST_DETAIL
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
@@ -63,6 +59,7 @@ class RemoteStore(VolumeStore):
         self._create = create
         self._on_created = on_created
         self._refusal = ""
+        self._opened = asyncio.Event()
         link.add(self)
 
     @property
@@ -121,6 +118,7 @@ class RemoteStore(VolumeStore):
     ) -> None:
         """Make the share if need be, and open it (of ``worker_link.LinkedShare``)."""
         self.handle = 0
+        self._opened.clear()
         try:
             if self._create:
                 await channel.create_volume(self.info)
@@ -133,6 +131,7 @@ class RemoteStore(VolumeStore):
             self._check(opened)
         except (NoSuchShare, ShareRefused) as exc:
             self._refusal = str(exc)
+            self._opened.set()
             return
         if opened.instance != status.instance:
             raise WorkerGone("it is another process by now")
@@ -144,6 +143,22 @@ class RemoteStore(VolumeStore):
                 self.sync_lost = True
             self._volatile_id = opened.volatile_id
         self.handle = opened.handle
+        self._opened.set()
+
+    async def wait_open(self, seconds: float) -> str:
+        """Wait for the worker; returns why the share is not served, empty if it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._opened.wait()
+        return self.reason
+
+    async def grow(self, size: int) -> None:
+        """Make the share larger.  Raises WorkerGone or ShareRefused."""
+        channel = self.link.channel
+        if channel is None or not self.handle:
+            raise WorkerGone(self.reason or "it is away")
+        await channel.resize_volume(self.info.uuid, size)
+        self.info = replace(self.info, size=size)
 
     def _check(self, opened: OpenedShare) -> None:
         """Chunks of another size would lie elsewhere."""

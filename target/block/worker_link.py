@@ -22,15 +22,8 @@ from typing import Final, Protocol, cast
 from target.block.failover import EVICT_SECONDS_MAX, Failover, Log
 from target.block.remote_io import Share
 from target.block.worker_address import WorkerAddress
-from target.block.worker_channel import (
-    NodeFenced,
-    NoSuchShare,
-    ShareRefused,
-    WorkerChannel,
-    WorkerGone,
-    WorkerStatus,
-    WorkerStream,
-)
+from target.block.worker_channel import WorkerChannel, WorkerStatus, WorkerStream
+from target.block.worker_errors import NodeFenced, NoSuchShare, ShareRefused, WorkerGone
 from target.block.worker_queue import WorkerQueue
 from workers.store import StoreIo, StoreStatus
 from workers.wire import WireError
@@ -92,7 +85,8 @@ class WorkerLink:
         self.out = False  # others stand in (failover.py)
         self._failover = failover
         self._on_instance = on_instance
-        self._channel: WorkerChannel | None = None
+        self.channel: WorkerChannel | None = None  # while there is one
+        self._added = asyncio.Event()  # a share that the connection has not opened
         self._stream: WorkerStream | None = None
         self._connect = connect
         self._clock = clock
@@ -111,9 +105,9 @@ class WorkerLink:
     # --- for the stores ---------------------------------------------------------------------------
 
     def add(self, share: LinkedShare) -> None:
-        """Open ``share`` with each connection; before :meth:`start`."""
-        assert self._task is None, "a link that runs takes no more volumes"
+        """Open ``share`` with each connection, and with the present one."""
         self._shares.append(share)
+        self._added.set()
 
     def remove(self, share: LinkedShare) -> None:
         """The volume is closed; nothing of it may be in flight."""
@@ -166,9 +160,9 @@ class WorkerLink:
 
     async def evict(self, store_id: str, instance: str, seconds: float) -> None:
         """Have the worker shut another one's process out (failover.py)."""
-        if self._channel is None:
+        if self.channel is None:
             raise WorkerGone(self.reason)
-        await self._channel.evict(store_id, instance, seconds)
+        await self.channel.evict(store_id, instance, seconds)
 
     def cut(self, reason: str) -> None:
         """Give the connection up; another one follows."""
@@ -223,13 +217,13 @@ class WorkerLink:
 
     async def _connection(self) -> None:
         """One connection, until it ends: always with an exception."""
-        channel = self._channel = self._connect()
+        channel = self.channel = self._connect()
         try:
             status = await channel.status()
             view = self._failover.view(status.store_id)
             await self._succeed(channel, status)
-            for share in list(self._shares):
-                await share.open(channel, self.node, self.epoch, status)
+            opened: set[LinkedShare] = set()
+            await self._open(channel, status, opened)
             stream = self._stream = channel.stream()
             try:
                 await stream.write(self.queue.first_message())
@@ -237,12 +231,12 @@ class WorkerLink:
                     first = await stream.read()
                 if self._failover.view(status.store_id) != view:
                     raise WorkerGone("somebody has been shut out of its store meanwhile")
-                await self._serve(channel, stream, first)
+                await self._serve(channel, status, stream, first, opened)
             finally:
                 self._stream = None
                 stream.cancel()
         finally:
-            self._channel = None
+            self.channel = None
             await channel.close()
 
     async def _succeed(self, channel: WorkerChannel, status: WorkerStatus) -> None:
@@ -268,7 +262,40 @@ class WorkerLink:
                 raise WorkerGone(f"the catalog cannot be written: {exc.strerror}") from exc
         self.store_id, self.instance = status.store_id, instance
 
-    async def _serve(self, channel: WorkerChannel, stream: WorkerStream, first: bytes) -> None:
+    async def _open(
+        self, channel: WorkerChannel, status: WorkerStatus, opened: set[LinkedShare]
+    ) -> None:
+        """Open the shares that are not in ``opened``, which takes them up."""
+        self._added.clear()
+        while waiting := [share for share in self._shares if share not in opened]:
+            for share in waiting:
+                opened.add(share)
+                await share.open(channel, self.node, self.epoch, status)
+
+    async def _open_added(
+        self,
+        channel: WorkerChannel,
+        status: WorkerStatus,
+        stream: WorkerStream,
+        opened: set[LinkedShare],
+    ) -> None:
+        try:
+            while True:
+                await self._added.wait()
+                await self._open(channel, status, opened)
+                for share in self._shares:
+                    self.queue.released(share)
+        except (WorkerGone, NodeFenced):
+            stream.cancel()
+
+    async def _serve(
+        self,
+        channel: WorkerChannel,
+        status: WorkerStatus,
+        stream: WorkerStream,
+        first: bytes,
+        opened: set[LinkedShare],
+    ) -> None:
         self.queue.served(first)
         self._log.info("worker serves", worker=str(self.address), retried=self.queue.retried)
         self.reason = ""
@@ -281,6 +308,7 @@ class WorkerLink:
         helpers = [
             asyncio.ensure_future(self._write(stream)),
             asyncio.ensure_future(self._probe(channel, stream)),
+            asyncio.ensure_future(self._open_added(channel, status, stream, opened)),
         ]
         try:
             while True:
