@@ -104,6 +104,7 @@ def _config_of(data_dir: Path, name: str, readonly: bool) -> ServeConfig:
         load_serve_config(Options()),
         data_dir=data_dir,
         portals=(),
+        admin=None,
         volumes=(volume,),
         buffer_memory_bytes=BUFFER_BYTES,
         io_threads=1,
