@@ -17,7 +17,8 @@ from target.config.values import is_loopback, parse_portal, resolve, unix_path
 from workers.buffers import BUFFER_BYTES_MIN
 from workers.fault_store import Faults, parse_faults
 
-STORES = ("file:DIR", "memory:")
+STORES = ("file:DIR", "memory:", "rados:POOL[@CONF]")
+CEPH_CONF = Path("/etc/ceph/ceph.conf")
 T = TypeVar("T")
 
 
@@ -39,11 +40,19 @@ class WorkerFlags(msgspec.Struct, frozen=True, kw_only=True):
     log_format: str | None = None
 
 
+class RadosPool(msgspec.Struct, frozen=True, kw_only=True):
+    """``rados:POOL[@CONF][?id=NAME]``"""
+
+    pool: str
+    conf: Path
+    user: str  # cephx: client.NAME; empty: the one that Ceph takes by itself, client.admin
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a worker may be told."""
 
     address: str  # as gRPC writes them: HOST:PORT, [IPv6]:PORT, unix:PATH
-    directory: Path | None  # of the file store; None: in memory
+    store: Path | RadosPool | None  # a directory of files, a pool of Ceph's, or memory
     buffer_memory_bytes: int
     io_threads: int
     tls_cert: Path | None
@@ -62,7 +71,7 @@ def load_worker_config(flags: WorkerFlags) -> WorkerConfig:
     if flags.listen is None:
         raise ConfigError("--listen: say where, HOST:PORT or unix:PATH")
     if flags.store is None:
-        raise ConfigError(f"--store: say what keeps the volumes, {' or '.join(STORES)}")
+        raise ConfigError(f"--store: say what keeps the volumes, {_either(STORES)}")
     address, local = _at("listen", _address, flags.listen)
     certificate = _at("tls-cert", _path, flags.tls_cert)
     key = _at("tls-key", _path, flags.tls_key)
@@ -84,7 +93,7 @@ def load_worker_config(flags: WorkerFlags) -> WorkerConfig:
         notes.append(f"faults are injected: {flags.fault}")
     return WorkerConfig(
         address=address,
-        directory=_at("store", _store, flags.store),
+        store=_at("store", _store, flags.store),
         buffer_memory_bytes=_at("buffer-memory", _buffer_memory, flags.buffer_memory or "256M"),
         io_threads=int(_at("io-threads", _number(1, IO_THREADS_MAX, int), flags.io_threads or "4")),
         tls_cert=certificate,
@@ -118,17 +127,29 @@ def _address(text: str) -> tuple[str, bool]:
     return str(portal), is_loopback(portal)
 
 
-def _store(text: str) -> Path | None:
+def _store(text: str) -> Path | RadosPool | None:
     kind, colon, rest = text.partition(":")
     if kind == "memory" and colon and not rest:
         return None
     if kind == "file" and rest:
         return resolve(rest, Path())
-    if kind == "rados":
-        raise ValueError("rados: this version has no such store; write " + " or ".join(STORES))
-    raise ValueError(
-        f"bad store {text!r}: write {' or '.join(STORES)}{did_you_mean(kind, ('file', 'memory'))}"
-    )
+    if kind == "rados" and rest:
+        return _rados(rest)
+    kinds = ("file", "memory", "rados")
+    raise ValueError(f"bad store {text!r}: write {_either(STORES)}{did_you_mean(kind, kinds)}")
+
+
+def _rados(text: str) -> RadosPool:
+    place, mark, option = text.partition("?")
+    pool, at, conf = place.partition("@")
+    key, _, user = option.partition("=")
+    if not pool or (at and not conf) or (mark and (key != "id" or not user)):
+        raise ValueError(f"bad pool 'rados:{text}': write rados:POOL[@CONF][?id=NAME]")
+    return RadosPool(pool=pool, conf=resolve(conf, Path()) if at else CEPH_CONF, user=user)
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _path(text: str | None) -> Path | None:
