@@ -30,7 +30,6 @@ MISTAKES = [
     ["--listen", "127.0.0.1:0", "--store", "memory"],
     ["--listen", "127.0.0.1:0", "--store", "memory:x"],
     ["--listen", "127.0.0.1:0", "--store", "file:"],
-    ["--listen", "127.0.0.1:0", "--store", "rados:pool"],
     ["--listen", "127.0.0.1:0", "--store", "/data"],
     ["--listen", "0.0.0.0:3270", "--store", "memory:"],
     ["--listen", "example.org:3270", "--store", "memory:"],
