@@ -42,6 +42,7 @@ SYSTEM_PACKAGES: Final = (
 MON_SECONDS: Final = 10  # for the monitors to answer: connecting, commands
 CALL_SECONDS: Final = 2 * MON_SECONDS  # for a call that asks them, whatever librados does
 BLOCKING_THREADS: Final = 4
+FULL_FORCE: Final = 128  # LIBRADOS_OPERATION_FULL_FORCE, which the module does not name
 INFLIGHT_OPS: Final = 8192
 INFLIGHT_BYTES: Final = 2 << 30
 CLOSE_SECONDS: Final = 5.0
@@ -150,10 +151,11 @@ class RadosClient:
     def replace(self, name: str, old: bytes | None, new: bytes, done: Done) -> None:
         """The whole object, if it is ``old`` (None: not there) that is there.
 
-        -EEXIST or -4095 - n: it is something else.
+        -EEXIST or -4095 - n: it is something else.  For records, which are small: it is done on a
+        full pool too, or nothing could be deleted there.
         """
         guard = ("new", 1) if old is None else ("cmpext", old, 0)
-        self._operate(name, done, guard, ("write_full", new))
+        self._operate(name, done, guard, ("write_full", new), flags=FULL_FORCE)
 
     def truncate(self, name: str, size: int, done: Done) -> None:
         """Cut an object off, if it is there.
@@ -177,13 +179,13 @@ class RadosClient:
 
         self._start(done, start)
 
-    def _operate(self, name: str, done: Done, *steps: tuple[Any, ...]) -> None:
+    def _operate(self, name: str, done: Done, *steps: tuple[Any, ...], flags: int = 0) -> None:
         def start(ended: Callable[..., None]) -> Any:
             operation = self._ioctx.create_write_op()
             try:
                 for method, *arguments in steps:
                     getattr(operation, method)(*arguments)
-                return self._ioctx.operate_aio_write_op(operation, name, ended)
+                return self._ioctx.operate_aio_write_op(operation, name, ended, flags=flags)
             finally:
                 self._ioctx.release_write_op(operation)
 
