@@ -114,7 +114,7 @@ def test_a_file_says_the_same_as_flags(tmp_path: Path) -> None:
     )
     config = load_worker_config(WorkerOptions(io_threads=2), file=file)
     assert config.address == f"unix:{tmp_path}/socket"  # paths are from where the file is
-    assert config.directory == tmp_path / "data"
+    assert config.store == tmp_path / "data"
     assert config.tls_cert == tmp_path / "c.pem"
     assert config.tls_key == Path("/k.pem")
     assert config.io_threads == 2  # the flag wins
