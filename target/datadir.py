@@ -56,6 +56,12 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
     size_bytes: int
     path: str | None = None  # an image outside the directory
     workers: list[WorkerPlace] | None = None  # where its chunks are; None: here
+    # What flags or configuration asked for when they last asked for something else than there is: a
+    # volume that has been grown since is no contradiction to them.
+    configured_bytes: int | None = None
+    lun: int | None = None  # of a volume that neither flags nor configuration name
+    read_only: bool = False  # of such a volume; the others are told each time
+    deleting: bool = False  # it is gone for everybody, and its data are to go
 
 
 class _Catalog(msgspec.Struct, kw_only=True):
@@ -115,6 +121,10 @@ class DataDir:
         """The volumes that the catalog knows, by name."""
         return dict(self._catalog.volumes)
 
+    def record(self, name: str) -> VolumeRecord | None:
+        """What the catalog keeps of a volume, if there is one."""
+        return self._catalog.volumes.get(name)
+
     def file_of(self, name: str) -> Path:
         """Where the bytes of a volume are."""
         record = self._catalog.volumes[name]
@@ -133,14 +143,63 @@ class DataDir:
         try:
             if record is None:
                 record = self._create(wanted, size_bytes, path, workers)
+            elif record.deleting:
+                raise DataDirError(f"volume {wanted.name} is being deleted")
             else:
                 self._reconcile(wanted, record, size_bytes, path)
         except OSError as exc:
             raise DataDirError(f"volume {wanted.name}: {exc.strerror}") from exc
         return record
 
+    def create(
+        self, wanted: VolumeConfig, size_bytes: int, workers: Sequence[str], lun: int
+    ) -> VolumeRecord:
+        """A new volume that is remembered with its LUN.  Raises DataDirError or OSError."""
+        assert wanted.name not in self._catalog.volumes, "checked by the caller"
+        return self._create(wanted, size_bytes, None, workers, lun)
+
+    def resize(self, name: str, size_bytes: int) -> None:
+        """Keep a new size; the volume's bytes are the caller's.  Raises OSError."""
+        record = self._catalog.volumes[name]
+        old, record.size_bytes = record.size_bytes, size_bytes
+        if record.configured_bytes is None:
+            record.configured_bytes = old
+        try:
+            self._write()
+        except OSError:
+            record.size_bytes = old
+            raise
+
+    def begin_delete(self, name: str) -> None:
+        """Keep that a volume is to go: whatever happens, it will.  Raises OSError."""
+        record = self._catalog.volumes[name]
+        record.deleting = True
+        try:
+            self._write()
+        except OSError:
+            record.deleting = False
+            raise
+
+    def forget(self, name: str) -> None:
+        """The data of a volume are gone, but for its file here.  Raises OSError."""
+        record = self._catalog.volumes[name]
+        assert record.deleting, "begin_delete comes first"
+        if record.path is None and record.workers is None:
+            self.file_of(name).unlink(missing_ok=True)
+        del self._catalog.volumes[name]
+        try:
+            self._write()
+        except OSError:
+            self._catalog.volumes[name] = record
+            raise
+
     def _create(
-        self, wanted: VolumeConfig, size_bytes: int, path: str | None, workers: Sequence[str]
+        self,
+        wanted: VolumeConfig,
+        size_bytes: int,
+        path: str | None,
+        workers: Sequence[str],
+        lun: int | None = None,
     ) -> VolumeRecord:
         record = VolumeRecord(
             uuid=str(uuids.uuid4()),
@@ -148,15 +207,17 @@ class DataDir:
             chunk_bytes=wanted.chunk_bytes,
             size_bytes=size_bytes,
             path=path,
+            configured_bytes=size_bytes if path is None and lun is None else None,
+            lun=lun,
+            read_only=wanted.readonly and lun is not None,
         )
         if workers and path is None:
             record.workers = [
                 WorkerPlace(key=uuids.uuid4().hex[:PLACE_KEY_CHARS], address=address)
                 for address in workers
             ]
-        self._catalog.volumes[wanted.name] = record
         if path is None and record.workers is None:
-            file = self.file_of(wanted.name)
+            file = self.path / "volumes" / f"{wanted.name}.raw"
             try:
                 create_sparse(file, size_bytes)
             except FileExistsError:
@@ -167,7 +228,12 @@ class DataDir:
                         f"volume {wanted.name}: {file} is there but not in the catalog, and not"
                         f" {format_size(size_bytes)} long; move it away"
                     ) from None
-        self._write()
+        self._catalog.volumes[wanted.name] = record
+        try:
+            self._write()
+        except OSError:
+            del self._catalog.volumes[wanted.name]
+            raise
         return record
 
     def _reconcile(
@@ -183,6 +249,8 @@ class DataDir:
                 f"volume {wanted.name} has blocks of {record.block_bytes} bytes,"
                 f" not {wanted.block_bytes}"
             )
+        if size_bytes == record.configured_bytes and path is None:
+            return
         if size_bytes < record.size_bytes and path is None:
             raise DataDirError(
                 f"volume {wanted.name} is {format_size(record.size_bytes)} and cannot shrink"
@@ -191,7 +259,7 @@ class DataDir:
         if size_bytes != record.size_bytes:
             if path is None and record.workers is None:
                 os.truncate(self.file_of(wanted.name), size_bytes)
-            record.size_bytes = size_bytes
+            record.size_bytes = record.configured_bytes = size_bytes
             self._write()
 
     def share_created(self, place: WorkerPlace) -> None:

@@ -10,19 +10,14 @@ import contextlib
 import math
 import os
 import time
-import uuid as uuids
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from target.block.pool import BufferPool
-from target.block.volume import Volume
-from target.block.wait import PENDING
-from target.config import ServeConfig, VolumeConfig, image_bytes
+from target.config import ServeConfig
 from target.config.model import ChapUser
 from target.config.model import Portal as PortalAddress
-from target.datadir import DataDir, VolumeRecord
-from target.identity import ID_BYTES as NODE_ID_BYTES
-from target.identity import begin_epoch
+from target.datadir import DataDir
 from target.iscsi.chap import ChapPolicy, Secret
 from target.iscsi.parameters import TargetLimits
 from target.iscsi.port_names import port_designators
@@ -32,14 +27,11 @@ from target.iscsi.target import PORTAL_GROUP_TAG, IscsiTarget, TargetOptions
 from target.logs import Log
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
-from target.scsi.disk import DiskDevice
+from target.volumes import Volumes
 from workers.executor import BlockingExecutor
-from workers.file_store import FileStore
-from workers.grpc_environment import prepare_grpc
-from workers.store import StoreError
 
 if TYPE_CHECKING:
-    from target.worker_volumes import WorkerVolumes
+    pass
 
 SESSIONS_MAX = 128
 RELATIVE_TARGET_PORT = 1  # all portals of a node are one port
@@ -57,14 +49,22 @@ class Node:
         self._log = log
         self._data: DataDir | None = None
         self._executor: BlockingExecutor | None = None
-        self._workers: WorkerVolumes | None = None
+        self._volumes: Volumes | None = None
         self._target: IscsiTarget | None = None
         self._portals: list[Portal] = []
         self._something_ended = asyncio.Event()
-        self.volumes: list[Volume] = []
 
-    async def start(self) -> None:
-        """Open everything, then listen.  Raises ConfigError, DataDirError or OSError."""
+    @property
+    def volumes(self) -> Volumes:
+        """The volumes; once it has been started."""
+        assert self._volumes is not None, "not started"
+        return self._volumes
+
+    async def start(self, *, all_volumes: bool = True) -> None:
+        """Open everything, then listen.  Raises ConfigError, DataDirError or OSError.
+
+        Without ``all_volumes`` only what is configured is opened, and nothing else is touched.
+        """
         config = self._config
         loop = asyncio.get_running_loop()
         self._data = DataDir(config.data_dir)
@@ -72,13 +72,16 @@ class Node:
         pool = BufferPool(config.buffer_memory_bytes)
         bus = SCSIBus()
         names = port_designators(config.iqn, PORTAL_GROUP_TAG, RELATIVE_TARGET_PORT)
-        for number, wanted in enumerate(config.volumes):
-            volume = self._open_volume(wanted, self._data, self._executor)
-            self.volumes.append(volume)
-            disk = DiskDevice(volume, port_designators=names, defer=loop.call_soon)
-            bus.add(number, disk)
-        if self._workers is not None:
-            await self._workers.start()
+        self._volumes = Volumes(
+            config,
+            self._data,
+            self._executor,
+            bus,
+            self._log,
+            port_designators=names,
+            sessions=self._sessions,
+        )
+        await self._volumes.start(all_volumes=all_volumes)
         self._target = self._make_target(bus, pool)
         self._target.on_session_end = self._something_ended.set
         for address in config.portals:
@@ -96,45 +99,16 @@ class Node:
             iqn=config.iqn,
             portals=tuple(PortalAddress(p.host, p.port) for p in self._portals),
             luns=tuple(
-                ReadyLun(number, v.name, v.size, v.read_only)
-                for number, v in enumerate(self.volumes)
+                ReadyLun(lun, v.name, v.size, v.read_only)
+                for lun, v in self._volumes.by_lun.items()
             ),
         )
 
-    def _open_volume(
-        self, wanted: VolumeConfig, data: DataDir, executor: BlockingExecutor
-    ) -> Volume:
-        size = wanted.size_bytes if wanted.path is None else image_bytes(wanted)
-        assert size is not None, "a volume has a size or a path"
-        workers = [str(address) for address in self._config.workers]
-        record: VolumeRecord = data.prepare(wanted, size, workers)
-        if record.workers is not None:
-            volumes = self._worker_volumes(data)
-            return volumes.open(wanted.name, record, read_only=wanted.readonly)
-        store = FileStore(
-            data.file_of(wanted.name),
-            executor,
-            size=record.size_bytes,
-            read_only=wanted.readonly,
-        )
-        return Volume(
-            wanted.name,
-            uuids.UUID(record.uuid),
-            [store],
-            block_bytes=record.block_bytes,
-            chunk_bytes=record.chunk_bytes,
-            read_only=wanted.readonly,
-            write_cache=self._config.write_cache,
-        )
-
-    def _worker_volumes(self, data: DataDir) -> WorkerVolumes:
-        if self._workers is None:
-            prepare_grpc()
-            from target.worker_volumes import WorkerVolumes  # gRPC: not without need
-
-            identity = begin_epoch(data.path, os.urandom(NODE_ID_BYTES).hex())
-            self._workers = WorkerVolumes(self._config, data, identity, self._log)
-        return self._workers
+    def _sessions(self) -> int:
+        """Initiators that are logged in, discovery aside."""
+        if self._target is None:
+            return 0
+        return sum(session.nexus is not None for session in self._target.sessions.values())
 
     def _make_target(self, bus: SCSIBus, pool: BufferPool) -> IscsiTarget:
         config = self._config
@@ -165,6 +139,8 @@ class Node:
     async def stop(self) -> None:
         """Say goodbye to the initiators, end what runs within the bound, flush, close."""
         deadline = time.monotonic() + self._config.shutdown_timeout_seconds
+        if self._volumes is not None:
+            await self._volumes.stop()
         for portal in self._portals:
             portal.stop_listening()
             portal.drop_idle()
@@ -177,14 +153,12 @@ class Node:
             # Sessions end when the last store has answered; there is nothing that could be cut
             # short.
             await self._until(self._target_idle, deadline + self._config.shutdown_timeout_seconds)
-        for volume in self.volumes:
-            await self._flush(volume)
+        if self._volumes is not None:
+            await self._volumes.flush()
         if self._executor is not None:
             self._executor.close()
-        for volume in self.volumes:
-            volume.close()
-        if self._workers is not None:
-            await self._workers.close()
+        if self._volumes is not None:
+            await self._volumes.close()
         if self._data is not None:
             self._data.close()
 
@@ -201,14 +175,6 @@ class Node:
                 self._something_ended.clear()
                 async with asyncio.timeout(deadline - time.monotonic()):
                     await self._something_ended.wait()
-
-    async def _flush(self, volume: Volume) -> None:
-        flushed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        outcome: object = volume.flush().begin(flushed.set_result)
-        if outcome is PENDING:
-            outcome = await flushed
-        if isinstance(outcome, StoreError):
-            self._log.error("flush failed", volume=volume.name, reason=str(outcome))
 
 
 def _chap_policy(users: tuple[ChapUser, ...], mutual: ChapUser | None) -> ChapPolicy | None:

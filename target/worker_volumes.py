@@ -21,13 +21,15 @@ from target.block.remote import RemoteStore
 from target.block.share_group import ShareGroup
 from target.block.volume import Volume
 from target.block.worker_address import WorkerAddress, WorkerTls
-from target.block.worker_channel import ShareInfo, ShareRefused, WorkerChannel
+from target.block.worker_channel import ShareInfo, WorkerChannel
+from target.block.worker_errors import NoSuchShare, ShareRefused, WorkerGone
 from target.block.worker_link import WorkerLink
 from target.config import ServeConfig
 from target.config.values import parse_worker
 from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
 from target.identity import NodeIdentity
 from target.logs import Log
+from target.volume_info import WorkerInfo
 
 
 class WorkerVolumes:
@@ -43,6 +45,7 @@ class WorkerVolumes:
         self._links: dict[WorkerAddress, WorkerLink] = {}
         self._places: dict[WorkerAddress, list[WorkerPlace]] = {}
         self._failover = Failover(log, time.monotonic)
+        self._started = False
         # Of the node, not of a link: a number never means two things, wherever it is heard.
         self._sequences = itertools.count(1)
 
@@ -119,10 +122,53 @@ class WorkerVolumes:
                 checksum=self._config.worker_checksum,
                 on_instance=partial(self._data.worker_is, places),
             )
+            if self._started:
+                link.start()
         return link
+
+    def infos(self, volume: Volume) -> list[WorkerInfo]:
+        """How it stands with the workers of ``volume``."""
+        return [
+            WorkerInfo(address=str(s.link.address), served=not s.reason, reason=s.reason)
+            for s in _stores(volume)
+        ]
+
+    async def wait_open(self, volume: Volume) -> str:
+        """Wait until all workers serve ``volume``; returns why one does not, empty if all do."""
+        seconds = self._config.worker_wait_seconds
+        reasons = await asyncio.gather(*(s.wait_open(seconds) for s in _stores(volume)))
+        return next(filter(None, reasons), "")
+
+    async def grow(self, volume: Volume, size: int) -> None:
+        """Make all shares of ``volume`` larger.
+
+        Raises WorkerGone or ShareRefused; those that are larger by then do no harm.
+        """
+        for store in _stores(volume):
+            try:
+                await store.grow(size)
+            except WorkerGone as exc:
+                raise WorkerGone(f"worker {store.link.address}: {exc}") from exc
+
+    async def delete(self, record: VolumeRecord) -> None:
+        """Delete the shares of a volume.  Raises WorkerGone or ShareRefused; may be repeated."""
+        for place in record.workers or ():
+            channel = WorkerChannel(parse_worker(place.address), self._config.worker_tls)
+            try:
+                await channel.delete_volume(uuids.UUID(record.uuid).bytes)
+            except NoSuchShare:
+                pass  # it was never made, or is gone
+            except WorkerGone as exc:
+                raise WorkerGone(f"worker {place.address}: {exc}") from exc
+            finally:
+                await channel.close()
+            for places in self._places.values():
+                if place in places:
+                    places.remove(place)
 
     async def start(self) -> None:
         """Connect; wait for workers that are slow, but serve without one that is away."""
+        self._started = True
         for link in self._links.values():
             link.start()
         self._failover.start()
@@ -140,3 +186,9 @@ class WorkerVolumes:
         await self._failover.close()
         for link in self._links.values():
             await link.close()
+
+
+def _stores(volume: Volume) -> list[RemoteStore]:
+    stores = [store for store in volume.stores if isinstance(store, RemoteStore)]
+    assert len(stores) == len(volume.stores), "a volume on workers"
+    return stores

@@ -20,7 +20,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
-from target.block.worker_channel import NodeFenced, NoSuchShare, ShareRefused, WorkerGone
+from target.block.worker_errors import NodeFenced, NoSuchShare, ShareRefused, WorkerGone
 
 EVICT_SECONDS: Final = 3.0
 INSTANCES_MAX: Final = 1024  # remembered; an older one is refused by the engine all the same

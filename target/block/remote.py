@@ -13,19 +13,17 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from target.block.extents import cut_buffers
 from target.block.remote_io import WRITING, RemoteIo
 from target.block.share_group import ShareGroup
-from target.block.worker_channel import (
-    NoSuchShare,
-    OpenedShare,
-    ShareInfo,
-    ShareRefused,
-    WorkerChannel,
-)
+from target.block.worker_channel import OpenedShare, ShareInfo, WorkerChannel
+from target.block.worker_errors import NoSuchShare, ShareRefused, WorkerGone
 from target.block.worker_link import WorkerLink
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 from workers.wire import length_max
@@ -71,6 +69,7 @@ class RemoteStore(VolumeStore):
         self._create = create
         self._on_created = on_created
         self._refusal = ""
+        self._opened = asyncio.Event()
         link.add(self)
 
     @property
@@ -137,6 +136,7 @@ class RemoteStore(VolumeStore):
     async def open(self, channel: WorkerChannel, node: str, epoch: int) -> OpenedShare | None:
         """Make the share if need be, and open it (of ``worker_link.LinkedShare``)."""
         self._handle = 0
+        self._opened.clear()
         try:
             if self._create:
                 await channel.create_volume(self.info)
@@ -149,6 +149,7 @@ class RemoteStore(VolumeStore):
             self._check(opened)
         except (NoSuchShare, ShareRefused) as exc:
             self._refusal = str(exc)
+            self._opened.set()
             return None
         self._refusal = ""
         self.shared = opened.shared
@@ -158,7 +159,23 @@ class RemoteStore(VolumeStore):
             self._flushed = self.written
         self._volatile_id = opened.volatile_id
         self._handle = opened.handle
+        self._opened.set()
         return opened
+
+    async def wait_open(self, seconds: float) -> str:
+        """Wait for the worker; returns why the share is not served, empty if it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._opened.wait()
+        return self.reason
+
+    async def grow(self, size: int) -> None:
+        """Make the share larger.  Raises WorkerGone or ShareRefused."""
+        channel = self.link.channel
+        if channel is None or not self.handle:
+            raise WorkerGone(self.reason or "it is away")
+        await channel.resize_volume(self.info.uuid, size)
+        self.info = replace(self.info, size=size)
 
     def _check(self, opened: OpenedShare) -> None:
         """Chunks of another size would lie elsewhere."""

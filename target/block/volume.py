@@ -139,6 +139,13 @@ class Volume:
         io = StoreIo(IoKind.BLOCK_STATUS, offset, nbytes, _unused, extents_max=EXTENTS_MAX)
         return _VolumeIo(self, io, _joined_extents)
 
+    def grow(self, size: int) -> None:
+        """Use ``size`` bytes from now on, which all stores have."""
+        assert size >= self.size, "a volume does not shrink"
+        for store in self.stores:
+            store.size = size
+        self.size = size // self.block_bytes * self.block_bytes
+
     def close(self) -> None:
         """Close the stores.  Nothing may be in flight."""
         assert self._ranges.idle, "volume closed with I/O in flight"

@@ -17,6 +17,7 @@ from lunmesh.worker.v1 import worker_pb2 as pb
 from lunmesh.worker.v1 import worker_pb2_grpc
 
 from target.block.worker_address import WorkerAddress, WorkerTls
+from target.block.worker_errors import NodeFenced, NoSuchShare, ShareRefused, WorkerGone
 from workers.limits import MESSAGE_BYTES_MAX
 from workers.store import StoreStatus
 from workers.wire import STATUS_FROM_WIRE, STREAM_METHOD
@@ -43,22 +44,6 @@ _OPTIONS: Final = [
     # http_proxy is for the web.
     ("grpc.enable_http_proxy", 0),
 ]
-
-
-class WorkerGone(Exception):
-    """The worker cannot be reached, or has ended the stream; the text says why."""
-
-
-class NodeFenced(Exception):
-    """The worker refuses this epoch of this node."""
-
-
-class NoSuchShare(Exception):
-    """The worker does not know the volume."""
-
-
-class ShareRefused(Exception):
-    """The worker cannot serve the volume, whatever the connection does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,15 +25,8 @@ from target.block.evictions import EVICT_SECONDS, Log
 from target.block.failover import Failover
 from target.block.remote_io import Share
 from target.block.worker_address import WorkerAddress
-from target.block.worker_channel import (
-    NodeFenced,
-    NoSuchShare,
-    OpenedShare,
-    ShareRefused,
-    WorkerChannel,
-    WorkerGone,
-    WorkerStream,
-)
+from target.block.worker_channel import OpenedShare, WorkerChannel, WorkerStream
+from target.block.worker_errors import NodeFenced, NoSuchShare, ShareRefused, WorkerGone
 from target.block.worker_queue import WorkerQueue
 from workers.store import StoreIo, StoreStatus
 from workers.wire import WireError
@@ -97,7 +90,8 @@ class WorkerLink:
         self._heard = 0  # messages
         self._failover = failover
         self._on_instance = on_instance
-        self._channel: WorkerChannel | None = None
+        self.channel: WorkerChannel | None = None  # while there is one
+        self._added = asyncio.Event()  # a share that the connection has not opened
         self._stream: WorkerStream | None = None
         self._connect = connect
         self._clock = clock
@@ -116,18 +110,20 @@ class WorkerLink:
     # --- for the stores ---------------------------------------------------------------------------
 
     def add(self, share: LinkedShare) -> None:
-        """Open ``share`` with each connection; before :meth:`start`."""
-        assert self._task is None, "a link that runs takes no more volumes"
+        """Open ``share`` with each connection, and with the present one."""
         self._shares.append(share)
+        self._added.set()
 
     def remove(self, share: LinkedShare) -> None:
         """The volume is closed; nothing of it may be in flight."""
         self._shares.remove(share)
 
     def suspect(self, store_id: str, instance: str) -> None:
-        """``instance`` may have I/O of this node's previous life; before :meth:`start`."""
-        self.suspects[instance] = store_id
-        self.settled = False
+        """``instance`` may have I/O of this node's previous life."""
+        if instance not in self.suspects:
+            self.suspects[instance] = store_id
+            self.settled = False
+            self.cut("a volume that it had is opened again")
 
     def submit(self, io: StoreIo, share: Share, deadline: float | None = None) -> None:
         """Start ``io``; it ends within the time for an I/O, whatever the worker does."""
@@ -173,9 +169,9 @@ class WorkerLink:
 
     async def evict(self, store_id: str, instance: str) -> None:
         """Have the worker shut another one's process out (evictions.py)."""
-        if self._channel is None:
+        if self.channel is None:
             raise WorkerGone(self.reason)
-        await self._channel.evict(store_id, instance, EVICT_SECONDS)
+        await self.channel.evict(store_id, instance, EVICT_SECONDS)
 
     def cut(self, reason: str) -> None:
         """Give the connection up, at once; another one follows."""
@@ -254,12 +250,14 @@ class WorkerLink:
 
     async def _connection(self) -> None:
         """One connection, until it ends: always with an exception."""
-        channel = self._channel = self._connect()
+        channel = self.channel = self._connect()
         try:
             await channel.status()
             self._asked.clear()
             evictions = self._failover.evictions.count  # its volumes are opened behind those
-            self.store_id, self.instance = await self._open(channel)
+            opened: set[LinkedShare] = set()
+            engines = await self._open(channel, opened)
+            self.store_id, self.instance = await self._succeed(channel, engines)
             stream = self._stream = channel.stream()
             try:
                 await stream.write(self.queue.first_message())
@@ -267,25 +265,40 @@ class WorkerLink:
                     first = await stream.read()
                 if self.instance and self._failover.evictions.since(evictions) - self._asked:
                     raise WorkerGone("somebody has been shut out of its store meanwhile")
-                await self._serve(channel, stream, first)
+                await self._serve(channel, stream, first, opened)
             finally:
                 self._stream = None
                 stream.cancel()
         finally:
-            self._channel = None
+            self.channel = None
             await channel.close()
 
-    async def _open(self, channel: WorkerChannel) -> tuple[str, str]:
-        """Open all volumes; the worker's store and its process there, if it is shared (rule 5)."""
-        opened = [await share.open(channel, self.node, self.epoch) for share in list(self._shares)]
-        engines = {(it.store_id, it.instance) for it in opened if it is not None and it.shared}
+    async def _open(self, channel: WorkerChannel, opened: set[LinkedShare]) -> set[tuple[str, str]]:
+        """Open the shares that are not in ``opened``, which takes them up.
+
+        Returns the shared stores that they are in, and the worker's process there: one, if any.
+        """
+        self._added.clear()
+        engines: set[tuple[str, str]] = set()
+        while waiting := [share for share in self._shares if share not in opened]:
+            for share in waiting:
+                opened.add(share)
+                it = await share.open(channel, self.node, self.epoch)
+                if it is not None and it.shared:
+                    engines.add((it.store_id, it.instance))
+        if len(engines) > 1:
+            raise WorkerGone("it is another process by now")
+        return engines
+
+    async def _succeed(
+        self, channel: WorkerChannel, engines: set[tuple[str, str]]
+    ) -> tuple[str, str]:
+        """This process may follow another one, which is shut out first (rule 5)."""
         if not engines and self.suspects:
             raise WorkerGone("it does not have the volumes that it had")
         if not engines:
             return "", ""
-        if len(engines) > 1:
-            raise WorkerGone("it is another process by now")
-        store_id, instance = engines.pop()
+        ((store_id, instance),) = engines
         evictions = self._failover.evictions
         if instance in evictions:
             raise WorkerGone("it has been shut out of its store, and has not noticed yet")
@@ -301,13 +314,38 @@ class WorkerLink:
                     raise WorkerGone(f"cannot shut out its predecessor: {exc}") from exc
                 self._asked.add(suspect)
                 self.suspects.pop(suspect, None)
+        self._keep(store_id, instance)
+        return store_id, instance
+
+    def _keep(self, store_id: str, instance: str) -> None:
         try:
             self._on_instance(store_id, instance)
         except OSError as exc:
             raise WorkerGone(f"the catalog cannot be written: {exc.strerror}") from exc
-        return store_id, instance
 
-    async def _serve(self, channel: WorkerChannel, stream: WorkerStream, first: bytes) -> None:
+    async def _open_added(self, channel: WorkerChannel, opened: set[LinkedShare]) -> None:
+        try:
+            while True:
+                await self._added.wait()
+                engines = await self._open(channel, opened)
+                if engines - {(self.store_id, self.instance)}:
+                    raise WorkerGone("it is to be connected with as one with a shared store")
+                if self.instance:
+                    self._keep(self.store_id, self.instance)
+                if self.settled:
+                    self._settle()
+                for share in self._shares:
+                    self.queue.released(share)
+        except (WorkerGone, NodeFenced) as exc:
+            self.cut(str(exc))
+
+    async def _serve(
+        self,
+        channel: WorkerChannel,
+        stream: WorkerStream,
+        first: bytes,
+        opened: set[LinkedShare],
+    ) -> None:
         self.queue.served(first)
         self._log.info("worker serves", worker=str(self.address), retried=self.queue.retried)
         self.reason = ""
@@ -323,6 +361,7 @@ class WorkerLink:
         helpers = [
             asyncio.ensure_future(self._write(stream)),
             asyncio.ensure_future(self._probe(channel)),
+            asyncio.ensure_future(self._open_added(channel, opened)),
         ]
         try:
             while True:

@@ -11,6 +11,7 @@ import typer
 from target.cli import worker_app
 from target.cli.flags import flag, given, number
 from target.cli.scsi_app import scsi_app
+from target.cli.volume_app import volume_app
 from target.config import Options, load_serve_config
 from target.config.model import IQN_DEFAULT
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at a configuration file.")
 app.add_typer(config_app, name="config")
 app.add_typer(scsi_app, name="scsi")
+app.add_typer(volume_app, name="volume")
 
 ConfigFlag = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Options from a TOML file.")
@@ -83,6 +85,14 @@ def serve(
     worker_away: Annotated[
         str | None,
         flag("Workers", "What a command is told then. [default: busy]", "busy|not-ready"),
+    ] = None,
+    admin: Annotated[
+        str | None,
+        flag(
+            "Admin",
+            "Where `lunmesh volume` reaches it, or off. [default: 127.0.0.1:3280]",
+            "HOST:PORT|off",
+        ),
     ] = None,
     buffer_memory: Annotated[
         str | None, flag("Tuning", "Memory for data on its way. [default: 256M]", "SIZE")
@@ -164,6 +174,7 @@ def serve(
         worker_timeout=number("worker-timeout", worker_timeout, float),
         worker_wait=number("worker-wait", worker_wait, float),
         worker_away=given(worker_away),
+        admin=given(admin),
         buffer_memory=given(buffer_memory),
         chap=given(chap),
         chap_file=given(chap_file),

@@ -35,6 +35,7 @@ def _shown(config: ServeConfig) -> dict[str, Any]:
     shown["portals"] = [str(portal) for portal in config.portals]
     shown["workers"] = [str(worker) for worker in config.workers]
     shown["worker_tls"] = config.worker_tls is not None
+    shown["admin"] = str(config.admin) if config.admin is not None else "off"
     shown["chap"] = [user.user for user in config.chap]
     mutual: ChapUser | None = config.mutual_chap
     shown["mutual_chap"] = mutual.user if mutual else None

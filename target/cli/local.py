@@ -57,7 +57,7 @@ def open_unit(data_dir: str, name: str, readonly: bool) -> Iterator[LocalUnit]:
         node = Node(config, logs.configure("warning", "text"))
         with asyncio.Runner() as runner:
             try:
-                runner.run(node.start())
+                runner.run(node.start(all_volumes=False))
                 with _plugged_in(runner, node) as unit:
                     yield unit
             finally:
@@ -69,7 +69,7 @@ def open_unit(data_dir: str, name: str, readonly: bool) -> Iterator[LocalUnit]:
 @contextlib.contextmanager
 def _plugged_in(runner: asyncio.Runner, node: Node) -> Iterator[LocalUnit]:
     bus = SCSIBus()
-    bus.add(0, DiskDevice(node.volumes[0]))
+    bus.add(0, DiskDevice(node.volumes.by_lun[0]))
     hba = InProcessHba(bus, BufferPool(BUFFER_BYTES))
     try:
         unit = LocalUnit(runner, hba)
@@ -104,6 +104,7 @@ def _config_of(data_dir: Path, name: str, readonly: bool) -> ServeConfig:
         load_serve_config(Options()),
         data_dir=data_dir,
         portals=(),
+        admin=None,
         volumes=(volume,),
         buffer_memory_bytes=BUFFER_BYTES,
         io_threads=1,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from target.config import Portal, ServeConfig, format_size
+from target.config.model import ADMIN_PORT_DEFAULT
 from target.ready import ReadyInfo
 
 LUNS_SHOWN_MAX = 8
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def ready_text(ready: ReadyInfo, config: ServeConfig) -> str:
+def ready_text(ready: ReadyInfo, config: ServeConfig, admin: Portal | None = None) -> str:
     """A line that begins ``lunmesh ready``, then what to type next.  Never a secret."""
     portals = ", ".join(map(str, ready.portals))
     lines = [f"lunmesh ready: {ready.iqn} on {portals} ({_luns(ready)})"]
@@ -27,6 +28,9 @@ def ready_text(ready: ReadyInfo, config: ServeConfig) -> str:
         # Both libraries read these; in the URL a secret would show in the process list.
         export = f"export LIBISCSI_CHAP_USERNAME={_user(config)} LIBISCSI_CHAP_PASSWORD=SECRET"
         tools.insert(1, ("CHAP", [export]))
+    if admin is not None:
+        where = "" if admin.port == ADMIN_PORT_DEFAULT else f" --admin {admin}"
+        tools.append(("Volumes", [f"lunmesh volume list{where}"]))
     for name, commands in tools:
         for index, command in enumerate(commands):
             lines.append(f"  {name if index == 0 else '':<9}{command}")

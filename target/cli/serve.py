@@ -12,7 +12,7 @@ import uvloop
 from target import logs
 from target.cli.errors import CliError
 from target.cli.ready import ready_text
-from target.config import ConfigError, ServeConfig, format_size
+from target.config import ConfigError, Portal, ServeConfig, format_size
 from target.datadir import DataDirError
 from target.node import Node
 
@@ -56,14 +56,28 @@ async def _serve(config: ServeConfig, log: logs.Log) -> None:
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     node = Node(config, log)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(node.stop)
         await node.start()
+        admin = await _start_admin(node, config, log, stack)
         for note in config.notes:
             log.warning(note)
         if not stop.is_set():
             with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
-                print(ready_text(node.ready, config), flush=True)
+                print(ready_text(node.ready, config, admin), flush=True)
         await stop.wait()
-    finally:
-        await node.stop()
     log.info("stopped")
+
+
+async def _start_admin(
+    node: Node, config: ServeConfig, log: logs.Log, stack: contextlib.AsyncExitStack
+) -> Portal | None:
+    """The admin API, which ends before the node does; where it listens."""
+    if config.admin is None:
+        return None
+    from target.admin.server import AdminServer  # an HTTP server: not without need
+    from target.admin.volumes import volume_routes
+
+    server = AdminServer(volume_routes(node.volumes, config), config.admin, log)
+    stack.push_async_callback(server.stop)
+    return await server.start()

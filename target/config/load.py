@@ -11,6 +11,7 @@ from target.block.pool import POOL_BYTES_MIN
 from target.config.chap import chap_users, mutual_chap
 from target.config.merge import Merged, Source, file_source, flag_source
 from target.config.model import (
+    ADMIN_PORT_DEFAULT,
     IQN_DEFAULT,
     PORT_DEFAULT,
     ChapUser,
@@ -82,6 +83,7 @@ def _build(merged: Merged) -> ServeConfig:
         worker_timeout_seconds=merged.one("worker-timeout", seconds(1), 10.0),
         worker_wait_seconds=merged.one("worker-wait", seconds(0), 10.0),
         worker_away=merged.one("worker-away", choice(WorkerAway), "busy"),
+        admin=_admin(merged),
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
         chap=chap,
         mutual_chap=mutual,
@@ -121,6 +123,22 @@ def _volumes(merged: Merged) -> tuple[VolumeConfig, ...]:
     images = [os.path.realpath(volume.path) for volume in volumes if volume.path is not None]
     merged.check_unique("volume", images)
     return volumes
+
+
+def _admin(merged: Merged) -> Portal | None:
+    def parse(text: str) -> Portal | None:
+        if text == "off":
+            return None
+        address = parse_portal(text, ADMIN_PORT_DEFAULT)
+        if not is_loopback(address):
+            raise ValueError(
+                f"{text!r} is reached from other machines, and whoever reaches it may do "
+                "everything: write a loopback address, or off"
+            )
+        return address
+
+    default: Portal | None = Portal("127.0.0.1", ADMIN_PORT_DEFAULT)
+    return merged.one("admin", parse, default)
 
 
 def _buffer_memory(given: str | int) -> int:

@@ -14,6 +14,7 @@ LogFormat = Literal["text", "json"]
 WorkerAway = Literal["busy", "not-ready"]
 
 PORT_DEFAULT = 3260
+ADMIN_PORT_DEFAULT = 3280
 IQN_DEFAULT = "iqn.2026-11.io.lunmesh:target"
 
 
@@ -61,6 +62,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     worker_timeout_seconds: float  # of one I/O, retries and all
     worker_wait_seconds: float  # at start, for workers to come
     worker_away: WorkerAway  # what a command is told when that time is over
+    admin: Portal | None  # where the admin API listens; None: nowhere
     buffer_memory_bytes: int
     chap: tuple[ChapUser, ...]  # who may log in; empty: everybody
     mutual_chap: ChapUser | None  # who we are to an initiator that asks

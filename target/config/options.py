@@ -39,6 +39,7 @@ class Options(
     worker_timeout: float | UnsetType = UNSET
     worker_wait: float | UnsetType = UNSET
     worker_away: str | UnsetType = UNSET
+    admin: str | UnsetType = UNSET
     buffer_memory: Size | UnsetType = UNSET
     chap: str | list[str] | UnsetType = UNSET
     chap_file: str | UnsetType = UNSET

@@ -201,7 +201,7 @@ class InProcessHba(Hba):
                 self._fill(views)
             except Exception as exc:
                 self._failure = exc
-                req.transport_failure(DATA_PHASE_ERROR)
+                req.interrupt(DATA_PHASE_ERROR)
             else:
                 resume(None)
 

@@ -124,7 +124,7 @@ def close_payload(conn: Connection) -> None:
     elif burst is not None:
         _end_of_dropped(task, burst, incoming.final, incoming.end)
     if incoming.wrong is not None:
-        task.transport_failure(incoming.wrong)
+        task.interrupt(incoming.wrong)
     elif incoming.stray:
         conn.reject(RejectReason.INVALID_PDU_FIELD, memoryview(incoming.stray), 0)
     if task.parked:
@@ -179,7 +179,7 @@ def digest_error(conn: Connection, buf: memoryview, at: int) -> None:
     burst = task.bursts.get(ttt) if task is not None and task.bursts is not None else None
     if task is not None and burst is not None:
         _end_of_dropped(task, burst, bool(flags & FINAL), offset + (word & _LENGTH_MASK))
-        task.transport_failure(PROTOCOL_SERVICE_CRC_ERROR)
+        task.interrupt(PROTOCOL_SERVICE_CRC_ERROR)
         conn.settle(task)
 
 

@@ -26,9 +26,11 @@ from target.scsi.lun import lun_spellings
 from target.scsi.request import BLOCKED, COMPLETED, HbaPort, SCSIRequest
 from target.scsi.sense import (
     INVALID_MESSAGE,
+    LUN_NOT_SUPPORTED,
     UA_BUS_RESET,
     UA_COMMANDS_CLEARED,
     UA_DEVICE_RESET,
+    UA_LUNS_CHANGED,
     UA_POWER_ON,
     Sense,
 )
@@ -232,6 +234,16 @@ class LogicalUnit:
             if req in waited:
                 req.abort()
 
+    def end_all(self, sense: Sense, done: Callable[[], None]) -> None:
+        """End every command with ``sense``; ``done()`` once every one of them is gone."""
+        victims = set(self.tasks_of())
+        if not victims:
+            done()
+            return
+        self._abort_waits.append(_AbortWait(victims, done))
+        for req in (*reversed(self.blocked), *self.active):
+            req.interrupt(sense)
+
     def _tell_aborters(self, req: SCSIRequest) -> None:
         for wait in list(self._abort_waits):
             wait.victims.discard(req)
@@ -272,10 +284,27 @@ class SCSIBus:
         """Put a device at a LUN."""
         if not 0 <= number < LUNS_MAX or number in self.units:
             raise ValueError(f"LUN {number} is taken or out of range")
-        unit = self.units[number] = LogicalUnit(number, device)
+        unit = LogicalUnit(number, device)
+        self._luns_changed()
+        self.units[number] = unit
         for nexus in self.nexuses:
             nexus._attach(unit)
         return unit
+
+    def remove(self, number: int, done: Callable[[], None]) -> None:
+        """Take a unit away.  Its commands end as those do that come too late; then ``done()``."""
+        unit = self.units.pop(number)
+        for attachment in unit.attachments:
+            for spelling in lun_spellings(number):
+                del attachment.nexus.attachments[spelling]
+        unit.attachments.clear()
+        self._luns_changed()
+        unit.end_all(LUN_NOT_SUPPORTED, done)
+
+    def _luns_changed(self) -> None:
+        """Every nexus learns of it, through the units that it knows (SPC-4 6.33.1)."""
+        for unit in self.units.values():
+            unit.attend_all(UA_LUNS_CHANGED)
 
     def connect(self, initiator: str, isid: bytes) -> Nexus:
         """A new I_T nexus; every logical unit has a unit attention for it."""

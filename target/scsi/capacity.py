@@ -26,7 +26,6 @@ _STATUS_DESCRIPTOR: Final = struct.Struct(">QIB3x")
 
 def commands(disk: DiskDevice) -> list[Command]:
     """READ CAPACITY and GET LBA STATUS for a disk."""
-    last = disk.blocks - 1
 
     def parse10(req: SCSIRequest) -> None:
         check_control(req)
@@ -35,7 +34,8 @@ def commands(disk: DiskDevice) -> list[Command]:
         _check_pmi(disk, int.from_bytes(req.cdb[2:6], "big"), 2, req.cdb[8] & 1)
 
     def start10(req: SCSIRequest) -> None:
-        req.respond(struct.pack(">II", min(last, _LBA10_MAX), disk.block_bytes), req.length)
+        last = min(disk.blocks - 1, _LBA10_MAX)
+        req.respond(struct.pack(">II", last, disk.block_bytes), req.length)
 
     parse_allocation = data_in(10, 4)
 
@@ -47,6 +47,7 @@ def commands(disk: DiskDevice) -> list[Command]:
         # One logical block per physical block, as QEMU and LIO say of files: a store writes any
         # block.  What is quick (4 KiB) stands in the Block Limits page, where initiators look for
         # alignment; libiscsi's suite takes an exponent above 0 for a mistake.
+        last = disk.blocks - 1
         data = struct.pack(">QIBBH16x", last, disk.block_bytes, 0, 0, _LBPME_LBPRZ)
         req.respond(data, req.length)
 

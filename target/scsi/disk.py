@@ -90,6 +90,10 @@ class DiskDevice(Device):
         self.state_changed()
         self.table = CommandTable(c for module in MODULES for c in module.commands(self))
 
+    def grown(self) -> None:
+        """The volume is larger than it was; the initiators are told by the bus."""
+        self.blocks = self.volume.size // self.block_bytes
+
     def state_changed(self) -> None:
         """Mode parameters or the started state are new: draw the consequences."""
         self.descriptor_sense = self.modes.descriptor_sense

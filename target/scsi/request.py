@@ -211,8 +211,8 @@ class SCSIRequest:
             resume, self._early_resume = self._early_resume, None
             resume(None)
 
-    def transport_failure(self, sense: Sense) -> None:
-        """The data phase went wrong: end the command with this sense instead of its data."""
+    def interrupt(self, sense: Sense) -> None:
+        """The data phase went wrong, or the unit is gone: end the command with this sense."""
         if self.state < COMPLETED and not self.aborting:
             self._interrupt(CheckCondition(sense))
 

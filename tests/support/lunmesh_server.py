@@ -60,6 +60,7 @@ class LunmeshServer:
         """`volumes` are values of --volume, in LUN order; `arguments` are any further flags."""
         self.host = host
         self.port = port if port is not None else free_port(host)
+        self.admin_port = free_port("127.0.0.1")
         self.iqn = iqn
         self.data_dir = work_dir / "data"
         self.stderr_path = work_dir / "stderr.log"
@@ -87,6 +88,11 @@ class LunmeshServer:
     def pid(self) -> int:
         return self._running().pid
 
+    @property
+    def admin(self) -> str:
+        """Where `lunmesh volume` reaches it."""
+        return f"127.0.0.1:{self.admin_port}"
+
     def url(self, lun: int = 0) -> str:
         """The LUN as libiscsi and QEMU name it."""
         return f"iscsi://{self.portal}/{self.iqn}/{lun}"
@@ -99,6 +105,7 @@ class LunmeshServer:
             *("--data-dir", str(self.data_dir)),
             *("--portal", self.portal),
             *("--iqn", self.iqn),
+            *("--admin", self.admin),
             *(part for volume in self._volumes for part in ("--volume", volume)),
             *self._arguments,
         ]

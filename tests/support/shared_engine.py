@@ -17,13 +17,8 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
-from target.block.worker_channel import (
-    NodeFenced,
-    OpenedShare,
-    ShareInfo,
-    ShareRefused,
-    WorkerGone,
-)
+from target.block.worker_channel import OpenedShare, ShareInfo
+from target.block.worker_errors import NodeFenced, ShareRefused, WorkerGone
 from workers.store import IoKind, StoreStatus
 from workers.wire import Answer, WireIo, pack_answers, unpack_batch
 

@@ -57,6 +57,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         worker-timeout = 20
         worker-wait = 0
         worker-away = "not-ready"
+        admin = "127.0.0.1:3281"
         buffer-memory = "64M"
         chap = ["alice:zebrazebrazebra", "bob:zebrazebrazebra"]
         mutual-chap = "target:giraffegiraffe"
@@ -102,6 +103,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         worker_timeout_seconds=20,
         worker_wait_seconds=0,
         worker_away="not-ready",
+        admin=Portal("127.0.0.1", 3281),
         buffer_memory_bytes=64 << 20,
         chap=config.chap,
         mutual_chap=config.mutual_chap,
@@ -179,6 +181,8 @@ BAD_FILES = [
     ("worker = ['a', 'a:3270']", "config.toml:1: worker: 'a:3270' is given twice"),
     ("worker = []", "config.toml:1: worker: the list is empty"),
     ("worker-ca = 'config.toml'", "config.toml:1: worker-ca: config.toml holds no PEM"),
+    ("admin = '10.0.0.1:3280'", "config.toml:1: admin: '10.0.0.1:3280' is reached from other"),
+    ("admin = 'on:'", "config.toml:1: admin: bad portal 'on:'"),
     ("worker-away = 'x'", "config.toml:1: worker-away: must be one of busy, not-ready, not 'x'"),
     ("iqn = 'a'\nportal =", "config.toml:2: invalid value"),
     ("iqn = 'iqn.2026-11.a:b", "config.toml:1: "),

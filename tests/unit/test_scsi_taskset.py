@@ -375,43 +375,43 @@ def test_a_command_is_found_by_nexus_and_tag(it: Bench) -> None:
 # --- a data phase that goes wrong -----------------------------------------------------------------
 
 
-def test_a_transport_failure_ends_the_command_with_its_sense(it: Bench) -> None:
+def test_a_interrupt_ends_the_command_with_its_sense(it: Bench) -> None:
     write = it.one.submit(write10(0, 1))
-    write.transport_failure(DATA_PHASE_ERROR)
+    write.interrupt(DATA_PHASE_ERROR)
     assert outcome(write) == (Status.CHECK_CONDITION, DATA_PHASE_ERROR)
-    write.transport_failure(DATA_PHASE_ERROR)  # has ended: nothing more is said
+    write.interrupt(DATA_PHASE_ERROR)  # has ended: nothing more is said
     assert it.one.ended == [1]
 
 
-def test_a_transport_failure_of_a_blocked_command(it: Bench) -> None:
+def test_a_interrupt_of_a_blocked_command(it: Bench) -> None:
     it.read(ORDERED)
     write = it.one.submit(write10(0, 1), early=BLOCK)
-    write.transport_failure(DATA_PHASE_ERROR)
+    write.interrupt(DATA_PHASE_ERROR)
     assert outcome(write) == (Status.CHECK_CONDITION, DATA_PHASE_ERROR)
     it.store.release_all()
 
 
-def test_a_transport_failure_waits_for_the_store(it: Bench) -> None:
+def test_a_interrupt_waits_for_the_store(it: Bench) -> None:
     write = it.one.submit(write10(0, 1), early=BLOCK)
-    write.transport_failure(DATA_PHASE_ERROR)
+    write.interrupt(DATA_PHASE_ERROR)
     assert write.state == RUNNING
     it.store.release()
     assert outcome(write) == (Status.CHECK_CONDITION, DATA_PHASE_ERROR)
 
 
-def test_an_abort_after_a_transport_failure_wins(it: Bench) -> None:
+def test_an_abort_after_a_interrupt_wins(it: Bench) -> None:
     write = it.one.submit(write10(0, 1), early=BLOCK)
-    write.transport_failure(DATA_PHASE_ERROR)
+    write.interrupt(DATA_PHASE_ERROR)
     done = it.abort(write)
     it.store.release()
     assert write.state == ABORTED
     assert done == ["gone"]
 
 
-def test_a_transport_failure_after_an_abort_says_nothing(it: Bench) -> None:
+def test_a_interrupt_after_an_abort_says_nothing(it: Bench) -> None:
     write = it.one.submit(write10(0, 1), early=BLOCK)
     done = it.abort(write)
-    write.transport_failure(DATA_PHASE_ERROR)
+    write.interrupt(DATA_PHASE_ERROR)
     it.store.release()
     assert write.state == ABORTED
     assert done == ["gone"]

@@ -1,0 +1,86 @@
+"""The other end of the admin API: what ``lunmesh volume`` asks a node with."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.parse
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from target.admin.schema import Problem
+from target.config.model import Portal
+
+T = TypeVar("T")
+
+CONNECT_SECONDS_MAX: Final = 5.0
+ANSWER_SECONDS_MAX: Final = 90.0  # longer than the node takes for any request
+ANSWER_BYTES_MAX: Final = 64 << 20
+
+
+class NodeAway(Exception):
+    """No node answers there; one line."""
+
+
+class Refused(Exception):
+    """The node has answered that it cannot be done, and why, in one line."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class AdminClient:
+    """Asks the node whose admin API is at ``address``."""
+
+    def __init__(self, address: Portal) -> None:
+        self._address = address
+
+    def get(self, path: str, kind: type[T]) -> T:
+        """What there is at ``path``."""
+        return msgspec.json.decode(self._ask("GET", path), type=kind)
+
+    def send(self, method: str, path: str, body: Any, kind: type[T]) -> T:
+        """POST or PATCH ``body``; what the node says then."""
+        return msgspec.json.decode(self._ask(method, path, body), type=kind)
+
+    def delete(self, path: str) -> None:
+        """DELETE ``path``."""
+        self._ask("DELETE", path)
+
+    def _ask(self, method: str, path: str, body: Any = None) -> bytes:
+        address = self._address
+        connection = http.client.HTTPConnection(
+            address.host, address.port, timeout=CONNECT_SECONDS_MAX
+        )
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        data = None if body is None else msgspec.json.encode(body)
+        try:
+            connection.connect()
+            connection.sock.settimeout(ANSWER_SECONDS_MAX)
+            connection.request(method, path, body=data, headers=headers)
+            response = connection.getresponse()
+            said = response.read(ANSWER_BYTES_MAX)
+        except (OSError, http.client.HTTPException) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+            raise NodeAway(
+                f"no node answers at {address} ({reason or type(exc).__name__}): is lunmesh serve"
+                " running, and is this its --admin address?"
+            ) from exc
+        finally:
+            connection.close()
+        if response.status >= http.client.BAD_REQUEST:
+            raise Refused(response.status, _error(said, response))
+        return said
+
+
+def _error(said: bytes, response: http.client.HTTPResponse) -> str:
+    try:
+        return msgspec.json.decode(said, type=Problem).error
+    except msgspec.MsgspecError:
+        return f"it answered {response.status} {response.reason}"
+
+
+def volume_path(name: str) -> str:
+    """Where a volume stands."""
+    return f"/v1/volumes/{urllib.parse.quote(name, safe='')}"

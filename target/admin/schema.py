@@ -1,0 +1,40 @@
+"""What the admin API takes, beside what it tells (``target/volume_info.py``)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from target.volume_info import VolumeInfo
+
+Size = str | int  # bytes, or "1G"
+
+
+class VolumeCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/volumes"""
+
+    name: str
+    size: Size
+    block: int = 512
+    chunk: Size = "4M"
+    readonly: bool = False
+    # Where its chunks go; null: to the node's own workers, or to its data directory without any.
+    workers: list[str] | None = None
+    lun: int | None = None  # null: the first that is free
+
+
+class VolumeResize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PATCH /v1/volumes/NAME"""
+
+    size: Size
+
+
+class VolumeList(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/volumes"""
+
+    volumes: list[VolumeInfo]
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Every answer with a status of 400 or more."""
+
+    error: str  # one line

@@ -1,0 +1,105 @@
+"""The admin API over HTTP: where it listens, and what every request must be.
+
+Rules:
+
+1. Only this machine reaches it, and no web page that somebody looks at here: ``Host`` must name a
+   loopback address, and what changes something must be JSON, which no page may send unasked.
+2. Requests are bounded in size and time; a mistake is answered with one line (``Problem``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from target.admin.schema import Problem
+from target.config.model import Portal
+from target.logs import Log
+from target.volumes import VolumeError, VolumeFault
+
+BODY_BYTES_MAX: Final = 64 << 10
+REQUEST_SECONDS_MAX: Final = 60.0
+JSON: Final = "application/json"
+STATUS_OF_FAULT: Final = {
+    VolumeFault.MISSING: 404,
+    VolumeFault.CONFLICT: 409,
+    VolumeFault.AWAY: 503,
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def answer(value: object, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    body = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    return web.Response(body=body, status=status, content_type=JSON)
+
+
+def problem(status: int, text: str) -> web.Response:
+    """What is wrong, in one line."""
+    return answer(Problem(error=" ".join(text.split())), status)
+
+
+def is_local_host(host: str) -> bool:
+    """Whether a ``Host`` header names this machine and nothing else (rule 1)."""
+    name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
+    name = name.strip("[]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class AdminServer:
+    """Serves ``routes`` at ``address``."""
+
+    def __init__(self, routes: web.RouteTableDef, address: Portal, log: Log) -> None:
+        self._address = address
+        self._log = log
+        app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
+        app.add_routes(routes)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+
+    async def start(self) -> Portal:
+        """Listen; returns where.  Raises OSError."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._address.host, self._address.port)
+        try:
+            await site.start()
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, f"admin {self._address}") from exc
+        host, port = self._runner.addresses[0][:2]
+        return Portal(host, port)
+
+    async def stop(self) -> None:
+        """Answer what has begun, within a second."""
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_local_host(request.host):
+            return problem(403, f"host {request.host!r} is not this machine")
+        if request.method not in ("GET", "HEAD") and request.can_read_body:
+            if request.content_type != JSON:
+                return problem(415, f"send {JSON}, not {request.content_type}")
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                return await handler(request)
+        except web.HTTPException as exc:
+            return problem(exc.status, exc.reason)
+        except VolumeError as exc:
+            return problem(STATUS_OF_FAULT[exc.fault], str(exc))
+        except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as exc:
+            return problem(400, str(exc))
+        except TimeoutError:
+            return problem(504, f"not done within {REQUEST_SECONDS_MAX:g} seconds; it goes on")
+        except OSError as exc:
+            self._log.error("admin request failed", path=request.path, reason=str(exc))
+            return problem(500, f"{exc.filename or 'I/O'}: {exc.strerror}")

@@ -1,0 +1,64 @@
+"""/v1/volumes: the volumes of the node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from target.admin.schema import VolumeCreate, VolumeList, VolumeResize
+from target.admin.server import answer
+from target.config import ServeConfig, parse_size
+from target.config.options import VolumeTable
+from target.config.values import check_volume, parse_worker
+from target.volumes import Volumes
+
+
+def volume_routes(volumes: Volumes, config: ServeConfig) -> web.RouteTableDef:
+    """What can be asked of ``volumes``."""
+    routes = web.RouteTableDef()
+
+    @routes.get("/v1/volumes")
+    async def every(request: web.Request) -> web.Response:
+        return answer(VolumeList(volumes=volumes.all()))
+
+    @routes.post("/v1/volumes")
+    async def create(request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=VolumeCreate)
+        table = VolumeTable(
+            name=asked.name,
+            size=asked.size,
+            block=asked.block,
+            chunk=asked.chunk,
+            readonly=asked.readonly,
+        )
+        wanted = check_volume(table, Path())
+        if asked.workers is None:
+            workers = [str(address) for address in config.workers]
+        else:
+            workers = [str(parse_worker(text)) for text in asked.workers]
+        if len(set(workers)) != len(workers):
+            raise ValueError("a worker is given twice")
+        made = await volumes.create(wanted, workers=workers, lun=asked.lun)
+        return answer(made, status=201)
+
+    @routes.get("/v1/volumes/{name}")
+    async def one(request: web.Request) -> web.Response:
+        return answer(volumes.one(request.match_info["name"]))
+
+    @routes.patch("/v1/volumes/{name}")
+    async def resize(request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=VolumeResize)
+        size = parse_size(asked.size)
+        return answer(await volumes.resize(request.match_info["name"], size))
+
+    @routes.delete("/v1/volumes/{name}")
+    async def delete(request: web.Request) -> web.Response:
+        force = request.query.get("force", "no")
+        if force not in ("yes", "no"):
+            raise ValueError(f"force must be yes or no, not {force!r}")
+        await volumes.delete(request.match_info["name"], force=force == "yes")
+        return web.Response(status=204)
+
+    return routes

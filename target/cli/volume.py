@@ -1,0 +1,156 @@
+"""``lunmesh volume``: asks a running node, and shows what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from target.admin.client import AdminClient, NodeAway, Refused, volume_path
+from target.admin.schema import VolumeCreate, VolumeList, VolumeResize
+from target.cli.errors import CliError
+from target.config import format_size
+from target.config.model import ADMIN_PORT_DEFAULT
+from target.config.values import parse_portal
+from target.volume_info import VolumeInfo
+
+ADMIN_DEFAULT = f"127.0.0.1:{ADMIN_PORT_DEFAULT}"
+PIPE_COLUMNS = 200  # a pipe has no width
+BAD_REQUEST = 400  # what was asked for is wrong whatever the node does
+
+
+def show_all(admin: str | None, as_json: bool) -> None:
+    """A table of the volumes."""
+    with _node(admin) as node:
+        volumes = node.get("/v1/volumes", VolumeList).volumes
+    if as_json:
+        _print_json(volumes)
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("LUN", "name", "size", "allocated", "where"):
+        table.add_column(heading, justify="right" if heading == "LUN" else "left")
+    for volume in volumes:
+        allocated = volume.allocated_bytes
+        table.add_row(
+            "-" if volume.lun is None else str(volume.lun),
+            volume.name + " (read-only)" * volume.read_only,
+            format_size(volume.size_bytes),
+            "" if allocated is None else format_size(allocated),
+            _where(volume),
+        )
+    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False).print(table)
+
+
+def _where(volume: VolumeInfo) -> str:
+    if volume.lun is None:
+        return "being deleted"
+    if not volume.workers:
+        return volume.path or ""
+    away = sum(not worker.served for worker in volume.workers)
+    count = len(volume.workers)
+    return f"{count} worker{'s' * (count != 1)}" + (f", {away} away" if away else "")
+
+
+def show(admin: str | None, name: str, as_json: bool) -> None:
+    """One volume, a line for each thing."""
+    with _node(admin) as node:
+        volume = node.get(volume_path(name), VolumeInfo)
+    _print(volume, as_json)
+
+
+def create(
+    admin: str | None,
+    name: str,
+    size: str,
+    *,
+    block: str | None,
+    chunk: str | None,
+    readonly: bool,
+    workers: list[str] | None,
+    lun: str | None,
+    as_json: bool,
+) -> None:
+    """Make a volume."""
+    asked = VolumeCreate(
+        name=name,
+        size=size,
+        block=_whole("block", block, 512),
+        chunk=chunk or "4M",
+        readonly=readonly,
+        workers=workers or None,
+        lun=None if lun is None else _whole("lun", lun, 0),
+    )
+    with _node(admin) as node:
+        _print(node.send("POST", "/v1/volumes", asked, VolumeInfo), as_json)
+
+
+def resize(admin: str | None, name: str, size: str, as_json: bool) -> None:
+    """Grow a volume."""
+    with _node(admin) as node:
+        grown = node.send("PATCH", volume_path(name), VolumeResize(size=size), VolumeInfo)
+    _print(grown, as_json)
+
+
+def delete(admin: str | None, name: str, *, force: bool, yes: bool) -> None:
+    """Delete a volume, if that is really meant."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise CliError("deleting needs a yes: give --yes", 2)
+        typer.confirm(f"Delete volume {name} with all its data?", abort=True)
+    with _node(admin) as node:
+        node.delete(volume_path(name) + ("?force=yes" if force else ""))
+
+
+@contextlib.contextmanager
+def _node(admin: str | None) -> Iterator[AdminClient]:
+    try:
+        address = parse_portal(admin or ADMIN_DEFAULT, ADMIN_PORT_DEFAULT)
+    except ValueError as exc:
+        raise CliError(f"--admin: {exc}".replace("bad portal", "bad address"), 2) from exc
+    try:
+        yield AdminClient(address)
+    except NodeAway as exc:
+        raise CliError(str(exc)) from exc
+    except Refused as exc:
+        raise CliError(str(exc), 2 if exc.status == BAD_REQUEST else 1) from exc
+
+
+def _whole(name: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise CliError(f"--{name}: must be a whole number, not {text!r}", 2)
+    return int(text)
+
+
+def _print_json(value: object) -> None:
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _print(volume: VolumeInfo, as_json: bool) -> None:
+    if as_json:
+        _print_json(volume)
+        return
+    lun = "being deleted" if volume.lun is None else str(volume.lun)
+    lines = [
+        ("name", volume.name),
+        ("LUN", lun),
+        ("size", format_size(volume.size_bytes)),
+        ("blocks", f"{volume.block_bytes} bytes" + ", read-only" * volume.read_only),
+        ("chunks", format_size(volume.chunk_bytes)),
+        ("UUID", volume.uuid),
+        ("named by", "configuration" if volume.configured else "lunmesh volume create"),
+    ]
+    if volume.path is not None:
+        lines.append(("file", volume.path))
+    if volume.allocated_bytes is not None:
+        lines.append(("allocated", format_size(volume.allocated_bytes)))
+    for worker in volume.workers:
+        lines.append(("worker", worker.address + (f": {worker.reason}" if worker.reason else "")))
+    for name, value in lines:
+        print(f"{name:<10} {value}")

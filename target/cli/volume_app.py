@@ -1,0 +1,105 @@
+"""``lunmesh volume``: its commands and flags.  What they do stands in ``volume.py``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from target.cli.flags import flag
+
+volume_app = typer.Typer(help="Make, grow and delete the volumes of a running node.")
+
+AdminFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--admin",
+        metavar="HOST:PORT",
+        envvar="LUNMESH_ADMIN",
+        show_envvar=False,
+        help="The node's admin address, also from LUNMESH_ADMIN. \\[default: 127.0.0.1:3280]",
+    ),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
+Size = Annotated[str, typer.Argument(metavar="SIZE", help="Such as 10G.", show_default=False)]
+
+
+@volume_app.command("list")
+def list_volumes(admin: AdminFlag = None, as_json: JsonFlag = False) -> None:
+    """List the volumes."""
+    from target.cli import volume
+
+    volume.show_all(admin, as_json)
+
+
+@volume_app.command()
+def show(name: Name, admin: AdminFlag = None, as_json: JsonFlag = False) -> None:
+    """Show what there is to know of NAME."""
+    from target.cli import volume
+
+    volume.show(admin, name, as_json)
+
+
+@volume_app.command()
+def create(
+    name: Name,
+    size: Size,
+    block: Annotated[
+        str | None, flag("Options", "Bytes of a block. [default: 512]", "512|4096")
+    ] = None,
+    chunk: Annotated[
+        str | None, flag("Options", "What lies on one worker. [default: 4M]", "SIZE")
+    ] = None,
+    readonly: Annotated[bool, flag("Options", "Initiators may not write.")] = False,
+    worker: Annotated[
+        list[str] | None,
+        flag(
+            "Options",
+            "Where its chunks go; may be repeated. [default: the node's own workers, if any]",
+            "HOST:PORT|unix:PATH",
+        ),
+    ] = None,
+    lun: Annotated[
+        str | None, flag("Options", "Its LUN. [default: the first that is free]", "N")
+    ] = None,
+    admin: AdminFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a thin volume NAME of SIZE and show it to the initiators."""
+    from target.cli import volume
+
+    volume.create(
+        admin,
+        name,
+        size,
+        block=block,
+        chunk=chunk,
+        readonly=readonly,
+        workers=worker,
+        lun=lun,
+        as_json=as_json,
+    )
+
+
+@volume_app.command()
+def resize(name: Name, size: Size, admin: AdminFlag = None, as_json: JsonFlag = False) -> None:
+    """Grow NAME to SIZE while it is in use; the initiators are told."""
+    from target.cli import volume
+
+    volume.resize(admin, name, size, as_json)
+
+
+@volume_app.command()
+def delete(
+    name: Name,
+    force: Annotated[
+        bool, flag("Options", "Although initiators are logged in and may be using it.")
+    ] = False,
+    yes: Annotated[bool, flag("Options", "Do not ask.")] = False,
+    admin: AdminFlag = None,
+) -> None:
+    """Delete NAME with all its data."""
+    from target.cli import volume
+
+    volume.delete(admin, name, force=force, yes=yes)

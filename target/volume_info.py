@@ -1,0 +1,29 @@
+"""What is told of a volume: by the admin API, by ``lunmesh volume``, by whoever asks a node."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that has chunks of a volume."""
+
+    address: str
+    served: bool
+    reason: str = ""  # why it is not
+
+
+class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume of a node."""
+
+    name: str
+    uuid: str
+    lun: int | None  # None: it is being deleted
+    size_bytes: int
+    block_bytes: int
+    chunk_bytes: int
+    read_only: bool
+    configured: bool  # flags or configuration name it
+    path: str | None = None  # its file on this machine
+    allocated_bytes: int | None = None  # of that file
+    workers: list[WorkerInfo] = []  # where its chunks are, if not here
