@@ -25,3 +25,9 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
         pytest.skip(missing)
     with CephCluster(tmp_path_factory.mktemp("ceph")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def ceph_pool(ceph: CephCluster) -> str:
+    """A pool for tests that keep to their own volumes: making one takes a second."""
+    return ceph.create_pool()

@@ -54,9 +54,9 @@ class ControlService(worker_pb2_grpc.ControlServicer):
         self, request: pb.OpenVolumeRequest, context: Context
     ) -> pb.OpenVolumeResponse:
         worker = self._worker
-        if worker.draining:
+        if worker.refusing:
             status = STATUS_TO_WIRE[StoreStatus.UNAVAILABLE]
-            return pb.OpenVolumeResponse(status=status, detail="the worker is draining")
+            return pb.OpenVolumeResponse(status=status, detail=worker.refusing)
         await _check_node(request.node, context)
         try:
             worker.nodes.check(request.node, request.epoch)
@@ -105,6 +105,9 @@ class ControlService(worker_pb2_grpc.ControlServicer):
         self, request: pb.ListVolumesRequest, context: Context
     ) -> pb.ListVolumesResponse:
         limit = min(request.limit or LIST_MAX, LIST_MAX)
+        status, detail = await self._outcome(context, self._worker.shares.refresh())
+        if status != STATUS_TO_WIRE[StoreStatus.OK]:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, detail)
         shares = self._worker.shares.list_after(request.after, limit)
         return pb.ListVolumesResponse(shares=[_message(info) for info in shares])
 

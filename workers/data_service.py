@@ -37,6 +37,7 @@ CODE_OF_END: Final = {
     End.SUPERSEDED: grpc.StatusCode.ABORTED,
     End.STALE: grpc.StatusCode.FAILED_PRECONDITION,
     End.STOPPING: grpc.StatusCode.UNAVAILABLE,
+    End.EVICTED: grpc.StatusCode.UNAVAILABLE,
     End.GONE: grpc.StatusCode.CANCELLED,
 }
 
@@ -63,8 +64,8 @@ class DataService:
             if data is aio.EOF:
                 return
             first = unpack_batch(data, checksum=worker.checksum)
-            if worker.draining:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker is draining")
+            if worker.refusing:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, worker.refusing)
             node = worker.nodes.enter(first.node, first.epoch)
             stream, wake = await self._take_over(node)
         except WireError as exc:

@@ -1,22 +1,15 @@
 """Threads for I/O that waits: a bounded number of them, and one wake-up for many completions.
 
 ``concurrent.futures`` costs a future, a lock and a wake-up of the event loop per job.  Here a job
-is two callables, and the loop is woken once for all that has ended since it last looked.
+is two callables, and the loop is woken once for all that has ended (workers/delivery.py).
 """
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
-from collections import deque
-from collections.abc import Callable
-from typing import Any
 
-log = logging.getLogger(__name__)
-
-Job = Callable[[], None]
-CallSoonThreadsafe = Callable[[Job], Any]  # of the event loop; what it returns is not used
+from workers.delivery import CallSoonThreadsafe, Delivery, Job
 
 
 class BlockingExecutor:
@@ -29,9 +22,7 @@ class BlockingExecutor:
 
     def __init__(self, threads: int, call_soon_threadsafe: CallSoonThreadsafe) -> None:
         self._jobs: queue.SimpleQueue[tuple[Job, Job] | None] = queue.SimpleQueue()
-        self._finished: deque[Job] = deque()
-        self._call_soon_threadsafe = call_soon_threadsafe
-        self._wake_pending = False
+        self._delivery = Delivery(call_soon_threadsafe)
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._threads_max = threads
@@ -63,24 +54,7 @@ class BlockingExecutor:
                 return
             work, done = job
             work()
-            with self._lock:
-                self._finished.append(done)
-                wake = not self._wake_pending
-                self._wake_pending = True
-            if wake:
-                self._call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        """On the loop: everything that has ended."""
-        with self._lock:
-            self._wake_pending = False
-            finished = list(self._finished)
-            self._finished.clear()
-        for done in finished:
-            try:
-                done()
-            except Exception:  # a bug with one completion must not lose the others
-                log.exception("internal error at the end of an I/O")
+            self._delivery.put(done)
 
     def close(self) -> None:
         """End the threads; nothing may be queued."""

@@ -41,15 +41,8 @@ class Fences:
 
     def load(self, data: bytes | None) -> None:
         """Take over what was kept.  What cannot be read must not be served over: FenceError."""
-        if data is None:
-            return
-        try:
-            kept = msgspec.json.decode(data, type=_Kept)
-        except ValueError as exc:
-            raise FenceError(f"the fences cannot be read: {exc}") from exc
-        if kept.format != FORMAT:
-            raise FenceError(f"the fences have format {kept.format}, this version knows {FORMAT}")
-        self._fences = dict(kept.fences)
+        for node, epoch in _decode(data).items():
+            self._fences[node] = max(epoch, self._fences.get(node, -1))
 
     def refuses(self, node: str, epoch: int) -> bool:
         """Whether this epoch of this node is over."""
@@ -74,9 +67,32 @@ class Fences:
         async with self._lock:
             if self._unsaved:
                 self._unsaved = False
-                data = msgspec.json.format(msgspec.json.encode(_Kept(fences=self._fences)))
                 try:
-                    await self._save(data)
+                    await self._save(_encode(self._fences))
                 except BaseException:
                     self._unsaved = True
                     raise
+
+
+def merge_fences(kept: bytes | None, data: bytes) -> bytes:
+    """Of each node the higher epoch, in the form in which they are kept; raises FenceError."""
+    fences = _decode(kept)
+    for node, epoch in _decode(data).items():
+        fences[node] = max(epoch, fences.get(node, -1))
+    return _encode(fences)
+
+
+def _encode(fences: dict[str, int]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(_Kept(fences=fences)))
+
+
+def _decode(data: bytes | None) -> dict[str, int]:
+    if data is None:
+        return {}
+    try:
+        kept = msgspec.json.decode(data, type=_Kept)
+    except ValueError as exc:
+        raise FenceError(f"the fences cannot be read: {exc}") from exc
+    if kept.format != FORMAT:
+        raise FenceError(f"the fences have format {kept.format}, this version knows {FORMAT}")
+    return kept.fences

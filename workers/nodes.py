@@ -45,6 +45,7 @@ class End(enum.Enum):
     SUPERSEDED = "a newer stream of the node has begun"
     STALE = "the epoch of the node is over"
     STOPPING = "the worker stops"
+    EVICTED = "the worker has been shut out of its store"
     GONE = "the node has closed it, or cannot be reached"
 
 
@@ -86,6 +87,10 @@ class Node:
         """A new epoch begins (rule 1)."""
         self.end_stream(End.STALE)
         self.epoch = epoch
+        self.forget()
+
+    def forget(self) -> None:
+        """Its handles, and what was executed for it."""
         self.volumes.clear()
         self._remembered.clear()
 
@@ -180,6 +185,18 @@ class Nodes:
         for node in self._nodes.values():
             for handle in [h for h, known in node.volumes.items() if known.share is share]:
                 del node.volumes[handle]
+
+    def forget_all(self) -> None:
+        """As after a restart: no stream, no handle and no memory of before.
+
+        The nodes themselves stay: a stream that waits for its turn is superseded (``streams``), and
+        a fence finds it.
+        """
+        self._flushes.clear()
+        for node in self._nodes.values():
+            node.end_stream(End.EVICTED)
+            node.streams += 1
+            node.forget()
 
     async def fence(self, name: str, epoch: int) -> None:
         """Refuse this epoch from now on; returns when it is kept and nothing of it runs.

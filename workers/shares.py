@@ -116,12 +116,15 @@ class Shares(ABC):
     store_id: str = ""  # of a shared store: the same for all workers that have its chunks
     instance: str = ""  # of a shared store: this process, as its engine knows it
     volatile_id: str = ""  # another one: what was answered and not flushed may be lost
+    slots: int = 0  # I/Os that its stores take at once; 0: what the worker's threads can do
 
     def __init__(self, wrap: Wrap = lambda store: store) -> None:
         self._by_uuid: dict[bytes, Share] = {}
         self._by_name: dict[str, Share] = {}
         self._wrap = wrap
         self._lock = asyncio.Lock()  # rule 1
+        self.gone: Callable[[Share], None] = lambda share: None  # deleted by another worker
+        self.evicted: Callable[[], None] = lambda: None  # the engine has shut this process out
 
     # --- what a kind of store has to do; raises OSError or ShareError -----------------------------
 
@@ -141,6 +144,10 @@ class Shares(ABC):
         """Find the shares that there are; returns what deserves a warning."""
         return []
 
+    async def _refresh(self) -> None:
+        """See what other workers have done to a shared store; the lock is held."""
+        return
+
     async def load_fences(self) -> bytes | None:
         """What :meth:`save_fences` was given last."""
         return None
@@ -156,7 +163,20 @@ class Shares(ABC):
         """
         raise ShareError(ShareFault.INVALID, f"a {self.kind} store is not shared: nobody to evict")
 
+    def abandon(self) -> None:
+        """After ``evicted``: end with an error all that runs, forget the shares, begin nothing."""
+        raise NotImplementedError(f"a {self.kind} store is not shared: nobody evicts it")
+
+    async def rejoin(self) -> None:
+        """Begin anew at the engine, as another ``instance``; raises OSError."""
+        raise NotImplementedError(f"a {self.kind} store is not shared: nobody evicts it")
+
     # --- for the control service ------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """See what other workers have done; raises OSError and ShareError."""
+        async with self._lock:
+            await self._refresh()
 
     def list_after(self, name: str, limit: int) -> list[ShareInfo]:
         """Up to ``limit`` shares whose names come after ``name``, in order."""
@@ -179,6 +199,7 @@ class Shares(ABC):
         """Make an empty share.  Its twin, made before, is as good."""
         info.check()
         async with self._lock:
+            await self._refresh()
             there = self._by_uuid.get(info.uuid) or self._by_name.get(info.name)
             if there is not None:
                 if there.info != info or there.deleting:
@@ -196,6 +217,7 @@ class Shares(ABC):
     async def open(self, uuid: bytes) -> Share:
         """The share with its store open."""
         async with self._lock:
+            await self._refresh()
             share = self.get(uuid)
             if share.deleting:
                 raise ShareError(ShareFault.UNUSABLE, f"volume {share.info.name} is being deleted")
@@ -206,6 +228,7 @@ class Shares(ABC):
     async def resize(self, uuid: bytes, size: int) -> None:
         """Grow a share; what is added reads as zeros."""
         async with self._lock:
+            await self._refresh()
             share = self.get(uuid)
             info = replace(share.info, size=size)
             info.check()
@@ -231,8 +254,8 @@ class Shares(ABC):
                 share.store.close()
                 share.store = None
             await self._delete(share.info)
-            del self._by_uuid[uuid]
-            del self._by_name[share.info.name]
+            self._by_uuid.pop(uuid, None)
+            self._by_name.pop(share.info.name, None)
 
     def close(self) -> None:
         """Close the stores.  Nothing may be in flight."""

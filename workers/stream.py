@@ -138,6 +138,8 @@ class ClientStream:
         """Rule 1."""
         length = wire.length
         if wire.kind is IoKind.READ:
+            if not opened.store.at_hand:
+                return False
             if length > self._answer_credit or length > self._answers.room():
                 return False
             if self._scheduler.waits(self, opened):

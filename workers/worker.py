@@ -21,6 +21,7 @@ from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 # The threads of a store are kept busy, and little more is out of our hands (workers/scheduler.py).
 SLOTS_PER_THREAD: Final = 4
 DRAIN_POLL_SECONDS: Final = 0.01
+REJOIN_SECONDS: Final = (0.1, 5.0)  # between attempts: at first, at most; doubled in between
 
 
 class Worker:
@@ -37,17 +38,19 @@ class Worker:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.log = structlog.get_logger()
-        # Another after each start: who hears another one knows that the worker has forgotten its
-        # handles, and what it remembered of compare-and-writes.
-        self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self.name = _new_name()
         self.version = version
         self.checksum = checksum
         self.shares = shares
         self.fences = Fences(shares.save_fences)
         self.nodes = Nodes(self.fences)
         self.memory = BufferMemory(buffer_memory_bytes)
-        self.scheduler = Scheduler(SLOTS_PER_THREAD * io_threads, self.loop)
+        slots = shares.slots or SLOTS_PER_THREAD * io_threads
+        self.scheduler = Scheduler(slots, self.loop)
         self.draining = False
+        self._rejoining: asyncio.Task[None] | None = None
+        shares.gone = self.nodes.forget_volume
+        shares.evicted = self._evicted
 
     async def load(self) -> None:
         """Fences first: nothing is served before what must not be served is known."""
@@ -56,12 +59,22 @@ class Worker:
             self.log.warning(warning)
 
     @property
+    def refusing(self) -> str:
+        """Why nothing new is served; empty: it is."""
+        if self.draining:
+            return "the worker is draining"
+        if self._rejoining is not None:
+            return "the worker has been shut out of its store, and rejoins"
+        return ""
+
+    @property
     def running(self) -> int:
         """I/Os that run or wait."""
         return sum(node.running for node in self.nodes.all()) + self.scheduler.waiting
 
     async def delete(self, uuid: bytes) -> None:
         """Remove a share: first nothing of it may run.  Raises OSError."""
+        await self.shares.refresh()
         try:
             share = self.shares.get(uuid)
         except ShareError:
@@ -105,12 +118,54 @@ class Worker:
         await ended.wait()
         return io
 
+    # --- shut out at the engine of a shared store (worker.proto, rule 10) -------------------------
+
+    def _evicted(self) -> None:
+        """Before anything that failed for this is answered: what was answered must be known."""
+        if self._rejoining is None:
+            self.log.error(
+                "evicted: the store serves this process no more", me=self.shares.instance
+            )
+            for node in self.nodes.all():
+                node.end_stream(End.EVICTED)
+            self._rejoining = asyncio.ensure_future(self._rejoin())
+
+    async def _rejoin(self) -> None:
+        """Come back as after a restart: nothing that was received before is sent again."""
+        self.shares.abandon()
+        for node in self.nodes.all():
+            await node.idle()
+        self.nodes.forget_all()
+        self.name = _new_name()
+        delay, most = REJOIN_SECONDS
+        while True:
+            try:
+                await self.shares.rejoin()
+                await self.load()
+                break
+            except Exception as exc:  # whatever it is, the worker is of no use without its store
+                self.log.warning("cannot rejoin yet", reason=str(exc))
+                self.shares.abandon()
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, most)
+        self._rejoining = None
+        self.log.warning("rejoined", me=self.shares.instance, worker=self.name)
+
     async def stop(self) -> None:
         """End the streams, wait for what the stores still do, close them."""
         self.draining = True
+        if self._rejoining is not None:
+            self._rejoining.cancel()
         for node in self.nodes.all():
             node.end_stream(End.STOPPING)
         for node in self.nodes.all():
             await node.idle()
         self.scheduler.close()
         self.shares.close()
+
+
+def _new_name() -> str:
+    """Another after each start: who hears another one knows that the worker has forgotten its
+    handles, and what it remembered of compare-and-writes.
+    """
+    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"

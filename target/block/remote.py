@@ -167,6 +167,7 @@ class RemoteStore(VolumeStore):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._opened.wait()
+                await self.link.wait_served(seconds)
         return self.reason
 
     async def grow(self, size: int) -> None:

@@ -14,10 +14,12 @@ import target
 from target import logs
 from target.cli.errors import CliError
 from target.config import ConfigError, format_size
-from target.config.worker import WorkerConfig
+from target.config.worker import RadosPool, WorkerConfig
 from workers.executor import BlockingExecutor
 from workers.fault_store import FaultStore
 from workers.fences import FenceError
+from workers.rados_client import RadosError
+from workers.rados_shares import RadosShares
 from workers.server import ServerError, TlsFiles, WorkerServer
 from workers.share_dir import ShareDir, ShareDirError
 from workers.shares import MemoryShares, Shares
@@ -39,7 +41,7 @@ def run_worker(config: WorkerConfig) -> None:
     log = logs.configure(config.log_level, config.log_format)
     try:
         uvloop.run(_serve(config, log))
-    except (ShareDirError, FenceError, ServerError) as exc:
+    except (ShareDirError, RadosError, FenceError, ServerError) as exc:
         raise CliError(str(exc)) from exc
 
 
@@ -64,7 +66,7 @@ async def _serve(config: WorkerConfig, log: logs.Log) -> None:
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
-    shares = _shares(config, executor, loop)
+    shares = await _shares(config, executor, loop)
     worker = Worker(
         shares,
         buffer_memory_bytes=config.buffer_memory_bytes,
@@ -88,7 +90,7 @@ async def _serve(config: WorkerConfig, log: logs.Log) -> None:
     log.info("stopped")
 
 
-def _shares(
+async def _shares(
     config: WorkerConfig, executor: BlockingExecutor, loop: asyncio.AbstractEventLoop
 ) -> Shares:
     faults = config.faults
@@ -96,9 +98,13 @@ def _shares(
     def wrap(store: VolumeStore) -> VolumeStore:
         return store if faults is None else FaultStore(store, faults, loop.call_later)
 
-    if config.directory is None:
-        return MemoryShares(wrap)
-    return ShareDir(config.directory, executor, wrap)
+    match config.store:
+        case RadosPool(pool=pool, conf=conf, user=user):
+            return await RadosShares.connect(pool, conf, user, wrap)
+        case None:
+            return MemoryShares(wrap)
+        case directory:
+            return ShareDir(directory, executor, wrap)
 
 
 def _tls(config: WorkerConfig) -> TlsFiles | None:
@@ -112,6 +118,12 @@ def _ready(config: WorkerConfig, port: int, worker: Worker) -> str:
     address = config.address
     if not address.startswith("unix:"):
         address = f"{address.rpartition(':')[0]}:{port}"
-    store = "memory:" if config.directory is None else f"file:{config.directory}"
+    match config.store:
+        case RadosPool(pool=pool, conf=conf):
+            store = f"rados:{pool}@{conf}"
+        case None:
+            store = "memory:"
+        case directory:
+            store = f"file:{directory}"
     count = worker.shares.count
     return f"lunmesh worker ready: {address} ({store}, {count} volume{'s' * (count != 1)})"

@@ -23,7 +23,11 @@ def worker(
     ] = None,
     store: Annotated[
         str | None,
-        flag("Worker", "What keeps the volumes: file:DIR or memory:. Required.", "STORE"),
+        flag(
+            "Worker",
+            "What keeps the volumes: file:DIR, memory: or rados:POOL[@CONF]. Required.",
+            "STORE",
+        ),
     ] = None,
     buffer_memory: Annotated[
         str | None, flag("Tuning", "Memory for data on its way. [default: 256M]", "SIZE")

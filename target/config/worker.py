@@ -17,14 +17,23 @@ from target.config.values import is_loopback, parse_portal, resolve, unix_path
 from workers.buffers import BUFFER_BYTES_MIN
 from workers.fault_store import Faults, parse_faults
 
-STORES = ("file:DIR", "memory:")
+STORES = ("file:DIR", "memory:", "rados:POOL[@CONF]")
+CEPH_CONF = Path("/etc/ceph/ceph.conf")
+
+
+class RadosPool(msgspec.Struct, frozen=True, kw_only=True):
+    """``rados:POOL[@CONF][?id=NAME]``"""
+
+    pool: str
+    conf: Path
+    user: str  # cephx: client.NAME; empty: the one that Ceph takes by itself, client.admin
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a worker may be told."""
 
     address: str  # as gRPC writes them: HOST:PORT, [IPv6]:PORT, unix:PATH
-    directory: Path | None  # of the file store; None: in memory
+    store: Path | RadosPool | None  # a directory of files, a pool of Ceph's, or memory
     buffer_memory_bytes: int
     io_threads: int
     tls_cert: Path | None
@@ -51,7 +60,7 @@ def _build(merged: Merged) -> WorkerConfig:
     if given is None:
         raise ConfigError("--listen: say where, HOST:PORT or unix:PATH")
     if merged.source("store") is None:
-        raise ConfigError(f"--store: say what keeps the volumes, {' or '.join(STORES)}")
+        raise ConfigError(f"--store: say what keeps the volumes, {_either(STORES)}")
     address, local = merged.one("listen", lambda text: _address(text, given.base), ("", True))
     certificate, key, ca = (_path(merged, f"tls-{name}") for name in ("cert", "key", "ca"))
     if (certificate is None) != (key is None):
@@ -74,9 +83,7 @@ def _build(merged: Merged) -> WorkerConfig:
     store = merged.source("store")
     return WorkerConfig(
         address=address,
-        directory=merged.one(
-            "store", lambda text: _store(text, store.base if store else Path()), None
-        ),
+        store=merged.one("store", lambda text: _store(text, store.base if store else Path()), None),
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
         io_threads=merged.one("io-threads", count(IO_THREADS_MAX), 4),
         tls_cert=certificate,
@@ -101,17 +108,29 @@ def _address(text: str, base: Path) -> tuple[str, bool]:
     return str(portal), is_loopback(portal)
 
 
-def _store(text: str, base: Path) -> Path | None:
+def _store(text: str, base: Path) -> Path | RadosPool | None:
     kind, colon, rest = text.partition(":")
     if kind == "memory" and colon and not rest:
         return None
     if kind == "file" and rest:
         return resolve(rest, base)
-    if kind == "rados":
-        raise ValueError("rados: this version has no such store; write " + " or ".join(STORES))
-    raise ValueError(
-        f"bad store {text!r}: write {' or '.join(STORES)}{did_you_mean(kind, ('file', 'memory'))}"
-    )
+    if kind == "rados" and rest:
+        return _rados(rest, base)
+    kinds = ("file", "memory", "rados")
+    raise ValueError(f"bad store {text!r}: write {_either(STORES)}{did_you_mean(kind, kinds)}")
+
+
+def _rados(text: str, base: Path) -> RadosPool:
+    place, mark, option = text.partition("?")
+    pool, at, conf = place.partition("@")
+    key, _, user = option.partition("=")
+    if not pool or (at and not conf) or (mark and (key != "id" or not user)):
+        raise ValueError(f"bad pool 'rados:{text}': write rados:POOL[@CONF][?id=NAME]")
+    return RadosPool(pool=pool, conf=resolve(conf, base) if at else CEPH_CONF, user=user)
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _path(merged: Merged, name: str) -> Path | None:

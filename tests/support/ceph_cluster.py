@@ -20,7 +20,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -38,7 +38,6 @@ _CONF = """\
 [global]
 fsid = {fsid}
 run dir = {folder}
-admin socket = {folder}/$type.$id.asok
 log file = {folder}/$type.$id.log
 log to stderr = false
 mon cluster log file = {folder}/cluster.log
@@ -58,10 +57,14 @@ mon allow pool size one = true
 mon allow pool delete = true
 mon data avail warn = 1
 mon data avail crit = 0
+[client]
+log file =
 [mon]
+admin socket = {folder}/mon.asok
 mon data = {folder}/mon
 mon initial members = a
 [osd]
+admin socket = {folder}/osd.asok
 osd data = {folder}/osd
 osd objectstore = {objectstore}
 osd memory target = 939524096
@@ -149,7 +152,10 @@ class CephCluster:
     def start_osd(self) -> None:
         """Start the OSD, the first time or again, and wait until it serves."""
         self._spawn("osd", "ceph-osd", "-i", "0")
-        self._until("the OSD is up", lambda: self.admin("osd", "stat")["num_up_osds"] == 1)
+        self._until("the OSD is up", self._osd_is_up)
+
+    def _osd_is_up(self) -> bool:
+        return bool(self.admin("osd", "stat")["num_up_osds"] == 1)
 
     def kill_osd(self) -> None:
         """As a crash would; a memstore's objects are gone with it."""
@@ -190,6 +196,18 @@ class CephCluster:
         said = self._run("ceph", "--connect-timeout", "20", *command, *arguments)
         return json.loads(said) if decode else said
 
+    def pretend_full(self, full: bool) -> None:
+        """Let the OSD say that it is full, or not; returns when the monitor has heard it."""
+        self.admin("tell", "osd.0", "injectfull", "full" if full else "none", decode=False)
+
+        def heard() -> bool:
+            dump = self.admin("osd", "dump")
+            states = [osd["state"] for osd in dump["osds"]]
+            states += [pool["flags_names"].split(",") for pool in dump["pools"]]
+            return all(("full" in state) == full for state in states)
+
+        self._until(f"the OSD is {'' if full else 'not '}full", heard)
+
     def rados(self, *command: str) -> str:
         """``rados COMMAND``, the tool."""
         return self._run("rados", *command)
@@ -226,7 +244,7 @@ class CephCluster:
                 stderr=log,
             )
 
-    def _until(self, what: str, condition: Any) -> None:
+    def _until(self, what: str, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not condition():
             ended = [n for n, process in self._processes.items() if process.poll() is not None]

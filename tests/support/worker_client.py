@@ -13,7 +13,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from grpc import aio
 from lunmesh.worker.v1 import worker_pb2 as pb
@@ -107,6 +107,14 @@ class Stream:
         got = await self.collect(len(ios))
         return [got[out.sequence] for out in ios]
 
+    async def status_after_all(self) -> tuple[str, str]:
+        """How the stream has ended, when what it still had to say has been read."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            with contextlib.suppress(aio.AioRpcError):
+                while await self.call.read() is not aio.EOF:
+                    pass
+        return await self.status()
+
     async def status(self) -> tuple[str, str]:
         """How the stream has ended: (code, details)."""
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -114,15 +122,19 @@ class Stream:
             return code.name, await self.call.details()
 
 
-class Served:
-    """A running worker."""
+class WorkerClient:
+    """A channel to a worker, wherever it runs; as a context, closed at its end."""
 
-    def __init__(self, worker: Worker, server: WorkerServer, address: str) -> None:
-        self.worker = worker
-        self.server = server
+    def __init__(self, address: str) -> None:
         self.address = address
         self.channel = aio.insecure_channel(address, options=OPTIONS)
         self.control: Any = worker_pb2_grpc.ControlStub(self.channel)  # type: ignore[no-untyped-call]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
 
     def share(self, name: str, size: int = 1 << 20, uuid: bytes = b"") -> pb.VolumeShare:
         """What a volume is."""
@@ -138,18 +150,28 @@ class Served:
         self, name: str, *, size: int = 1 << 20, node: str = "node", epoch: int = 1
     ) -> int:
         """Create a volume and open it: its handle."""
+        uuid = await self.create(name, size=size)
+        return await self.reopen(uuid, node=node, epoch=epoch)
+
+    async def create(self, name: str, *, size: int = 1 << 20) -> bytes:
+        """Create a volume: its UUID."""
         share = self.share(name, size)
         created = await self.control.CreateVolume(pb.CreateVolumeRequest(share=share))
         assert created.status == pb.STATUS_OK, created.detail
-        return await self.reopen(share.uuid, node=node, epoch=epoch)
+        return share.uuid
 
     async def reopen(self, uuid: bytes, *, node: str = "node", epoch: int = 1) -> int:
-        """Open a volume that is there."""
+        """Open a volume that is there: its handle."""
+        return (await self.opened(uuid, node=node, epoch=epoch)).handle
+
+    async def opened(
+        self, uuid: bytes, *, node: str = "node", epoch: int = 1
+    ) -> pb.OpenVolumeResponse:
+        """Open a volume that is there: all that the worker says."""
         request = pb.OpenVolumeRequest(node=node, epoch=epoch, uuid=uuid)
-        opened = await self.control.OpenVolume(request)
+        opened: pb.OpenVolumeResponse = await self.control.OpenVolume(request)
         assert opened.status == pb.STATUS_OK, opened.detail
-        handle: int = opened.handle
-        return handle
+        return opened
 
     def bare_stream(self, node: str = "node", epoch: int = 1) -> Stream:
         """A stream on which nothing has been said."""
@@ -164,6 +186,15 @@ class Served:
         while not stream.credit:
             await stream.receive()
         return stream
+
+
+class Served(WorkerClient):
+    """A running worker of this process."""
+
+    def __init__(self, worker: Worker, server: WorkerServer, address: str) -> None:
+        super().__init__(address)
+        self.worker = worker
+        self.server = server
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from target.cli.app import app
 from target.cli.run import run
 from target.config import ConfigError
 from target.config.options import WorkerOptions, option_names
-from target.config.worker import WorkerConfig, load_worker_config
+from target.config.worker import RadosPool, WorkerConfig, load_worker_config
 
 HERE = ["--listen", "127.0.0.1:0", "--store", "memory:"]
 
@@ -30,10 +30,14 @@ MISTAKES = [
     ["--listen", "127.0.0.1:0", "--store", "memory"],
     ["--listen", "127.0.0.1:0", "--store", "memory:x"],
     ["--listen", "127.0.0.1:0", "--store", "file:"],
-    ["--listen", "127.0.0.1:0", "--store", "rados:pool"],
     ["--listen", "127.0.0.1:0", "--store", "/data"],
     ["--listen", "0.0.0.0:3270", "--store", "memory:"],
     ["--listen", "example.org:3270", "--store", "memory:"],
+    ["--listen", "unix:s", "--store", "rados:"],
+    ["--listen", "unix:s", "--store", "rados:@ceph.conf"],
+    ["--listen", "unix:s", "--store", "rados:pool@"],
+    ["--listen", "unix:s", "--store", "rados:pool?id="],
+    ["--listen", "unix:s", "--store", "rados:pool?name=x"],
     [*HERE, "--buffer-memory", "15M"],
     [*HERE, "--buffer-memory", "1000T"],
     [*HERE, "--io-threads", "0"],
@@ -66,10 +70,17 @@ def load(listen: str, **more: str | bool) -> WorkerConfig:
 
 def test_defaults() -> None:
     config = load("127.0.0.1:3270", store="file:data")
-    assert config.directory == Path("data")
+    assert config.store == Path("data")
     assert (config.buffer_memory_bytes, config.io_threads) == (256 << 20, 4)
     assert config.checksum
     assert config.notes == ()
+
+
+def test_a_pool_is_found_by_its_cluster_and_user() -> None:
+    found = load("127.0.0.1:1", store="rados:disks").store
+    assert found == RadosPool(pool="disks", conf=Path("/etc/ceph/ceph.conf"), user="")
+    found = load("127.0.0.1:1", store="rados:disks@a/ceph.conf?id=lunmesh").store
+    assert found == RadosPool(pool="disks", conf=Path("a/ceph.conf"), user="lunmesh")
 
 
 def test_addresses_are_as_grpc_writes_them(tmp_path: Path) -> None:
@@ -103,7 +114,7 @@ def test_a_file_says_the_same_as_flags(tmp_path: Path) -> None:
     )
     config = load_worker_config(WorkerOptions(io_threads=2), file=file)
     assert config.address == f"unix:{tmp_path}/socket"  # paths are from where the file is
-    assert config.directory == tmp_path / "data"
+    assert config.store == tmp_path / "data"
     assert config.tls_cert == tmp_path / "c.pem"
     assert config.tls_key == Path("/k.pem")
     assert config.io_threads == 2  # the flag wins

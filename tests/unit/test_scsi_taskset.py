@@ -519,3 +519,49 @@ def test_a_bug_of_ours_is_an_answer(it: Bench, monkeypatch: pytest.MonkeyPatch) 
         windowed = it.one.submit(read10(0, limits.WINDOW_BYTES // 512 + 1))
     for req in (straight, windowed):
         assert outcome(req) == (Status.CHECK_CONDITION, s.INTERNAL_TARGET_FAILURE)
+
+
+# --- units that come and go -----------------------------------------------------------------------
+
+
+def test_a_unit_that_goes_ends_what_runs_and_what_waits(it: Bench) -> None:
+    other = it.bus.add(5, DiskDevice(Volume("disk5", UUID, [MemoryStore(SIZE)])))
+    it.one.settle()
+    it.two.settle()
+    running = it.read()
+    blocked = it.read(Attribute.ORDERED)
+    done: list[str] = []
+    it.bus.remove(0, lambda: done.append("gone"))
+    assert states(running, blocked) == [RUNNING, COMPLETED]
+    assert not done, "the store still uses its buffers"
+    it.store.release_all()
+    assert done == ["gone"]
+    assert states(running, blocked) == [COMPLETED, COMPLETED]
+    for req in (running, blocked):
+        assert (req.status, req.sense) == (Status.CHECK_CONDITION, s.LUN_NOT_SUPPORTED)
+    for attachment in other.attachments:
+        assert attachment.unit_attentions == [s.UA_POWER_ON, s.UA_LUNS_CHANGED]
+    late = it.read()
+    assert late.sense == s.LUN_NOT_SUPPORTED
+
+
+def test_a_unit_that_comes_is_told_through_those_that_are_known(it: Bench) -> None:
+    it.bus.add(1, DiskDevice(Volume("disk1", UUID, [MemoryStore(SIZE)])))
+    for attachment in it.unit.attachments:
+        assert attachment.unit_attentions == [s.UA_LUNS_CHANGED]
+    it.one.settle()
+    it.two.settle()
+
+
+def test_a_disk_that_grows(it: Bench) -> None:
+    blocks = it.disk.blocks
+    beyond = it.one.submit(read10(blocks, 1), SIMPLE)
+    assert beyond.sense is not None
+    assert (beyond.sense.asc, beyond.sense.ascq) == (0x21, 0x00)
+    it.store.inner.size = 2 * SIZE
+    it.disk.volume.grow(2 * SIZE)
+    it.disk.grown()
+    last = it.one.submit(read10(2 * blocks - 1, 1), SIMPLE)
+    assert last.state == RUNNING
+    it.store.release_all()
+    assert last.status == Status.GOOD

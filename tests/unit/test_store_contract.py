@@ -5,48 +5,69 @@ A new store joins by a factory in ``FACTORIES``.
 
 from __future__ import annotations
 
-import queue
+import asyncio
 import random
+import secrets
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.support.ceph_cluster import CephCluster
 from workers.executor import BlockingExecutor
 from workers.file_store import FileStore, create_sparse
 from workers.memory_store import MemoryStore
+from workers.rados_client import RadosClient
+from workers.rados_store import RadosStore
 from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore
 
 SIZE = 1 << 20
 PAGE = 4096
+CHUNK = 65536  # of the rados store
 
 
 class Bench:
-    """A store and the loop that its completions come back to."""
+    """A store and the loop that its completions come back to.
 
-    def __init__(self, make: Callable[[Bench, bool], VolumeStore]) -> None:
-        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.executor = BlockingExecutor(2, self.calls.put)
-        self._make = make
-        self.store = make(self, False)
+    ``unit``: the bytes that the store maps and unmaps at a time.
+    """
+
+    unit = PAGE
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.executor = BlockingExecutor(2, self.loop.call_soon_threadsafe)
+        self.make: Callable[[bool], VolumeStore]  # with read_only
+        self.store: VolumeStore
 
     def reopen(self, *, read_only: bool) -> None:
         """Close the store and open what it kept."""
         self.store.close()
-        self.store = self._make(self, read_only)
+        self.store = self.make(read_only)
 
-    def run(self, kind: IoKind, offset: int, length: int, **fields: object) -> StoreIo:
-        """Submit an I/O and wait for it."""
+    def submit(self, kind: IoKind, offset: int, length: int, **fields: object) -> list[StoreIo]:
+        """Submit an I/O; it is in the list once it has ended."""
         done: list[StoreIo] = []
         io = StoreIo(kind, offset, length, done.append)
         for name, value in fields.items():
             setattr(io, name, value)
         self.store.submit(io)
-        while not done:
-            self.calls.get(timeout=10)()
-        assert done == [io]
+        return done
+
+    def run(self, kind: IoKind, offset: int, length: int, **fields: object) -> StoreIo:
+        """Submit an I/O and wait for it."""
+        done = self.submit(kind, offset, length, **fields)
+        self.until(lambda: bool(done))
+        (io,) = done
         return io
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Run the loop, a pass at a time."""
+        deadline = self.loop.time() + 10
+        while not condition():
+            assert self.loop.time() < deadline, "the store does not answer"
+            self.loop.run_until_complete(asyncio.sleep(0))
 
     def read(self, offset: int, length: int) -> bytes:
         data = bytearray(length)
@@ -66,24 +87,54 @@ class Bench:
     def close(self) -> None:
         self.store.close()
         self.executor.close()
+        self.loop.close()
 
 
-def memory(tmp_path: Path) -> Callable[[Bench, bool], VolumeStore]:
-    return lambda bench, read_only: MemoryStore(SIZE, read_only=read_only)
+class RadosBench(Bench):
+    """A volume in the tests' real cluster."""
+
+    unit = CHUNK
+
+    def __init__(self, ceph: CephCluster, pool: str) -> None:
+        super().__init__()
+        connected = RadosClient.connect(pool, ceph.conf)
+        self.client = self.loop.run_until_complete(connected)
+
+    def close(self) -> None:
+        assert self.client.pending == 0
+        super().close()
+        self.client.close()
 
 
-def file(tmp_path: Path) -> Callable[[Bench, bool], VolumeStore]:
-    path = tmp_path / "image"
+def memory(request: pytest.FixtureRequest) -> Bench:
+    bench = Bench()
+    bench.make = lambda read_only: MemoryStore(SIZE, read_only=read_only)
+    return bench
+
+
+def file(request: pytest.FixtureRequest) -> Bench:
+    path: Path = request.getfixturevalue("tmp_path") / "image"
     create_sparse(path, SIZE)
-    return lambda bench, read_only: FileStore(path, bench.executor, read_only=read_only)
+    bench = Bench()
+    bench.make = lambda read_only: FileStore(path, bench.executor, read_only=read_only)
+    return bench
 
 
-FACTORIES = [memory, file]
+def rados(request: pytest.FixtureRequest) -> Bench:
+    ceph, pool = request.getfixturevalue("ceph"), request.getfixturevalue("ceph_pool")
+    bench = RadosBench(ceph, pool)
+    uuid = secrets.token_bytes(16)
+    bench.make = lambda read_only: RadosStore(bench.client, uuid, SIZE, CHUNK, read_only=read_only)
+    return bench
+
+
+FACTORIES = [memory, file, pytest.param(rados, marks=pytest.mark.ceph)]
 
 
 @pytest.fixture(params=FACTORIES, ids=lambda factory: factory.__name__)
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    it = Bench(request.param(tmp_path))
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    it: Bench = request.param(request)
+    it.store = it.make(False)
     yield it
     it.close()
 
@@ -146,26 +197,28 @@ def test_zeroed_ranges_read_as_zeros(bench: Bench, kind: IoKind, offset: int, le
 
 
 def test_block_status_tells_what_is_allocated(bench: Bench) -> None:
+    unit = bench.unit
     assert bench.extents(0, SIZE) == [StatusExtent(0, SIZE, False)]
-    bench.write(4 * PAGE, pattern(2 * PAGE))
+    bench.write(4 * unit, pattern(2 * unit))
     assert bench.extents(0, SIZE) == [
-        StatusExtent(0, 4 * PAGE, False),
-        StatusExtent(4 * PAGE, 2 * PAGE, True),
-        StatusExtent(6 * PAGE, SIZE - 6 * PAGE, False),
+        StatusExtent(0, 4 * unit, False),
+        StatusExtent(4 * unit, 2 * unit, True),
+        StatusExtent(6 * unit, SIZE - 6 * unit, False),
     ]
-    assert bench.extents(5 * PAGE, 2 * PAGE) == [
-        StatusExtent(5 * PAGE, PAGE, True),
-        StatusExtent(6 * PAGE, PAGE, False),
+    assert bench.extents(5 * unit, 2 * unit) == [
+        StatusExtent(5 * unit, unit, True),
+        StatusExtent(6 * unit, unit, False),
     ]
 
 
-def test_unmap_gives_whole_pages_back(bench: Bench) -> None:
-    bench.write(0, pattern(8 * PAGE))
-    bench.run(IoKind.UNMAP, 2 * PAGE - 512, 2 * PAGE + 512)
-    assert bench.extents(0, 8 * PAGE) == [
-        StatusExtent(0, 2 * PAGE, True),
-        StatusExtent(2 * PAGE, 2 * PAGE, False),
-        StatusExtent(4 * PAGE, 4 * PAGE, True),
+def test_unmap_gives_whole_units_back(bench: Bench) -> None:
+    unit = bench.unit
+    bench.write(0, pattern(8 * unit))
+    bench.run(IoKind.UNMAP, 2 * unit - 512, 2 * unit + 512)
+    assert bench.extents(0, 8 * unit) == [
+        StatusExtent(0, 2 * unit, True),
+        StatusExtent(2 * unit, 2 * unit, False),
+        StatusExtent(4 * unit, 4 * unit, True),
     ]
     bench.run(IoKind.UNMAP, 0, SIZE)
     assert bench.extents(0, SIZE) == [StatusExtent(0, SIZE, False)]
@@ -178,8 +231,8 @@ def test_zero_leaves_written_space_allocated(bench: Bench) -> None:
 
 
 def test_block_status_stops_at_the_asked_number_of_extents(bench: Bench) -> None:
-    for page in range(0, 40, 2):
-        bench.write(page * PAGE, pattern(PAGE))
+    for at in range(0, min(SIZE, 40 * bench.unit), 2 * bench.unit):
+        bench.write(at, pattern(512))
     extents = bench.extents(0, SIZE, extents_max=5)
     assert len(extents) == 5
     assert [e.mapped for e in extents] == [True, False, True, False, True]
@@ -241,13 +294,24 @@ def test_a_read_only_store_is_not_changed(bench: Bench, kind: IoKind) -> None:
 def test_overlapping_reads_run_side_by_side(bench: Bench) -> None:
     data = pattern(PAGE)
     bench.write(0, data)
-    done: list[StoreIo] = []
     found = [bytearray(PAGE) for _ in range(20)]
-    for buffer in found:
-        bench.store.submit(StoreIo(IoKind.READ, 0, PAGE, done.append, [memoryview(buffer)]))
-    while len(done) < len(found):
-        bench.calls.get(timeout=10)()
+    running = [bench.submit(IoKind.READ, 0, PAGE, buffers=[memoryview(buffer)]) for buffer in found]
+    bench.until(lambda: all(running))
     assert all(buffer == data for buffer in found)
+
+
+def test_compare_and_write_of_what_was_never_written(bench: Bench) -> None:
+    """Over the edge of a chunk of any store, and the end of its data."""
+    at, new = CHUNK - 512, pattern(1024)
+    for expected, status, where in (
+        (bytes(1023) + b"x", StoreStatus.MISCOMPARE, 1023),
+        (bytes(1024), StoreStatus.OK, 0),
+    ):
+        io = bench.run(
+            IoKind.COMPARE_AND_WRITE, at, 1024, compare=scatter(expected), buffers=scatter(new, 3)
+        )
+        assert (io.status, io.miscompare_offset) == (status, where)
+    assert bench.read(at, 2048) == new + bytes(1024)
 
 
 def test_a_store_is_a_register_of_bytes(bench: Bench) -> None:
