@@ -1,4 +1,4 @@
-"""A file system of a few MiB that a test can fill: a tmpfs, which only root may mount."""
+"""File systems of a few MiB that a test can fill or break; only root may mount them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,7 @@ class SmallDisk:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         options = f"size={self._size_bytes},mode=700"
-        command = ["mount", "-t", "tmpfs", "-o", options, "lunmesh-test", str(self.folder)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        except FileNotFoundError as exc:
-            raise CannotMount("there is no mount command") from exc
-        if done.returncode:
-            raise CannotMount(done.stderr.strip())
+        _run("mount", "-t", "tmpfs", "-o", options, "lunmesh-test", str(self.folder))
         return self
 
     def __exit__(
@@ -57,3 +51,41 @@ class SmallDisk:
         """Give it back."""
         if self._filler.exists():
             os.unlink(self._filler)
+
+
+class FailingDisk:
+    """An ext4 on a loop device that finds itself damaged on demand, and then takes no writes."""
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self.folder = folder
+        self._image = folder.with_suffix(".img")
+        self._size_bytes = size_bytes
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._image.open("wb") as file:
+            file.truncate(self._size_bytes)
+        _run("mkfs.ext4", "-q", str(self._image))
+        _run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.folder))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        subprocess.run(["umount", str(self.folder)], check=True, timeout=30)
+
+    def fail(self) -> None:
+        """From now on the file system is read-only, as after an error of its disk."""
+        device = _run("findmnt", "-n", "-o", "SOURCE", str(self.folder)).strip()
+        trigger = Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+        trigger.write_text("lunmesh test")
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except FileNotFoundError as exc:
+        raise CannotMount(f"there is no {command[0]} command") from exc
+    if done.returncode:
+        raise CannotMount(done.stderr.strip())
+    return done.stdout
