@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.history import End, Op
 from tests.chaos.run import NO_SPACE, run
 
-SECONDS = 45
+SECONDS = 30
 SEED = 20261123
 
 

@@ -13,7 +13,8 @@ from tests.e2e import kernel_log
 from tests.e2e.initiator import LinuxInitiator
 from tests.e2e.packages import MissingTools
 from tests.e2e.vm import VirtualMachine
-from tests.support.backing import EMBEDDED, backed
+from tests.support.backing import EMBEDDED, RADOS, backed
+from tests.support.ceph_cluster import CephCluster
 from tests.support.lunmesh_server import LunmeshServer
 
 
@@ -44,6 +45,9 @@ def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualMachine]:
 def backing(request: pytest.FixtureRequest) -> str:
     """Where disks are kept, of tests.support.backing; a test is parametrized with others."""
     kind: str = getattr(request, "param", EMBEDDED)
+    if kind == RADOS:
+        cluster: CephCluster = request.getfixturevalue("ceph")
+        return f"{RADOS}{cluster.create_pool()}@{cluster.conf}"
     return kind
 
 

@@ -19,7 +19,8 @@ from tests.support.lunmesh_worker import LunmeshWorker
 
 EMBEDDED = "embedded"
 WORKERS = "workers"  # three, each with a file store
-WORKER_COUNT = 3
+RADOS = "rados:"  # and POOL@CONF: two with this store, which they share
+WORKER_COUNT, RADOS_WORKER_COUNT = 3, 2
 CHUNK = "1M"  # so that commands cross workers
 
 
@@ -32,16 +33,18 @@ def backed(
         if backing == EMBEDDED:
             server = LunmeshServer(folder, volumes, arguments=arguments)
         else:
-            workers = [LunmeshWorker(folder / f"worker{n}") for n in range(WORKER_COUNT)]
+            shared = backing if backing.startswith(RADOS) else ""
+            count = RADOS_WORKER_COUNT if shared else WORKER_COUNT
+            workers = [LunmeshWorker(folder / f"worker{n}", store=shared) for n in range(count)]
             for worker in workers:
                 stack.callback(worker.kill)
-            with ThreadPoolExecutor(WORKER_COUNT) as threads:  # each takes a second to start
+            with ThreadPoolExecutor(count) as threads:  # each takes a second to start
                 list(threads.map(LunmeshWorker.start, workers))
             flags = [part for worker in workers for part in ("--worker", worker.address)]
             server = LunmeshServer(
                 folder,
                 [f"{volume},chunk={CHUNK}" for volume in volumes],
                 arguments=[*flags, *arguments],
-                stores=[Path(worker.store.removeprefix("file:")) for worker in workers],
+                stores=[folder / f"worker{n}" for n in range(count)],
             )
         yield stack.enter_context(server)
