@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import time
@@ -38,14 +39,14 @@ class Nemesis:
             self._faults["fill disk"] = self._fill
 
     def run(self, seconds: float) -> None:
-        """Begins no fault after ``seconds``."""
+        """Begins no fault after ``seconds``, but ends its first round."""
         end = time.monotonic() + seconds
-        while True:
+        for number in itertools.count():
             names = list(self._faults)
             self._random.shuffle(names)
             for name in names:
                 self._wait(PAUSE_SECONDS)
-                if time.monotonic() > end:
+                if number and time.monotonic() > end:
                     return
                 member = self._random.choice(self._cluster.members)
                 self._inject(name, member)
@@ -99,7 +100,7 @@ class Nemesis:
     def _fill(self, member: Member) -> None:
         assert member.disk is not None
         member.disk.fill()
-        self._wait(SHORT_SECONDS)
+        self._wait(LONG_SECONDS)
         member.disk.empty()
 
     def _lose_flushes(self, member: Member) -> None:
