@@ -35,7 +35,8 @@ import msgspec
 import structlog
 
 from workers.fences import merge_fences
-from workers.rados_client import RadosClient, RadosError
+from workers.rados_client import RadosClient
+from workers.rados_module import RadosError
 from workers.rados_store import MISCOMPARE, PREFIX, RadosStore, object_prefix
 from workers.shares import Share, ShareError, ShareFault, ShareInfo, Shares, Wrap
 from workers.store import VolumeStore
