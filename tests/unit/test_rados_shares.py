@@ -18,9 +18,10 @@ import pytest
 from tests.support.ceph_cluster import CephCluster
 from workers import rados_shares
 from workers.fences import Fences
+from workers.rados_catalog import VOLUMES
 from workers.rados_client import RadosClient
 from workers.rados_module import RadosError
-from workers.rados_shares import VOLUMES, RadosShares
+from workers.rados_shares import RadosShares
 from workers.rados_store import PREFIX, STATUS_CHUNKS, object_prefix
 from workers.shares import Share, ShareError, ShareFault, ShareInfo
 from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore
