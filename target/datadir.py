@@ -271,13 +271,19 @@ class DataDir:
             place.created = False
             raise
 
-    def worker_is(self, address: str, store_id: str, instance: str) -> None:
+    def worker_is(self, places: Sequence[WorkerPlace], store_id: str, instance: str) -> None:
         """Keep which process of a shared store has I/O of ours from now on.  Raises OSError."""
-        for record in self._catalog.volumes.values():
-            for place in record.workers or ():
-                if place.address == address:
-                    place.store_id, place.instance = store_id, instance
-        self._write()
+        before = [(place.store_id, place.instance) for place in places]
+        if all(known == (store_id, instance) for known in before):
+            return
+        for place in places:
+            place.store_id, place.instance = store_id, instance
+        try:
+            self._write()
+        except OSError:
+            for place, (old_store, old_instance) in zip(places, before, strict=True):
+                place.store_id, place.instance = old_store, old_instance
+            raise
 
     def close(self) -> None:
         """Give up the directory."""

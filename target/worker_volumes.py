@@ -13,10 +13,12 @@ import time
 import uuid as uuids
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from target.block.failover import Failover
 from target.block.placement import Placement
 from target.block.remote import RemoteStore
+from target.block.share_group import ShareGroup
 from target.block.volume import Volume
 from target.block.worker_address import WorkerAddress, WorkerTls
 from target.block.worker_channel import ShareInfo, WorkerChannel
@@ -41,7 +43,8 @@ class WorkerVolumes:
         self._identity = identity
         self._log = log
         self._links: dict[WorkerAddress, WorkerLink] = {}
-        self._failover = Failover(log)
+        self._places: dict[WorkerAddress, list[WorkerPlace]] = {}
+        self._failover = Failover(log, time.monotonic)
         self._started = False
         # Of the node, not of a link: a number never means two things, wherever it is heard.
         self._sequences = itertools.count(1)
@@ -54,9 +57,9 @@ class WorkerVolumes:
         info = ShareInfo(
             name, uuid.bytes, record.size_bytes, record.chunk_bytes, record.block_bytes
         )
-        members: list[RemoteStore] = []
+        group = ShareGroup()
         stores = [
-            self._store(name, replace(info, place=place.key), place, members) for place in places
+            self._store(name, replace(info, place=place.key), place, group) for place in places
         ]
         return Volume(
             name,
@@ -71,18 +74,23 @@ class WorkerVolumes:
         )
 
     def _store(
-        self, name: str, info: ShareInfo, place: WorkerPlace, members: list[RemoteStore]
+        self, name: str, info: ShareInfo, place: WorkerPlace, group: ShareGroup
     ) -> RemoteStore:
         try:
             address = parse_worker(place.address)
         except ValueError as exc:
             raise DataDirError(f"volume {name}: {exc} (in the catalog)") from exc
+        link = self._link(address)
+        self._places[address].append(place)
+        if place.instance:
+            link.suspect(place.store_id, place.instance)
         return RemoteStore(
-            self._link(address, place),
+            link,
             info,
             create=not place.created,
             on_created=self._keeper(name, place),
-            members=members,
+            group=group,
+            store_id=place.store_id,
         )
 
     def _keeper(self, name: str, place: WorkerPlace) -> Callable[[], None]:
@@ -95,10 +103,11 @@ class WorkerVolumes:
 
         return keep
 
-    def _link(self, address: WorkerAddress, place: WorkerPlace) -> WorkerLink:
+    def _link(self, address: WorkerAddress) -> WorkerLink:
         link = self._links.get(address)
         if link is None:
             tls: WorkerTls | None = self._config.worker_tls
+            places = self._places[address] = []
             link = self._links[address] = WorkerLink(
                 address,
                 lambda: WorkerChannel(address, tls),
@@ -111,11 +120,7 @@ class WorkerVolumes:
                 log=self._log,
                 failover=self._failover,
                 checksum=self._config.worker_checksum,
-                store_id=place.store_id,
-                instance=place.instance,
-                on_instance=lambda store_id, instance: self._data.worker_is(
-                    place.address, store_id, instance
-                ),
+                on_instance=partial(self._data.worker_is, places),
             )
             if self._started:
                 link.start()
@@ -157,12 +162,16 @@ class WorkerVolumes:
                 raise WorkerGone(f"worker {place.address}: {exc}") from exc
             finally:
                 await channel.close()
+            for places in self._places.values():
+                if place in places:
+                    places.remove(place)
 
     async def start(self) -> None:
         """Connect; wait for workers that are slow, but serve without one that is away."""
         self._started = True
         for link in self._links.values():
             link.start()
+        self._failover.start()
         seconds = self._config.worker_wait_seconds
         links = list(self._links.values())
         served = await asyncio.gather(*(link.wait_served(seconds) for link in links))

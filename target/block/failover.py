@@ -2,140 +2,113 @@
 
 Rules (why they are safe: docs/decisions/0012-failing-over.md):
 
-1. A worker that has not been served for ``FAILOVER_SECONDS`` is shut out at the engine of its store
-   (Control.Evict): the process that may still have I/O of ours, by each worker that is to stand in
-   for it.  Only then is it *out*, and its I/O goes to the others.
-2. A worker that was asked and could not do it is not trusted: its stream is cut.  So is one that
-   began to be served while that went on: what it knows of the engine may be older.  Both come back
-   with a view that is new, which opening a share brings about.
-3. A process that was shut out is never used again, and one that follows it at the same address only
-   when the old one has been shut out.
+1. A worker that has not been served for ``FAILOVER_SECONDS`` is *out* when every process of it that
+   may still have I/O of ours has been shut out at the engine (``evictions.py``), and not before.
+2. What was asked of a worker that is out goes to the others, under its old deadline.
+3. While no other worker is there, everything stays where it is, until its deadline.
+
+One task looks after all workers of a node; it sleeps while all are served.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+import contextlib
+from collections.abc import Callable
+from typing import Final, Protocol
 
+from target.block.evictions import REFUSALS, Evictions, Evictor, Log
 from target.block.worker_address import WorkerAddress
-from target.block.worker_errors import NoSuchShare, ShareRefused, WorkerGone
 
-FAILOVER_SECONDS: Final = 1.0  # so long a worker may be away before others stand in for it
-RETRY_SECONDS: Final = 0.5
-EVICT_SECONDS_MAX: Final = 10.0
-EVICTED_MAX: Final = 1024  # instances that are remembered: one for each failover
+FAILOVER_SECONDS: Final = 1.0  # a worker that is restarted may be there again by then
+RETRY_SECONDS: Final = 1.0  # after an eviction that failed
 
 
-class Log(Protocol):
-    """What of a structured log is used."""
-
-    def info(self, event: str, **values: Any) -> Any: ...
-    def warning(self, event: str, **values: Any) -> Any: ...
-
-
-class Worker(Protocol):
+class Worker(Evictor, Protocol):
     """A way to a worker, as far as failing over is concerned (worker_link.py)."""
 
     address: WorkerAddress
-    store_id: str
-    instance: str  # the process that may have I/O of ours
+    instance: str  # its process, while it is served
+    suspects: dict[str, str]  # processes that may have I/O of ours, and the store of each
+    down_since: float
 
     @property
-    def served(self) -> bool:
-        """Whether it serves us."""
-
-    async def evict(self, store_id: str, instance: str, seconds: float) -> None:
-        """Have it shut ``instance`` out.  Raises what ``WorkerChannel.evict`` does."""
-
-    def cut(self, reason: str) -> None:
-        """Give the connection up."""
+    def store_ids(self) -> set[str]:
+        """The shared stores that volumes on it are in, as far as is known."""
 
     def others_stand_in(self) -> None:
         """It is out: its I/O goes to others now."""
 
 
 class Failover:
-    """The workers of a node that have shared stores."""
+    """The workers of a node."""
 
-    def __init__(self, log: Log) -> None:
-        self.workers: list[Worker] = []
+    def __init__(self, log: Log, clock: Callable[[], float]) -> None:
+        self.evictions = Evictions(log)
         self._log = log
-        self._evicted: deque[str] = deque(maxlen=EVICTED_MAX)
-        self._views: dict[str, int] = {}  # by store: how often evicting has begun or ended
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._clock = clock
+        self._workers: list[Worker] = []
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
-    def view(self, store_id: str) -> int:
-        """Whether this is the same before and after tells whether rule 2 is kept."""
-        return self._views.get(store_id, 0)
+    def add(self, worker: Worker) -> None:
+        """Look after ``worker``."""
+        self._workers.append(worker)
+        self.evictions.workers.append(worker)
 
-    def evicted(self, instance: str) -> bool:
-        """Whether this process was shut out, or may have been."""
-        return instance in self._evicted
+    def remove(self, worker: Worker) -> None:
+        """It is closed."""
+        self._workers.remove(worker)
+        self.evictions.workers.remove(worker)
 
-    def away(self, worker: Worker) -> None:
-        """``worker`` is not served any more, or has not been yet."""
-        if worker.store_id and id(worker) not in self._tasks:
-            task = asyncio.ensure_future(self._stand_in(worker))
-            self._tasks[id(worker)] = task
-            task.add_done_callback(lambda _: self._tasks.pop(id(worker), None))
+    def changed(self) -> None:
+        """Some worker is served now, or no longer."""
+        self._changed.set()
 
-    def back(self, worker: Worker) -> None:
-        """``worker`` is served again."""
-        task = self._tasks.get(id(worker))
-        if task is not None:
-            task.cancel()
+    def start(self) -> None:
+        """From now on."""
+        self._task = asyncio.ensure_future(self._run())
 
     async def close(self) -> None:
         """Nothing fails over any more."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _stand_in(self, worker: Worker) -> None:
-        evicted, delay = False, FAILOVER_SECONDS
-        while not evicted:
-            await asyncio.sleep(delay)
-            evicted, delay = await self._evict(worker), RETRY_SECONDS
-        worker.others_stand_in()
-        self._log.warning("others stand in for worker", worker=str(worker.address))
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            now = self._clock()
+            away = [worker for worker in self._workers if worker.store_ids and not worker.serving]
+            due = [worker for worker in away if worker.down_since + FAILOVER_SECONDS <= now]
+            waits = [w.down_since + FAILOVER_SECONDS - now for w in away if w not in due]
+            done = await asyncio.gather(*map(self._stand_in, due))
+            if not all(done):
+                waits.append(RETRY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(waits, default=None)):
+                    await self._changed.wait()
 
-    async def _evict(self, worker: Worker) -> bool:
-        """Rules 1 and 2; whether somebody can stand in."""
-        store_id, instance = worker.store_id, worker.instance
-        asked = [w for w in self.workers if w is not worker and self._serves(w, store_id)]
-        if not asked:
-            return False
-        if not instance:  # it never had I/O of ours
+    async def _stand_in(self, worker: Worker) -> bool:
+        """Rules 1 and 2.  False: it has to be tried again, whatever changes."""
+        if not self._others(worker):
             return True
-        if instance not in self._evicted:
-            self._evicted.append(instance)
-        self._changed(store_id)
-        outcomes = await asyncio.gather(
-            *(w.evict(store_id, instance, EVICT_SECONDS_MAX) for w in asked),
-            return_exceptions=True,
+        for instance, store_id in list(worker.suspects.items()):
+            try:
+                await self.evictions.evict(store_id, instance)
+            except REFUSALS as exc:
+                reason = str(exc)
+                self._log.warning("cannot evict", worker=str(worker.address), reason=reason)
+                return False
+            if worker.serving and worker.instance == instance:
+                worker.cut("it has been shut out of its store")  # it came back meanwhile
+            worker.suspects.pop(instance, None)
+        if not worker.serving and not worker.suspects:
+            worker.others_stand_in()
+        return True
+
+    def _others(self, worker: Worker) -> bool:
+        return any(
+            other is not worker and other.serving and other.store_id in worker.store_ids
+            for other in self._workers
         )
-        self._changed(store_id)
-        able = [w for w, failed in zip(asked, outcomes, strict=True) if failed is None]
-        self._raise_bugs(outcomes)
-        for other in self.workers:
-            if other is not worker and other not in able and self._serves(other, store_id):
-                other.cut("it does not know yet who has been shut out of the store")
-        return bool(able)
-
-    @staticmethod
-    def _serves(worker: Worker, store_id: str) -> bool:
-        return worker.served and worker.store_id == store_id
-
-    @staticmethod
-    def _raise_bugs(outcomes: Sequence[BaseException | None]) -> None:
-        for failed in outcomes:
-            if failed is not None and not isinstance(
-                failed, WorkerGone | ShareRefused | NoSuchShare
-            ):
-                raise failed
-
-    def _changed(self, store_id: str) -> None:
-        self._views[store_id] = self.view(store_id) + 1

@@ -2,6 +2,13 @@
 
 Nothing is at hand here: all I/O goes through ``submit`` and over the link.  An I/O that is larger
 than a message may carry is cut, and its pieces run concurrently.
+
+Rules:
+
+1. I/O whose worker is out goes to another share of the volume (``share_group.py``).
+2. A worker whose ``volatile_id`` has changed may have lost what it had answered and nobody had
+   flushed.  If there was any of that, FUA writes and flushes end with SYNC_LOST until a flush has
+   said so.  A write that was answered while a flush ran was not flushed by it.
 """
 
 from __future__ import annotations
@@ -13,12 +20,11 @@ from dataclasses import replace
 from typing import Final
 
 from target.block.extents import cut_buffers
-from target.block.remote_io import RemoteIo, end
-from target.block.share_group import route
-from target.block.worker_channel import OpenedShare, ShareInfo, WorkerChannel, WorkerStatus
+from target.block.remote_io import WRITING, RemoteIo
+from target.block.share_group import ShareGroup
+from target.block.worker_channel import OpenedShare, ShareInfo, WorkerChannel
 from target.block.worker_errors import NoSuchShare, ShareRefused, WorkerGone
 from target.block.worker_link import WorkerLink
-from target.block.worker_queue import SYNC_LOST_DETAIL
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 from workers.wire import length_max
 
@@ -28,7 +34,8 @@ _LENGTH_MAX: Final = {kind: length_max(kind) for kind in IoKind}
 class RemoteStore(VolumeStore):
     """The share of the volume ``info`` on the worker of ``link``.
 
-    ``members`` are the shares of all workers of the volume, this one among them (share_group.py).
+    ``group`` is of the shares of all workers of the volume.  ``store_id`` is the shared store that
+    it is known to be in.
     ``create``: it may still have to be made there; ``on_created`` keeps that it has been, before
     anything is written to it.  A share that was made once and is missing is never made again: its
     data are missing too.
@@ -43,19 +50,22 @@ class RemoteStore(VolumeStore):
         *,
         create: bool = False,
         on_created: Callable[[], None] = lambda: None,
-        members: list[RemoteStore] | None = None,
+        group: ShareGroup | None = None,
+        store_id: str = "",
     ) -> None:
         self.size = info.size
         self.info = info
         self.link = link
-        self.handle = 0
-        self.doubts: dict[int, RemoteIo] = {}
+        self.store_id = store_id
+        self.group = group if group is not None else ShareGroup()
+        self.group.members.append(self)
+        self.doubts = self.group.doubts
         self.held: list[RemoteIo] = []
-        self.written = self.flushed = 0
-        self.sync_lost = False
+        self.written = 0
+        self._flushed = 0  # how many of them are known to be on stable storage
+        self._sync_lost = False
         self._volatile_id: str | None = None
-        self._members = members if members is not None else []
-        self._members.append(self)
+        self._handle = 0
         self._create = create
         self._on_created = on_created
         self._refusal = ""
@@ -69,24 +79,9 @@ class RemoteStore(VolumeStore):
         return f"worker {self.link.address}: {why}" if why else ""
 
     @property
-    def key(self) -> str:
-        """Of its place among the volume's workers."""
-        return self.info.place
-
-    @property
-    def store_id(self) -> str:
-        """Of the worker's shared store; empty: of none, or not known yet."""
-        return self.link.store_id
-
-    @property
-    def out(self) -> bool:
-        """Whether others stand in for the worker."""
-        return self.link.out
-
-    @property
-    def served(self) -> bool:
-        """Whether the worker serves this node."""
-        return self.link.served
+    def handle(self) -> int:
+        """0 as well while its group has not settled (share_group.py, rule 3)."""
+        return self._handle if self.group.settled else 0
 
     def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
         return False
@@ -95,29 +90,52 @@ class RemoteStore(VolumeStore):
         return False
 
     def submit(self, io: StoreIo) -> None:
-        if self.sync_lost and (io.fua or io.kind is IoKind.FLUSH):
-            self.sync_lost = False  # said once, as a disk would
-            end(io, StoreStatus.SYNC_LOST, SYNC_LOST_DETAIL)
-        elif io.length > _LENGTH_MAX[io.kind] and io.kind is not IoKind.FLUSH:
+        if io.length > _LENGTH_MAX[io.kind] and io.kind is not IoKind.FLUSH:
             _Pieces(io).submit(self)
-        elif self.link.store_id:
-            member = route(self, self._members, io, self.info.chunk_bytes)
-            member.link.submit(io, member)
         else:
-            self.link.submit(io, self)
+            self._send(io)
 
-    def resubmit(self, io: StoreIo) -> None:
-        """Submit ``io`` again: others stand in for the worker (of ``worker_link.LinkedShare``)."""
-        self.submit(io)
+    def _send(self, io: StoreIo, deadline: float | None = None) -> None:
+        link = self.link
+        if link.out or (io.kind is IoKind.FLUSH and not link.serving):  # rule 1
+            member = self.group.member_for(self, io)
+            member.link.submit(io, member, deadline)
+        else:
+            link.submit(io, self, deadline)
+
+    def move(self, remote: RemoteIo) -> None:
+        """Submit ``remote`` again, under its old deadline (of ``remote_io.Share``)."""
+        assert remote.io is not None, "somebody waits for it"
+        self._send(remote.io, remote.deadline)
+
+    def settle(self) -> None:
+        """The worker has served, or is out (of ``worker_link.LinkedShare``)."""
+        self.group.settle()
+
+    def doubt_over(self) -> None:
+        """What waited for that may go, at whatever worker (of ``remote_io.Share``)."""
+        self.group.release()
+
+    def answered(self, remote: RemoteIo, io: StoreIo) -> None:
+        """Rule 2 (of ``remote_io.Share``)."""
+        if io.status is not StoreStatus.OK:
+            return
+        flush = remote.kind is IoKind.FLUSH
+        if self._sync_lost and (flush or io.fua):
+            self._sync_lost = not flush
+            io.status = StoreStatus.SYNC_LOST
+            io.detail = f"worker {self.link.address} has restarted: what was not flushed is lost"
+        elif flush:
+            self._flushed = max(self._flushed, remote.mark)
+        elif remote.kind in WRITING and not io.fua:
+            self.written += 1
 
     def close(self) -> None:
         self.link.remove(self)
 
-    async def open(
-        self, channel: WorkerChannel, node: str, epoch: int, status: WorkerStatus
-    ) -> None:
+    async def open(self, channel: WorkerChannel, node: str, epoch: int) -> OpenedShare | None:
         """Make the share if need be, and open it (of ``worker_link.LinkedShare``)."""
-        self.handle = 0
+        self._handle = 0
         self._opened.clear()
         try:
             if self._create:
@@ -132,18 +150,17 @@ class RemoteStore(VolumeStore):
         except (NoSuchShare, ShareRefused) as exc:
             self._refusal = str(exc)
             self._opened.set()
-            return
-        if opened.instance != status.instance:
-            raise WorkerGone("it is another process by now")
+            return None
         self._refusal = ""
         self.shared = opened.shared
-        if opened.volatile_id != self._volatile_id:
-            # What it was when we began is nobody's loss of ours.
-            if self._volatile_id is not None and self.written > self.flushed:
-                self.sync_lost = True
-            self._volatile_id = opened.volatile_id
-        self.handle = opened.handle
+        self.store_id = opened.store_id
+        if self._volatile_id not in (None, opened.volatile_id) and self.written > self._flushed:
+            self._sync_lost = True
+            self._flushed = self.written
+        self._volatile_id = opened.volatile_id
+        self._handle = opened.handle
         self._opened.set()
+        return opened
 
     async def wait_open(self, seconds: float) -> str:
         """Wait for the worker; returns why the share is not served, empty if it is."""
@@ -168,6 +185,10 @@ class RemoteStore(VolumeStore):
             raise ShareRefused(f"has volume {theirs.name} in chunks of {theirs.chunk_bytes} bytes")
         if theirs.place and theirs.place != ours.place:
             raise ShareRefused(f"has another part of volume {ours.name}: are addresses mixed up?")
+        if opened.shared and not (opened.store_id and opened.instance):
+            raise ShareRefused("does not say what store it shares")
+        if self.store_id and opened.store_id != self.store_id:
+            raise ShareRefused(f"has another store than the one that volume {ours.name} is in")
         if theirs.size < ours.size:
             raise ShareRefused(f"has {theirs.size} bytes of volume {ours.name}, not {ours.size}")
 

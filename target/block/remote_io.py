@@ -13,16 +13,26 @@ WRITING: Final = frozenset({IoKind.WRITE, IoKind.ZERO, IoKind.UNMAP, IoKind.COMP
 class Share(Protocol):
     """A volume's share on the worker."""
 
-    handle: int  # from Control.OpenVolume; 0: not open, its I/O is held back
-    doubts: dict[int, RemoteIo]  # by sequence number (worker_queue.py, rule 2)
+    doubts: dict[int, RemoteIo]  # of the volume, by sequence number (worker_queue.py, rule 2)
     held: list[RemoteIo]
     written: int  # writes that were answered and need a flush, in the life of this node
-    flushed: int  # how many of them are known to be on stable storage
-    sync_lost: bool  # some that were not may be gone; the next flush has to say so
+
+    @property
+    def handle(self) -> int:
+        """From Control.OpenVolume; 0: not open, its I/O is held back."""
 
     @property
     def reason(self) -> str:
         """Why it is not open, for people."""
+
+    def answered(self, remote: RemoteIo, io: StoreIo) -> None:
+        """Something else than a read was answered; before ``io`` ends."""
+
+    def doubt_over(self) -> None:
+        """A write that was in doubt has been answered, or never will be."""
+
+    def move(self, remote: RemoteIo) -> None:
+        """Submit ``remote`` again: others stand in for the worker."""
 
 
 class RemoteIo:
@@ -50,8 +60,8 @@ class RemoteIo:
         self.carried = request_bytes(io.kind, io.length)
         self.start = io.offset
         self.end = io.offset + io.length
-        self.handle = 0  # with which it was sent last
-        self.mark = share.written  # of a flush: what it is of
+        self.handle = 0  # with which it was sent last; 0: never sent
+        self.mark = share.written  # of a flush: the writes that it is of
 
 
 def conflicts(remote: RemoteIo, doubts: dict[int, RemoteIo]) -> bool:
@@ -59,12 +69,6 @@ def conflicts(remote: RemoteIo, doubts: dict[int, RemoteIo]) -> bool:
     if remote.kind is IoKind.FLUSH:
         return False
     return any(d.start < remote.end and remote.start < d.end for d in doubts.values())
-
-
-def overlaps(io: StoreIo, doubts: dict[int, RemoteIo]) -> bool:
-    """The same of an I/O that is on no way yet."""
-    end = io.offset + io.length
-    return any(d.start < end and io.offset < d.end for d in doubts.values())
 
 
 def end(io: StoreIo, status: StoreStatus, detail: str) -> None:

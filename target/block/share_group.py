@@ -1,69 +1,72 @@
-"""The workers of one volume, where their store is shared: any of them can serve any chunk.
+"""The shares of one volume on its workers, and which of them an I/O goes to.
 
 Rules:
 
-1. A chunk's I/O goes to its home, the worker that the placement names, while that one is not *out*
-   (failover.py); then to one of the others that are served, evenly spread by chunk.
-2. I/O that overlaps a write in doubt (worker_queue.py, rule 2) goes where the doubt is, and is held
-   there: the doubt ends there.
-3. Workers of different stores never stand in for one another.
+1. A chunk's I/O goes to its home, the worker that the placement names.  While that one is out
+   (``failover.py``) it goes to one of the others that serve the same shared store, by rendezvous
+   hashing again: what one leaves is spread over all.
+2. A write in doubt (``worker_queue.py``, rule 2) holds back what overlaps it at every worker.
+3. Nothing is sent before each worker that may have I/O of this node's previous life has served this
+   life, or is out.  A chunk's last I/O need not have been at its home.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from hashlib import blake2b
-from typing import Final, Protocol, TypeVar
+import uuid as uuids
+from typing import Protocol
 
-from target.block.remote_io import RemoteIo, overlaps
+from target.block.placement import Placement
+from target.block.remote_io import RemoteIo, Share
+from target.block.worker_channel import ShareInfo
+from target.block.worker_link import WorkerLink
 from workers.store import IoKind, StoreIo
 
-SCORE_BYTES: Final = 8
 
-
-class Member(Protocol):
+class Member(Share, Protocol):
     """A volume's share on one worker."""
 
-    doubts: dict[int, RemoteIo]
-    handle: int
-
-    @property
-    def key(self) -> str:
-        """Of its place."""
-
-    @property
-    def store_id(self) -> str:
-        """Of the worker's shared store; empty: of none, or not known yet."""
-
-    @property
-    def out(self) -> bool:
-        """Whether others stand in for the worker."""
-
-    @property
-    def served(self) -> bool:
-        """Whether the worker serves this node."""
+    info: ShareInfo
+    link: WorkerLink
+    store_id: str  # of the shared store that it is in; empty: in a local one, or not known yet
 
 
-M = TypeVar("M", bound=Member)
+class ShareGroup:
+    """The shares of one volume."""
 
+    def __init__(self) -> None:
+        self.members: list[Member] = []
+        self.doubts: dict[int, RemoteIo] = {}  # rule 2
+        self.settled = False  # rule 3
+        self._standing_in: Placement | None = None
 
-def route(home: M, members: Sequence[M], io: StoreIo, chunk_bytes: int) -> M:
-    """The member that ``io`` has to go to."""
-    if not home.store_id:
-        return home
-    if io.kind is not IoKind.FLUSH:
-        for member in members:
-            if member.doubts and overlaps(io, member.doubts) and _akin(member, home):
-                return member
-    if not home.out:
-        return home
-    able = [m for m in members if m.served and m.handle and not m.out and _akin(m, home)]
-    if not able:
-        return home
-    chunk = (io.offset // chunk_bytes).to_bytes(SCORE_BYTES, "little")
-    return max(able, key=lambda m: blake2b(chunk + m.key.encode(), digest_size=8).digest())
+    def settle(self) -> None:
+        """Some worker has served, or is out (rule 3)."""
+        if not self.settled and all(member.link.settled for member in self.members):
+            self.settled = True
+            self.release()
 
+    def release(self) -> None:
+        """What was held back may go, unless something else holds it."""
+        for member in self.members:
+            if member.held:
+                member.link.queue.released(member)
 
-def _akin(member: Member, home: Member) -> bool:
-    """Rule 3."""
-    return member.store_id == home.store_id
+    def member_for(self, home: Member, io: StoreIo) -> Member:
+        """Where ``io`` goes whose home cannot take it now (rule 1); ``home`` if nobody can."""
+        if not home.store_id:
+            return home
+        live = {
+            member.info.place: member
+            for member in self.members
+            if member.store_id == home.store_id and member.link.serving and member.handle
+        }
+        if not live:
+            return home
+        keys = tuple(live)
+        if io.kind is IoKind.FLUSH:  # any will do: what one has answered is durable
+            return live[keys[0]]
+        placement = self._standing_in
+        if placement is None or placement.keys != keys:
+            uuid = uuids.UUID(bytes=home.info.uuid)
+            placement = self._standing_in = Placement(uuid, keys)
+        return live[keys[placement(io.offset // home.info.chunk_bytes)]]

@@ -70,15 +70,6 @@ class OpenedShare:
     volatile_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """What a worker says of itself (worker.proto, GetStatusResponse)."""
-
-    worker: str  # this process
-    store_id: str = ""  # of a shared store
-    instance: str = ""  # of a shared store: this process, as its engine knows it
-
-
 class WorkerStream:
     """The data stream.  Messages are bytes of workers/wire.py."""
 
@@ -135,14 +126,11 @@ class WorkerChannel:
         stub: Any = worker_pb2_grpc.ControlStub  # generated, untyped
         self._control = stub(self._channel)
 
-    async def status(self) -> WorkerStatus:
-        """Who it is.  Raises WorkerGone if it is leaving."""
+    async def status(self) -> None:
+        """Raises WorkerGone if it is leaving."""
         answer = await _called(self._control.GetStatus(pb.GetStatusRequest(), timeout=_LIMIT))
         if answer.draining:
             raise WorkerGone("the worker is draining")
-        if not answer.shared:
-            return WorkerStatus(str(answer.worker))
-        return WorkerStatus(str(answer.worker), str(answer.store_id), str(answer.instance))
 
     async def probe(self, seconds: float) -> None:
         """Hear from it, or raise WorkerGone: a process that is stopped keeps its sockets open."""

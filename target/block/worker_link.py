@@ -8,21 +8,24 @@ Rules:
    What was in flight is ``worker_queue.py``'s, which says what may be sent again.
 3. Volumes are opened first, then the stream's first message goes out alone, and I/O follows when
    the worker has answered it.
-4. A worker is asked for a sign of life every ``PROBE_SECONDS``: one that is stopped keeps its
-   sockets open, and its kernel answers for it.
+4. A worker that says nothing is asked for a sign of life every ``PROBE_SECONDS``: one that is
+   stopped keeps its sockets open, and its kernel answers for it.
+5. A process of a shared store that may have I/O of ours (``suspects``) is shut out before another
+   one at the same address gets any (``evictions.py``).  Which one gets it is kept before it does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Final, Protocol, cast
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, Protocol
 
-from target.block.failover import EVICT_SECONDS_MAX, Failover, Log
+from target.block.evictions import EVICT_SECONDS, Log
+from target.block.failover import Failover
 from target.block.remote_io import Share
 from target.block.worker_address import WorkerAddress
-from target.block.worker_channel import WorkerChannel, WorkerStatus, WorkerStream
+from target.block.worker_channel import OpenedShare, WorkerChannel, WorkerStream
 from target.block.worker_errors import NodeFenced, NoSuchShare, ShareRefused, WorkerGone
 from target.block.worker_queue import WorkerQueue
 from workers.store import StoreIo, StoreStatus
@@ -41,20 +44,19 @@ GATHER_SECONDS: Final = 0.005  # the most that an I/O waits for others to go wit
 class LinkedShare(Share, Protocol):
     """A volume's share on the worker of this link."""
 
-    async def open(
-        self, channel: WorkerChannel, node: str, epoch: int, status: WorkerStatus
-    ) -> None:
-        """Set ``handle``, or 0 and ``reason``.  Raises WorkerGone or NodeFenced."""
+    store_id: str  # of the shared store that it is in; empty: in a local one, or not known yet
 
-    def resubmit(self, io: StoreIo) -> None:
-        """Submit ``io`` again: others stand in for this worker."""
+    async def open(self, channel: WorkerChannel, node: str, epoch: int) -> OpenedShare | None:
+        """Set ``handle``, or 0 and ``reason`` (None).  Raises WorkerGone or NodeFenced."""
+
+    def settle(self) -> None:
+        """The worker has served, or is out."""
 
 
 class WorkerLink:
     """All that a node has to do with one worker.
 
-    ``store_id`` and ``instance`` are what is known of it from earlier lives of this node;
-    ``on_instance(store_id, instance)`` keeps what is new of them, before any I/O goes there.
+    ``on_instance(store_id, instance)`` keeps which process of a shared store gets I/O from now on.
     """
 
     def __init__(
@@ -71,8 +73,6 @@ class WorkerLink:
         log: Log,
         failover: Failover,
         checksum: bool = True,
-        store_id: str = "",
-        instance: str = "",
         on_instance: Callable[[str, str], None] = lambda store_id, instance: None,
     ) -> None:
         self.address = address
@@ -80,9 +80,14 @@ class WorkerLink:
         self.epoch = epoch
         self.reason = "not connected yet"  # why no stream is served; empty while one is
         self.connections = 0  # streams that were served so far
-        self.store_id = store_id  # of a shared store; empty: of none, or not known yet
-        self.instance = instance  # of it: the process that may have I/O of ours
+        self.store_id = ""  # of this connection: the worker's shared store, if it has one, and
+        self.instance = ""  # its process there
+        self.suspects: dict[str, str] = {}  # processes that may have I/O of ours, and their stores
+        self.settled = True  # none of them has I/O of this node's previous life
         self.out = False  # others stand in (failover.py)
+        self.down_since = clock()
+        self._asked: set[str] = set()  # whom this connection has shut out before it was served
+        self._heard = 0  # messages
         self._failover = failover
         self._on_instance = on_instance
         self.channel: WorkerChannel | None = None  # while there is one
@@ -100,7 +105,7 @@ class WorkerLink:
         self._gather: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self.queue = WorkerQueue(node, epoch, sequences, self._wake.set, checksum=checksum)
-        failover.workers.append(self)
+        failover.add(self)
 
     # --- for the stores ---------------------------------------------------------------------------
 
@@ -113,9 +118,18 @@ class WorkerLink:
         """The volume is closed; nothing of it may be in flight."""
         self._shares.remove(share)
 
-    def submit(self, io: StoreIo, share: LinkedShare) -> None:
+    def suspect(self, store_id: str, instance: str) -> None:
+        """``instance`` may have I/O of this node's previous life."""
+        if instance not in self.suspects:
+            self.suspects[instance] = store_id
+            self.settled = False
+            self.cut("a volume that it had is opened again")
+
+    def submit(self, io: StoreIo, share: Share, deadline: float | None = None) -> None:
         """Start ``io``; it ends within the time for an I/O, whatever the worker does."""
-        self.queue.submit(io, share, self._clock() + self._io_seconds)
+        if deadline is None:
+            deadline = self._clock() + self._io_seconds
+        self.queue.submit(io, share, deadline)
         if self._expiry is None:
             self._expire_later()
 
@@ -139,17 +153,55 @@ class WorkerLink:
 
         self._gather = asyncio.get_running_loop().call_later(GATHER_SECONDS, over)
 
+    # --- for failing over -------------------------------------------------------------------------
+
+    @property
+    def serving(self) -> bool:
+        """Whether I/O goes to the worker."""
+        return self.queue.serving
+
+    @property
+    def store_ids(self) -> set[str]:
+        """The shared stores that its volumes are in, as far as is known; none once it is fenced."""
+        if self.queue.refused is not None:
+            return set()  # a node that was fenced must shut nobody out
+        return {share.store_id for share in self._shares if share.store_id}
+
+    async def evict(self, store_id: str, instance: str) -> None:
+        """Have the worker shut another one's process out (evictions.py)."""
+        if self.channel is None:
+            raise WorkerGone(self.reason)
+        await self.channel.evict(store_id, instance, EVICT_SECONDS)
+
+    def cut(self, reason: str) -> None:
+        """Give the connection up, at once; another one follows."""
+        if self.serving:
+            self._down(reason)
+            if self._stream is not None:
+                self._stream.cancel()
+
+    def others_stand_in(self) -> None:
+        """Ask others for what was asked for here: nothing of it happens here any more."""
+        if not self.out:
+            count = self.queue.waiting
+            self._log.warning("others stand in", worker=str(self.address), moved=count)
+        self.out = True
+        self._settle()
+        for remote in self.queue.give_up():
+            remote.share.move(remote)
+
+    def _settle(self) -> None:
+        self.settled = True
+        for share in self._shares:
+            share.settle()
+
     # --- its life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Connect, and stay connected."""
+        self.down_since = self._clock()
         self._task = asyncio.ensure_future(self._run())
-        self._failover.away(self)
-
-    @property
-    def served(self) -> bool:
-        """Whether the worker serves us."""
-        return self._served.is_set()
+        self._failover.changed()
 
     async def wait_served(self, seconds: float) -> bool:
         """Whether the worker serves us, at the latest after ``seconds``."""
@@ -158,30 +210,10 @@ class WorkerLink:
                 await self._served.wait()
         return self._served.is_set()
 
-    async def evict(self, store_id: str, instance: str, seconds: float) -> None:
-        """Have the worker shut another one's process out (failover.py)."""
-        if self.channel is None:
-            raise WorkerGone(self.reason)
-        await self.channel.evict(store_id, instance, seconds)
-
-    def cut(self, reason: str) -> None:
-        """Give the connection up; another one follows."""
-        self._log.info("worker cut off", worker=str(self.address), reason=reason)
-        if self._stream is not None:
-            self._stream.cancel()
-
-    def others_stand_in(self) -> None:
-        """Ask others for what was asked for here: nothing of it happens here any more."""
-        self.out = True
-        self.instance = ""
-        for io, share in self.queue.give_up():
-            # All shares of a queue are those of its link.
-            cast("LinkedShare", share).resubmit(io)
-
     async def close(self) -> None:
         """Hang up.  Nothing may be in flight."""
         assert self.queue.idle, "link closed with I/O in flight"
-        self._failover.workers.remove(self)
+        self._failover.remove(self)
         for timer in (self._expiry, self._gather):
             if timer is not None:
                 timer.cancel()
@@ -210,28 +242,30 @@ class WorkerLink:
         if reason != self.reason:
             self._log.warning("worker away", worker=str(self.address), reason=reason)
         self.reason = reason
+        if self.serving:
+            self.down_since = self._clock()
         self._served.clear()
         self.queue.lost()
-        if not self.out:
-            self._failover.away(self)
+        self._failover.changed()
 
     async def _connection(self) -> None:
         """One connection, until it ends: always with an exception."""
         channel = self.channel = self._connect()
         try:
-            status = await channel.status()
-            view = self._failover.view(status.store_id)
-            await self._succeed(channel, status)
+            await channel.status()
+            self._asked.clear()
+            evictions = self._failover.evictions.count  # its volumes are opened behind those
             opened: set[LinkedShare] = set()
-            await self._open(channel, status, opened)
+            engines = await self._open(channel, opened)
+            self.store_id, self.instance = await self._succeed(channel, engines)
             stream = self._stream = channel.stream()
             try:
                 await stream.write(self.queue.first_message())
                 async with asyncio.timeout(FIRST_ANSWER_SECONDS_MAX):
                     first = await stream.read()
-                if self._failover.view(status.store_id) != view:
+                if self.instance and self._failover.evictions.since(evictions) - self._asked:
                     raise WorkerGone("somebody has been shut out of its store meanwhile")
-                await self._serve(channel, status, stream, first, opened)
+                await self._serve(channel, stream, first, opened)
             finally:
                 self._stream = None
                 stream.cancel()
@@ -239,59 +273,75 @@ class WorkerLink:
             self.channel = None
             await channel.close()
 
-    async def _succeed(self, channel: WorkerChannel, status: WorkerStatus) -> None:
-        """This process follows another one, which must be shut out first (failover.py, rule 3)."""
-        if not status.store_id:
-            return
-        old, instance = self.instance, status.instance
-        shut_out = self._failover.evicted(instance)
-        if shut_out or (old and old != instance):
-            # Through the successor itself: whatever it does comes after.  A process that was shut
-            # out, or was to be, is asked itself, so that it notices.
-            try:
-                victim = instance if shut_out else old
-                await channel.evict(status.store_id, victim, EVICT_SECONDS_MAX)
-            except (NoSuchShare, ShareRefused) as exc:
-                raise WorkerGone(f"cannot shut out its predecessor: {exc}") from exc
-        if shut_out:
-            raise WorkerGone("it has been shut out of its store, and has not noticed yet")
-        if (self.store_id, old) != (status.store_id, instance):
-            try:
-                self._on_instance(status.store_id, instance)
-            except OSError as exc:
-                raise WorkerGone(f"the catalog cannot be written: {exc.strerror}") from exc
-        self.store_id, self.instance = status.store_id, instance
+    async def _open(self, channel: WorkerChannel, opened: set[LinkedShare]) -> set[tuple[str, str]]:
+        """Open the shares that are not in ``opened``, which takes them up.
 
-    async def _open(
-        self, channel: WorkerChannel, status: WorkerStatus, opened: set[LinkedShare]
-    ) -> None:
-        """Open the shares that are not in ``opened``, which takes them up."""
+        Returns the shared stores that they are in, and the worker's process there: one, if any.
+        """
         self._added.clear()
+        engines: set[tuple[str, str]] = set()
         while waiting := [share for share in self._shares if share not in opened]:
             for share in waiting:
                 opened.add(share)
-                await share.open(channel, self.node, self.epoch, status)
+                it = await share.open(channel, self.node, self.epoch)
+                if it is not None and it.shared:
+                    engines.add((it.store_id, it.instance))
+        if len(engines) > 1:
+            raise WorkerGone("it is another process by now")
+        return engines
 
-    async def _open_added(
-        self,
-        channel: WorkerChannel,
-        status: WorkerStatus,
-        stream: WorkerStream,
-        opened: set[LinkedShare],
-    ) -> None:
+    async def _succeed(
+        self, channel: WorkerChannel, engines: set[tuple[str, str]]
+    ) -> tuple[str, str]:
+        """This process may follow another one, which is shut out first (rule 5)."""
+        if not engines and self.suspects:
+            raise WorkerGone("it does not have the volumes that it had")
+        if not engines:
+            return "", ""
+        ((store_id, instance),) = engines
+        evictions = self._failover.evictions
+        if instance in evictions:
+            raise WorkerGone("it has been shut out of its store, and has not noticed yet")
+
+        def here(store_id: str, suspect: str) -> Awaitable[None]:
+            return channel.evict(store_id, suspect, EVICT_SECONDS)
+
+        for suspect, its_store in list(self.suspects.items()):
+            if suspect != instance:
+                try:
+                    await evictions.evict(its_store, suspect, here)
+                except (NoSuchShare, ShareRefused) as exc:
+                    raise WorkerGone(f"cannot shut out its predecessor: {exc}") from exc
+                self._asked.add(suspect)
+                self.suspects.pop(suspect, None)
+        self._keep(store_id, instance)
+        return store_id, instance
+
+    def _keep(self, store_id: str, instance: str) -> None:
+        try:
+            self._on_instance(store_id, instance)
+        except OSError as exc:
+            raise WorkerGone(f"the catalog cannot be written: {exc.strerror}") from exc
+
+    async def _open_added(self, channel: WorkerChannel, opened: set[LinkedShare]) -> None:
         try:
             while True:
                 await self._added.wait()
-                await self._open(channel, status, opened)
+                engines = await self._open(channel, opened)
+                if engines - {(self.store_id, self.instance)}:
+                    raise WorkerGone("it is to be connected with as one with a shared store")
+                if self.instance:
+                    self._keep(self.store_id, self.instance)
+                if self.settled:
+                    self._settle()
                 for share in self._shares:
                     self.queue.released(share)
-        except (WorkerGone, NodeFenced):
-            stream.cancel()
+        except (WorkerGone, NodeFenced) as exc:
+            self.cut(str(exc))
 
     async def _serve(
         self,
         channel: WorkerChannel,
-        status: WorkerStatus,
         stream: WorkerStream,
         first: bytes,
         opened: set[LinkedShare],
@@ -300,34 +350,48 @@ class WorkerLink:
         self._log.info("worker serves", worker=str(self.address), retried=self.queue.retried)
         self.reason = ""
         self.connections += 1
+        if self.instance:
+            self.suspects[self.instance] = self.store_id
         self.out = False
         self._served.set()
-        self._failover.back(self)
+        self._failover.changed()
+        self._settle()
         for share in self._shares:
             self.queue.released(share)
         helpers = [
             asyncio.ensure_future(self._write(stream)),
-            asyncio.ensure_future(self._probe(channel, stream)),
-            asyncio.ensure_future(self._open_added(channel, status, stream, opened)),
+            asyncio.ensure_future(self._probe(channel)),
+            asyncio.ensure_future(self._open_added(channel, opened)),
         ]
         try:
             while True:
-                if not self.queue.answered(await stream.read()):
+                data = await stream.read()
+                if not self.serving:
+                    break
+                self._heard += 1
+                if not self.queue.answered(data):
                     raise WorkerGone("a volume is not served any more")
+        except WorkerGone as exc:
+            if not self.reason:
+                raise
+            raise WorkerGone(self.reason) from exc  # of the cut
         finally:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
+        raise WorkerGone(self.reason)
 
-    async def _probe(self, channel: WorkerChannel, stream: WorkerStream) -> None:
+    async def _probe(self, channel: WorkerChannel) -> None:
         """Rule 4."""
-        try:
-            while True:
-                await asyncio.sleep(PROBE_SECONDS)
+        while True:
+            heard = self._heard
+            await asyncio.sleep(PROBE_SECONDS)
+            if heard != self._heard or not (self.instance or self.queue.unanswered):
+                continue
+            try:
                 await channel.probe(PROBE_SECONDS_MAX)
-        except (WorkerGone, ShareRefused, NoSuchShare) as exc:
-            self._log.warning("no sign of life", worker=str(self.address), reason=str(exc))
-            stream.cancel()
+            except (WorkerGone, ShareRefused, NoSuchShare) as exc:
+                self.cut(f"no sign of life: {exc}")
 
     async def _write(self, stream: WorkerStream) -> None:
         queue, wake, clock = self.queue, self._wake, self._clock

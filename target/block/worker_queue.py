@@ -50,9 +50,7 @@ IMPATIENT_SECONDS: Final = 0.1
 IMPATIENT_SECONDS_MAX: Final = 6.4
 # A worker gives up what it has not begun this much earlier than we do, so that we learn of it.
 DEADLINE_MARGIN_SECONDS: Final = 0.25
-SYNC_LOST_DETAIL: Final = (
-    "the worker's machine has restarted: what was answered and not flushed may be lost"
-)
+UNKNOWN: Final = "the worker has gone: whether it has compared and written is unknown"
 
 
 class WorkerQueue:
@@ -72,7 +70,9 @@ class WorkerQueue:
         self._sequences = sequences  # of the node: shared by its links
         self._wake = wake  # there may be a message to send
         self._checksum = checksum
-        self._live: dict[int, RemoteIo] = {}  # not ended; in the order of their deadlines
+        self._live: dict[int, RemoteIo] = {}  # not ended; sorted by deadline, if _sorted
+        self._sorted = True
+        self._last_deadline = 0.0
         self._sent: dict[int, RemoteIo] = {}  # on the present or the last stream, unanswered
         # Two lines, so that reads do not stand behind writes that wait for credit.
         self._bare: deque[RemoteIo] = deque()
@@ -96,16 +96,25 @@ class WorkerQueue:
         return not self._live
 
     @property
+    def waiting(self) -> int:
+        """I/Os that somebody waits for."""
+        return len(self._live)
+
+    @property
     def unanswered(self) -> int:
         """I/Os that are with the worker, as far as is known."""
         return len(self._sent)
 
     def submit(self, io: StoreIo, share: Share, deadline: float) -> None:
-        """Start ``io``.  Deadlines never go back from one call to the next."""
+        """Start ``io``.  Deadlines go back only where others stand in for a worker."""
         if self.refused is not None:
             end(io, self.refused, "this node has been fenced")
             return
         remote = RemoteIo(next(self._sequences), io, share, deadline)
+        if deadline < self._last_deadline:
+            self._sorted = False
+        else:
+            self._last_deadline = deadline
         self._live[remote.sequence] = remote
         self._line_up(remote)
         self._wake()
@@ -129,6 +138,9 @@ class WorkerQueue:
 
     def expire(self, now: float) -> None:
         """End what has reached its deadline (rule 2)."""
+        if not self._sorted:
+            self._live = dict(sorted(self._live.items(), key=lambda item: item[1].deadline))
+            self._sorted = True
         late: list[RemoteIo] = []
         for remote in self._live.values():
             if remote.deadline > now:
@@ -189,43 +201,36 @@ class WorkerQueue:
         sent, self._sent = self._sent, {}
         for remote in sent.values():
             if remote.io is not None:
-                self._retry(remote)
+                self.retried += 1
+                self._line_up(remote)
             elif remote.kind in WRITING:
                 self._doubt_over(remote)
         self._wake()
 
-    def _retry(self, remote: RemoteIo) -> None:
-        if remote.kind is IoKind.COMPARE_AND_WRITE and remote.handle != remote.share.handle:
-            detail = "the worker has restarted: whether it has compared and written is unknown"
-            self._finish(remote, StoreStatus.WRITE_FAILED, detail)
-            return
-        if remote.kind is IoKind.FLUSH and remote.share.sync_lost:
-            remote.share.sync_lost = False
-            self._finish(remote, StoreStatus.SYNC_LOST, SYNC_LOST_DETAIL)
-            return
-        self.retried += 1
-        self._line_up(remote)
+    def give_up(self) -> list[RemoteIo]:
+        """What is asked for here is asked of others from now on (rule 7): all of it.
 
-    def give_up(self) -> list[tuple[StoreIo, Share]]:
-        """What is asked for here is asked of others from now on (rule 7): all of it."""
+        Returns what its callers still wait for.
+        """
         assert not self.serving, "a stream that is served keeps what it has"
-        moved: list[tuple[StoreIo, Share]] = []
         live, self._live = self._live, {}
         sent, self._sent = self._sent, {}
         self._bare.clear()
         self._carrying.clear()
         self._cancel.clear()
-        for remote in (*sent.values(), *live.values()):
-            remote.share.doubts.clear()
-            remote.share.held.clear()
         for remote in live.values():
-            io, remote.io = remote.io, None
-            assert io is not None, "live"
-            if remote.kind is IoKind.COMPARE_AND_WRITE and remote.sequence in sent:
-                detail = "the worker has gone: whether it has compared and written is unknown"
-                end(io, StoreStatus.WRITE_FAILED, detail)
+            remote.share.held.clear()
+        for remote in sent.values():
+            if remote.io is None and remote.kind in WRITING:
+                self._doubt_over(remote)
+        moved: list[RemoteIo] = []
+        for remote in live.values():
+            if remote.kind is IoKind.COMPARE_AND_WRITE and remote.handle:
+                io, remote.io = remote.io, None
+                assert io is not None, "live"
+                end(io, StoreStatus.WRITE_FAILED, UNKNOWN)
             else:
-                moved.append((io, remote.share))
+                moved.append(remote)
         return moved
 
     def lost(self) -> None:
@@ -274,6 +279,9 @@ class WorkerQueue:
             if not share.handle:
                 share.held.append(line.popleft())
                 continue
+            if remote.handle not in (0, share.handle) and self._must_not_go(remote):
+                line.popleft()
+                continue
             total = payload + remote.carried
             too_much = total > self._credit or (payload and total > MESSAGE_PAYLOAD_BYTES)
             if remote.carried and too_much:
@@ -285,6 +293,13 @@ class WorkerQueue:
             left = remote.deadline - now - DEADLINE_MARGIN_SECONDS
             batch.append(Outgoing(remote.sequence, share.handle, max(1, int(left * 1000)), io))
         return payload
+
+    def _must_not_go(self, remote: RemoteIo) -> bool:
+        """Another process had it: rule 4."""
+        if remote.kind is not IoKind.COMPARE_AND_WRITE:
+            return False
+        self._finish(remote, StoreStatus.WRITE_FAILED, UNKNOWN)
+        return True
 
     def impatient(self, now: float) -> None:
         """What gathers has waited long enough (rule 5)."""
@@ -328,13 +343,11 @@ class WorkerQueue:
         finish_io(io, answer)  # may raise: then it is still unanswered, and sent again
         if answer.status is not StoreStatus.OK:
             io.detail = detail
-        elif remote.kind in WRITING and not io.fua:
-            remote.share.written += 1
-        elif remote.kind is IoKind.FLUSH:
-            remote.share.flushed = max(remote.share.flushed, remote.mark)
         del self._sent[answer.sequence]
         del self._live[answer.sequence]
         remote.io = None
+        if remote.kind is not IoKind.READ:
+            remote.share.answered(remote, io)
         io.done(io)
 
     def _finish(self, remote: RemoteIo, status: StoreStatus, detail: str) -> None:
@@ -345,5 +358,4 @@ class WorkerQueue:
 
     def _doubt_over(self, remote: RemoteIo) -> None:
         del remote.share.doubts[remote.sequence]
-        if remote.share.held:
-            self.released(remote.share)
+        remote.share.doubt_over()

@@ -49,7 +49,7 @@ class Setup:
             random=random.random,
             io_seconds=io_seconds,
             log=structlog.get_logger(),
-            failover=Failover(structlog.get_logger()),
+            failover=Failover(structlog.get_logger(), time.monotonic),
         )
         info = ShareInfo("disk", UUID.bytes, SIZE, 65536, 512)
         self.created = 0
