@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from workers import rados_client
-from workers.rados_client import RadosError, import_rados
+from workers import rados_module
+from workers.rados_module import RadosError, import_rados
 
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The only place where the module is looked for; nothing is there."""
-    monkeypatch.delitem(sys.modules, "rados", raising=False)
+    monkeypatch.setitem(sys.modules, "rados", sys)  # what there is now comes back at the end
+    del sys.modules["rados"]
     monkeypatch.setattr(sys, "path", [str(tmp_path / "empty")])
-    monkeypatch.setattr(rados_client, "SYSTEM_PACKAGES", (str(tmp_path),))
+    monkeypatch.setattr(rados_module, "SYSTEM_PACKAGES", (str(tmp_path),))
     return tmp_path
 
 
@@ -25,12 +26,11 @@ def test_it_is_said_what_to_install(nowhere: Path) -> None:
         import_rados()
 
 
-def test_it_alone_is_taken_from_the_system(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_alone_is_taken_from_the_system(nowhere: Path) -> None:
     (nowhere / "rados.py").write_text("import sys\nmine = 'found'\n")
     (nowhere / "neighbour.py").write_text("")
     path = list(sys.path)
     found = import_rados()
-    monkeypatch.setitem(sys.modules, "rados", found)  # taken out again at the end
     assert found.mine == "found"
     assert import_rados() is found
     assert sys.path == path
