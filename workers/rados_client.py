@@ -33,6 +33,8 @@ from workers.rados_module import MON_SECONDS, RadosError, open_pool
 
 CALL_SECONDS: Final = 2 * MON_SECONDS  # for a call that asks them, whatever librados does
 BLOCKING_THREADS: Final = 4
+MANY_OPS: Final = 4
+TICK_SECONDS: Final = 0.001
 FULL_FORCE: Final = 128  # LIBRADOS_OPERATION_FULL_FORCE, which the module does not name
 CLOSE_SECONDS: Final = 5.0
 # A worker that was stopped for longer than this may find itself let in again, with writes that it
@@ -52,7 +54,8 @@ class RadosClient:
         self._cluster = cluster
         self._ioctx = ioctx
         self._loop = loop
-        self._delivery = Delivery(loop.call_soon_threadsafe)
+        self._delivery = Delivery(loop.call_soon_threadsafe, self._enough)
+        self._tick: asyncio.TimerHandle | None = None
         self._blocking = BlockingExecutor(BLOCKING_THREADS, loop.call_soon_threadsafe)
         self._pending: dict[int, Done] = {}
         self._number = 0
@@ -148,6 +151,8 @@ class RadosClient:
         self._number += 1
         number = self._number
         self._pending[number] = done
+        if self._tick is None and len(self._pending) >= MANY_OPS:
+            self._tick = self._loop.call_later(TICK_SECONDS, self._collect)
 
         def ended(completion: Any, data: bytes | None = None, size: int | None = None) -> None:
             """In a thread of librados."""
@@ -164,6 +169,16 @@ class RadosClient:
         except Exception as exc:  # librados has not taken it
             failed = -abs(getattr(exc, "errno", None) or errno.EIO)
             self._delivery.put(lambda: self._ended(number, failed, b""))
+
+    def _enough(self, waiting: int) -> bool:
+        """Rule 5."""
+        return self._tick is None or 2 * waiting >= len(self._pending)
+
+    def _collect(self) -> None:
+        self._tick = None
+        if len(self._pending) >= MANY_OPS:
+            self._tick = self._loop.call_later(TICK_SECONDS, self._collect)
+        self._delivery.deliver()
 
     def _ended(self, number: int, result: int, data: bytes) -> None:
         done = self._pending.pop(number, None)
