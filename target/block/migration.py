@@ -17,6 +17,7 @@ Rules:
 5. The old copy is given back after the switch, as far as its store can be reached.  Stores that
    are shared have one copy: nothing is copied there, cleared or given back.
 6. ``run`` is stopped (``stop``), never cancelled: a store may be using the buffers.
+7. A loss that a store says at a flush of ours is said to the next who flushes the volume.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class Mover:
     """Moves the chunks of ``volume``, whose layout is ``layout`` while it runs.
 
     ``moved``, ``copied_bytes`` and ``trouble`` may be looked at meanwhile.  ``rate`` is in bytes
-    copied a second; 0: no limit.
+    copied a second; 0: no limit.  ``finish`` keeps that the volume is where it was to be, before it
+    has its new layout: chunks that are added by growth are then where that says.  It may raise
+    OSError, and is called again later.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Mover:
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
+        finish: Callable[[], None] = lambda: None,
         rate: int = 0,
         backoff_seconds: float = BACKOFF_SECONDS,
     ) -> None:
@@ -94,6 +98,7 @@ class Mover:
         self._share = share
         self._clock = clock
         self._random = random
+        self._finish = finish
         self._rate = rate
         self._backoff_seconds = backoff_seconds
         self._stop = asyncio.Event()
@@ -125,6 +130,12 @@ class Mover:
         delay = self._backoff_seconds
         while not self._stop.is_set():
             if layout.moved >= self.chunks_total:
+                try:
+                    self._finish()
+                except OSError as exc:
+                    self.trouble = f"the end cannot be kept: {exc.strerror}"
+                    await self._pause(BACKOFF_SECONDS_MAX)
+                    continue
                 self._volume.relayout(layout.new)
                 return True
             end = min(layout.moved + SCAN_CHUNKS_MAX, self.chunks_total)
@@ -185,7 +196,7 @@ class Mover:
         start = chunk * volume.chunk_bytes
         end = min(start + volume.chunk_bytes, volume.size)
         deadline = self._clock() + TRY_SECONDS_MAX
-        await _perform(source, IoKind.FLUSH, 0, volume.size)
+        await self._flush(source)
         # Asked even of a shared store: it answers when nothing older can happen on the range.
         runs = await _status(source, start, end - start)
         if source.shared and target.shared:
@@ -207,7 +218,15 @@ class Mover:
                 start = stop
             if start < end:
                 runs = await _status(source, start, end - start)
-        await _perform(target, IoKind.FLUSH, 0, volume.size)
+        await self._flush(target)
+
+    async def _flush(self, store: VolumeStore) -> None:
+        try:
+            await _perform(store, IoKind.FLUSH, 0, self._volume.size)
+        except StoreError as exc:
+            if exc.status is StoreStatus.SYNC_LOST:  # rule 7
+                self._volume.lost = str(exc)
+            raise
 
     async def _journaled(self, chunk: int) -> bool:
         """Raises OSError.  False: stopped, and nobody knows whether the journal has it."""

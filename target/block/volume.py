@@ -60,6 +60,7 @@ class Volume:
         self.read_only = read_only or any(s.read_only for s in stores)
         self.write_cache = write_cache  # off: every write is on stable storage before its answer
         self.busy_when_away = busy_when_away
+        self.lost = ""  # a loss that a store has said to a migration; the next flush is told
         self._ranges = RangeOrder(chunk_bytes)
         self.relayout(Layout(stores, place))
 
@@ -374,4 +375,7 @@ class _VolumeIo(Wait[T], Generic[T]):
                 error = part.error()
                 error.miscompare_offset += part.offset - self._io.offset
                 return error
+        if self._v.lost and (self._io.kind is IoKind.FLUSH or self._io.fua):
+            lost, self._v.lost = self._v.lost, ""
+            return StoreError(StoreStatus.SYNC_LOST, lost)
         return self._result(parts)

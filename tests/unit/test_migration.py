@@ -275,7 +275,7 @@ def moving(old: VolumeStore, new: VolumeStore) -> tuple[Volume, MovingLayout]:
 
 async def settle(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(LIFE_SECONDS_MAX):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # the mover tells nobody
             await asyncio.sleep(0)
 
 
@@ -351,6 +351,25 @@ def test_what_a_source_has_lost_does_not_move() -> None:
         assert caught.value.status is StoreStatus.SYNC_LOST
         mover.stop()
         assert not await task
+
+    run(test)
+
+
+def test_a_loss_that_a_store_says_only_once_is_said_to_who_flushes_next() -> None:
+    class SaysOnce(FailingStore):
+        def submit(self, io: StoreIo) -> None:
+            super().submit(io)
+            if io.kind is IoKind.FLUSH:
+                self.failures.clear()
+
+    async def test() -> None:
+        old = SaysOnce(MemoryStore(CHUNK), {IoKind.FLUSH: StoreStatus.SYNC_LOST})
+        volume, layout = moving(old, MemoryStore(CHUNK))
+        assert await mover_of(volume, layout, KeptJournal(), BufferPool(POOL_BYTES_MIN)).run()
+        with pytest.raises(StoreError) as caught:
+            await finished(volume.flush())
+        assert caught.value.status is StoreStatus.SYNC_LOST
+        await finished(volume.flush())
 
     run(test)
 
