@@ -14,8 +14,8 @@ Rules:
    none after ``TRY_SECONDS_MAX``.
 4. Buffers come from the node's pool, ``COPY_SEGMENTS`` at most, and are there before the chunk is
    held: who waits for it may have the buffers that we would wait for.
-5. The old copy is given back after the switch, as far as its store can be reached.  Stores that
-   are shared have one copy: nothing is copied there, cleared or given back.
+5. The old copy is given back after the switch, as far as its store can be reached.  Two stores of
+   ``one_medium`` have one copy: nothing is copied there, cleared or given back.
 6. ``run`` is stopped (``stop``), never cancelled: a store may be using the buffers.
 7. A loss that a store says at a flush of ours is said to the next who flushes the volume.
 """
@@ -88,6 +88,7 @@ class Mover:
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
+        one_medium: Callable[[VolumeStore, VolumeStore], bool] = lambda one, other: False,
         finish: Callable[[], None] = lambda: None,
         rate: int = 0,
         backoff_seconds: float = BACKOFF_SECONDS,
@@ -98,6 +99,7 @@ class Mover:
         self._share = share
         self._clock = clock
         self._random = random
+        self._one_medium = one_medium
         self._finish = finish
         self._rate = rate
         self._backoff_seconds = backoff_seconds
@@ -199,7 +201,7 @@ class Mover:
         await self._flush(source)
         # Asked even of a shared store: it answers when nothing older can happen on the range.
         runs = await _status(source, start, end - start)
-        if source.shared and target.shared:
+        if self._one_medium(source, target):
             return
         await _perform(target, IoKind.UNMAP, start, end - start)
         size = len(segments) * SEGMENT_BYTES
@@ -207,6 +209,8 @@ class Mover:
             for run in runs:
                 stop = run.offset + run.length
                 for at in range(run.offset, stop if run.mapped else run.offset, size):
+                    if self._stop.is_set():
+                        raise StoreError(StoreStatus.UNAVAILABLE, "stopped")
                     if self._clock() > deadline:
                         detail = f"the copy took longer than {TRY_SECONDS_MAX:.0f} s"
                         raise StoreError(StoreStatus.DEADLINE, detail)
@@ -254,7 +258,7 @@ class Mover:
         number = layout.old.place(chunk)
         target = layout.stores[layout.new_place(chunk)]
         source = layout.stores[number]
-        if source is target or source.shared or source in layout.left:
+        if source in layout.left or self._one_medium(source, target):
             return
         start = chunk * volume.chunk_bytes
         nbytes = min(volume.chunk_bytes, volume.size - start)

@@ -127,7 +127,13 @@ def volume_over(layout: Layout) -> Volume:
     return volume
 
 
-def mover_of(volume: Volume, layout: MovingLayout, journal: Journal, pool: BufferPool) -> Mover:
+def mover_of(
+    volume: Volume,
+    layout: MovingLayout,
+    journal: Journal,
+    pool: BufferPool,
+    one_medium: Callable[[VolumeStore, VolumeStore], bool] = lambda one, other: False,
+) -> Mover:
     return Mover(
         volume,
         layout,
@@ -135,6 +141,7 @@ def mover_of(volume: Volume, layout: MovingLayout, journal: Journal, pool: Buffe
         pool.open_share(),
         clock=time.monotonic,
         random=random.random,
+        one_medium=one_medium,
         backoff_seconds=0,
     )
 
@@ -392,10 +399,10 @@ def test_a_shared_store_changes_hands_without_a_copy() -> None:
     async def test() -> None:
         medium = MemoryStore(2 * CHUNK)
         old, new = StoreWrapper(medium), StoreWrapper(medium)
-        old.shared = new.shared = True
         volume, layout = moving(old, new)
         result_of(volume.write(0, [memoryview(b"x" * 2 * CHUNK)], 2 * CHUNK))
-        mover = mover_of(volume, layout, KeptJournal(), BufferPool(POOL_BYTES_MIN))
+        pool = BufferPool(POOL_BYTES_MIN)
+        mover = mover_of(volume, layout, KeptJournal(), pool, one_medium=lambda one, other: True)
         assert await mover.run()
         assert (mover.copied_bytes, medium.mapped_bytes) == (0, 2 * CHUNK)
 
