@@ -33,7 +33,7 @@ def workers(tmp_path: Path) -> Iterator[list[LunmeshWorker]]:
                 LunmeshWorker(
                     tmp_path / f"worker{n}",
                     # The one that comes is slow, so that there is a middle to kill things in.
-                    arguments=("--fault", "delay=150ms") if n == 2 else (),
+                    arguments=("--fault", "delay=200ms") if n == 2 else (),
                 )
             )
             for n in range(3)
@@ -45,11 +45,6 @@ def server(tmp_path: Path, workers: list[LunmeshWorker]) -> Iterator[LunmeshServ
     flags = ["--worker", workers[0].address, "--worker", workers[1].address]
     with LunmeshServer(tmp_path / "server", [f"disk0={SIZE},chunk=1M"], arguments=flags) as running:
         yield running
-
-
-def random_image(path: Path, seed: int) -> Path:
-    path.write_bytes(random.Random(seed).randbytes(SIZE))
-    return path
 
 
 def qemu_img(*arguments: str) -> None:
@@ -111,10 +106,10 @@ def allocated_bytes(worker: LunmeshWorker) -> int:
 def test_a_worker_comes_and_one_goes_while_it_is_written_and_all_are_killed(
     tmp_path: Path, workers: list[LunmeshWorker], server: LunmeshServer
 ) -> None:
-    first = random_image(tmp_path / "first.raw", 1)
-    second = random_image(tmp_path / "second.raw", 2)
+    image = tmp_path / "image.raw"
+    image.write_bytes(random.Random(1).randbytes(SIZE))
     goal = to(workers[1:])
-    write(first, server)
+    write(image, server)
     begun = volume(server, "migrate", "disk0", *goal, "--detach", "--json")
     assert begun.returncode == 0, begun.stderr
     assert json.loads(begun.stdout)["migration"]["chunks_total"] == CHUNKS
@@ -126,22 +121,29 @@ def test_a_worker_comes_and_one_goes_while_it_is_written_and_all_are_killed(
     server.kill()
     server.start()
     assert shown(server)["migration"]["chunks_done"] >= 8
-    compare(first, server)
 
-    assert shown(server)["migration"] is not None, "too fast for this test"
+    half = SIZE // 2  # of what was there, the other half has to survive all that follows
+    writes = [f"write -P 0x5a {at} {4 * MIB}" for at in range(half, SIZE, 4 * MIB)]
+    commands = [part for write in writes for part in ("-c", write)]
+    with image.open("r+b") as stream:
+        stream.seek(half)
+        stream.write(b"\x5a" * half)
     with subprocess.Popen(
-        ["qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", str(second), server.url()]
+        ["qemu-io", "-f", "raw", *commands, server.url()], stdout=subprocess.PIPE, text=True
     ) as writer:
         workers[2].kill()
         workers[2].start()
         workers[0].kill()
         workers[0].start()
-        assert writer.wait(SECONDS_MAX) == 0
+        said, _ = writer.communicate(timeout=SECONDS_MAX)
+        assert writer.returncode == 0
+    assert "failed" not in said
+    assert shown(server)["migration"] is not None, "too fast for this test"
 
     followed = volume(server, "migrate", "disk0", *goal)
     assert followed.returncode == 0, followed.stderr
     assert "64/64" in followed.stderr
-    compare(second, server)
+    compare(image, server)
     until(lambda: not shown(server)["retired"])
     assert shares(workers[0]) == []
     assert [w["address"] for w in shown(server)["workers"]] == [w.address for w in workers[1:]]
@@ -149,7 +151,7 @@ def test_a_worker_comes_and_one_goes_while_it_is_written_and_all_are_killed(
         assert SIZE / 4 < allocated_bytes(worker) < SIZE * 3 / 4
     assert sum(map(allocated_bytes, workers[1:])) < SIZE + SIZE / 16
     server.restart()
-    compare(second, server)
+    compare(image, server)
 
 
 def test_a_retired_worker_that_is_away_deletes_its_share_when_it_is_back(
