@@ -91,7 +91,7 @@ class WorkerVolumes:
 
     def know_stores(self, layout: Layout, places: Sequence[WorkerPlace]) -> None:
         """Note in ``places`` which of them are of a shared store."""
-        by_key = {store.key: store for store in _stores(layout)}
+        by_key = {store.info.place: store for store in _stores(layout)}
         for place in places:
             place.store_id = by_key[place.key].store_id or place.store_id
 
@@ -111,10 +111,9 @@ class WorkerVolumes:
             record.block_bytes,
         )
         group = there[0].group if there else ShareGroup()
-        by_key = {store.key: store for store in there}
+        by_key = {store.info.place: store for store in there}
         return [
-            by_key.get(place.key)
-            or self._store(name, replace(info, place=place.key), place, group)
+            by_key.get(place.key) or self._store(name, replace(info, place=place.key), place, group)
             for place in places
         ]
 
