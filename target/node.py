@@ -77,6 +77,7 @@ class Node:
             self._data,
             self._executor,
             bus,
+            pool,
             self._log,
             port_designators=names,
             sessions=self._sessions,

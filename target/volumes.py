@@ -21,19 +21,23 @@ import uuid as uuids
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from target.block.layout import MovingLayout
+from target.block.pool import BufferPool
 from target.block.volume import Volume
 from target.block.wait import PENDING
 from target.block.worker_errors import ShareRefused, WorkerGone
 from target.config import ServeConfig, VolumeConfig, format_size, image_bytes
-from target.datadir import DataDir, DataDirError, VolumeRecord
+from target.datadir import DataDir, DataDirError, MigrationRecord, VolumeRecord
 from target.identity import ID_BYTES as NODE_ID_BYTES
 from target.identity import begin_epoch
 from target.logs import Log
+from target.migration_log import MigrationLog
+from target.migrations import Migrations
 from target.scsi.bus import SCSIBus
 from target.scsi.disk import DiskDevice
 from target.scsi.limits import LUNS_MAX
 from target.scsi.sense import UA_CAPACITY_CHANGED
-from target.volume_info import VolumeInfo, WorkerInfo
+from target.volume_info import MigrationInfo, VolumeInfo, WorkerInfo
 from workers.executor import BlockingExecutor
 from workers.file_store import FileStore
 from workers.grpc_environment import prepare_grpc
@@ -75,6 +79,7 @@ class Volumes:
         data: DataDir,
         executor: BlockingExecutor,
         bus: SCSIBus,
+        pool: BufferPool,
         log: Log,
         *,
         port_designators: Sequence[bytes],
@@ -88,9 +93,12 @@ class Volumes:
         self._port_designators = port_designators
         self._sessions = sessions
         self._workers: WorkerVolumes | None = None
+        self._journals: dict[str, MigrationLog] = {}  # of migrations that are to be resumed
         self._by_lun: dict[int, Volume] = {}
         self._lock = asyncio.Lock()
         self._deleter: asyncio.Task[None] | None = None
+        self._migrations = Migrations(data, pool, log, self._delete_later)
+        self._planning: set[str] = set()  # volumes whose new places are retired for the moment
 
     # --- their life -------------------------------------------------------------------------------
 
@@ -110,6 +118,9 @@ class Volumes:
         if self._workers is not None:
             await self._workers.start()
         if all_volumes:
+            for volume in self._by_lun.values():
+                if volume.name in self._journals:
+                    self._migrations.start(volume, self._journals.pop(volume.name))
             self._delete_later()
 
     def _open_created(self) -> None:
@@ -130,7 +141,13 @@ class Volumes:
 
     def _open(self, name: str, record: VolumeRecord, read_only: bool) -> Volume:
         if record.workers is not None:
-            return self._worker_volumes().open(name, record, read_only=read_only)
+            moved = None
+            if record.migration is not None:
+                journal = self._journals[name] = MigrationLog(
+                    self._data.journal_of(name), uuids.UUID(record.migration.id)
+                )
+                moved = journal.moved
+            return self._worker_volumes().open(name, record, read_only=read_only, moved=moved)
         store = FileStore(
             self._data.file_of(name), self._executor, size=record.size_bytes, read_only=read_only
         )
@@ -176,13 +193,16 @@ class Volumes:
             self._log.error("flush failed", volume=volume.name, reason=str(outcome))
 
     async def stop(self) -> None:
-        """Begin no more changes, and none that wait."""
+        """Begin no more changes, and none that wait; a migration is resumed by the next start."""
+        await self._migrations.stop()
         if self._deleter is not None:
             self._deleter.cancel()
             await asyncio.gather(self._deleter, return_exceptions=True)
 
     async def close(self) -> None:
         """Close them.  Nothing may be in flight."""
+        for journal in self._journals.values():
+            journal.close()
         for volume in self._by_lun.values():
             volume.close()
         if self._workers is not None:
@@ -237,7 +257,14 @@ class Volumes:
             path=str(path) if path is not None else None,
             allocated_bytes=allocated,
             workers=self._worker_infos(lun, record),
+            migration=self._migration_info(name, record),
+            retired=[place.address for place in record.retired],
         )
+
+    def _migration_info(self, name: str, record: VolumeRecord) -> MigrationInfo | None:
+        if record.migration is None:
+            return None
+        return self._migrations.info(name, [place.address for place in record.migration.workers])
 
     def _worker_infos(self, lun: int | None, record: VolumeRecord) -> list[WorkerInfo]:
         if record.workers is None:
@@ -355,6 +382,7 @@ class Volumes:
                     f" using volume {name!r}: log out, or force it",
                 )
             self._data.begin_delete(name)
+            await self._migrations.stop(name)
             volume = self._by_lun.pop(lun)
             gone = asyncio.Event()
             self._bus.remove(lun, gone.set)
@@ -362,6 +390,82 @@ class Volumes:
             volume.close()
             self._log.info("volume deleted", volume=name, lun=lun)
             self._delete_later()
+
+    async def migrate(self, name: str, addresses: Sequence[str]) -> VolumeInfo:
+        """Have a volume on workers move to the workers ``addresses``; returns when that has begun.
+
+        The same again while it runs changes nothing.  Raises VolumeError or OSError.
+        """
+        async with self._lock:
+            lun = self._lun_of(name)
+            record = self._data.record(name)
+            if lun is None or record is None:
+                raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
+            if not self._is_there(name, record, addresses):
+                self._planning.add(name)
+                try:
+                    await self._begin_migration(self._by_lun[lun], record, addresses)
+                except DataDirError as exc:
+                    raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
+                finally:
+                    self._planning.discard(name)
+                    self._delete_later()
+            return self.one(name)
+
+    @staticmethod
+    def _is_there(name: str, record: VolumeRecord, addresses: Sequence[str]) -> bool:
+        """Whether a volume is at ``addresses``, or on its way.  Raises VolumeError."""
+        if record.workers is None:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"volume {name!r} is a file on this machine: only volumes on workers can move",
+            )
+        places = record.workers if record.migration is None else record.migration.workers
+        if {place.address for place in places} == set(addresses):
+            return True
+        if record.migration is not None:
+            there = ", ".join(place.address for place in places)
+            raise VolumeError(
+                VolumeFault.CONFLICT, f"volume {name!r} is moving to {there}: that ends first"
+            )
+        for place in record.retired:
+            if place.address in addresses:
+                raise VolumeError(
+                    VolumeFault.CONFLICT,
+                    f"worker {place.address} has not deleted its old share of volume {name!r} yet",
+                )
+        return False
+
+    async def _begin_migration(
+        self, volume: Volume, record: VolumeRecord, addresses: Sequence[str]
+    ) -> None:
+        workers, old = self._worker_volumes(), volume.layout
+        places = self._data.plan_places(volume.name, addresses)
+        layout = workers.layout_to(volume, record, places)
+        begun = False
+        try:
+            reason = await workers.wait_open(layout)
+            if reason:
+                raise VolumeError(VolumeFault.AWAY, reason)
+            # Who deletes what is left has to know it, perhaps after a restart.
+            workers.know_stores(layout, places)
+            workers.know_stores(old, record.workers or [])
+            identity = uuids.uuid4()
+            journal = MigrationLog.create(self._data.journal_of(volume.name), identity)
+            try:
+                self._data.begin_migration(
+                    volume.name, MigrationRecord(id=str(identity), workers=places)
+                )
+            except OSError:
+                journal.remove()
+                raise
+            begun = True
+        finally:
+            if not begun:
+                for store in set(layout.stores) - set(old.stores):
+                    store.close()
+        volume.relayout(MovingLayout(old, layout))
+        self._migrations.start(volume, journal)
 
     async def _discard(self, name: str, volume: Volume) -> None:
         """What could not be made is nobody's yet."""
@@ -371,20 +475,50 @@ class Volumes:
 
     def _delete_later(self) -> None:
         """The data of volumes that are gone go in the background."""
-        if any(record.deleting for record in self._data.volumes.values()):
+        if any(record.deleting or record.retired for record in self._data.volumes.values()):
             if self._deleter is None or self._deleter.done():
                 self._deleter = asyncio.ensure_future(self._delete_data())
 
     async def _delete_data(self) -> None:
         said: dict[str, str] = {}
-        while names := [n for n, record in self._data.volumes.items() if record.deleting]:
+        while names := self._to_delete():
             for name in names:
-                reason = await self._delete_data_of(name)
-                if reason != said.get(name, ""):
+                if self._is_deleting(name):
+                    reason = await self._delete_data_of(name)
+                else:
+                    reason = await self._delete_retired(name)
+                if reason and reason != said.get(name, ""):
                     self._log.warning("data are not deleted yet", volume=name, reason=reason)
                 said[name] = reason
-            if any(self._is_deleting(name) for name in names):
+            if any(name in names for name in self._to_delete()):
                 await asyncio.sleep(DELETE_RETRY_SECONDS)
+
+    def _to_delete(self) -> list[str]:
+        return [
+            name
+            for name, record in self._data.volumes.items()
+            if record.deleting or (record.retired and name not in self._planning)
+        ]
+
+    async def _delete_retired(self, name: str) -> str:
+        """Delete the shares that a migration has left; returns why one is there still."""
+        record = self._data.record(name)
+        assert record is not None, "nobody else forgets it"
+        problem = ""
+        for place in list(record.retired):
+            # A shared store has its data once, whoever serves them.
+            in_use = record.workers or []
+            if record.migration is not None:
+                in_use = in_use + record.migration.workers
+            common = place.store_id and any(p.store_id == place.store_id for p in in_use)
+            try:
+                if not common:
+                    await self._worker_volumes().delete_share(record, place)
+                self._data.forget_retired(name, place)
+                self._log.info("share deleted", volume=name, worker=place.address)
+            except (WorkerGone, ShareRefused, OSError) as exc:
+                problem = str(exc)
+        return problem
 
     async def _delete_data_of(self, name: str) -> str:
         record = self._data.record(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from target.admin.schema import VolumeCreate, VolumeList, VolumeResize
+from target.admin.schema import VolumeCreate, VolumeList, VolumeMigrate, VolumeResize
 from target.admin.server import answer
 from target.config import ServeConfig, parse_size
 from target.config.options import VolumeTable
@@ -37,9 +37,7 @@ def volume_routes(volumes: Volumes, config: ServeConfig) -> web.RouteTableDef:
         if asked.workers is None:
             workers = [str(address) for address in config.workers]
         else:
-            workers = [str(parse_worker(text)) for text in asked.workers]
-        if len(set(workers)) != len(workers):
-            raise ValueError("a worker is given twice")
+            workers = _addresses(asked.workers)
         made = await volumes.create(wanted, workers=workers, lun=asked.lun)
         return answer(made, status=201)
 
@@ -53,6 +51,14 @@ def volume_routes(volumes: Volumes, config: ServeConfig) -> web.RouteTableDef:
         size = parse_size(asked.size)
         return answer(await volumes.resize(request.match_info["name"], size))
 
+    @routes.post("/v1/volumes/{name}/migration")
+    async def migrate(request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=VolumeMigrate)
+        workers = _addresses(asked.workers)
+        if not workers:
+            raise ValueError("at least one worker is needed")
+        return answer(await volumes.migrate(request.match_info["name"], workers), status=202)
+
     @routes.delete("/v1/volumes/{name}")
     async def delete(request: web.Request) -> web.Response:
         force = request.query.get("force", "no")
@@ -62,3 +68,11 @@ def volume_routes(volumes: Volumes, config: ServeConfig) -> web.RouteTableDef:
         return web.Response(status=204)
 
     return routes
+
+
+def _addresses(texts: list[str]) -> list[str]:
+    """Workers in the form that the catalog has.  Raises ValueError."""
+    workers = [str(parse_worker(text)) for text in texts]
+    if len(set(workers)) != len(workers):
+        raise ValueError("a worker is given twice")
+    return workers
