@@ -142,6 +142,11 @@ class DataDir:
         """What the catalog keeps of a volume, if there is one."""
         return self._catalog.volumes.get(name)
 
+    def is_deleting(self, name: str) -> bool:
+        """Whether a volume is gone, and its data are to go."""
+        record = self._catalog.volumes.get(name)
+        return record is not None and record.deleting
+
     def file_of(self, name: str) -> Path:
         """Where the bytes of a volume are."""
         record = self._catalog.volumes[name]
