@@ -28,6 +28,7 @@ UNIT_ATTENTION = 6
 BLOCK = 512
 ANSWER_SECONDS = 60.0
 CONNECT_SECONDS = 30.0
+ROUNDS_SECONDS = 60.0
 
 
 class VerifiedWrites:
@@ -63,9 +64,12 @@ class VerifiedWrites:
         """Returns when ``count`` rounds have begun and ended."""
         with self._news:
             goal = self._done + count + 1
-            self._news.wait_for(lambda: self._done >= goal or self._failure is not None)
+            reached = self._news.wait_for(
+                lambda: self._done >= goal or self._failure is not None, ROUNDS_SECONDS
+            )
         if self._failure is not None:
             raise self._failure
+        assert reached, f"stuck: {self._done} rounds, BUSY {self.busy} times"
 
     def _run(self) -> None:
         try:
@@ -90,6 +94,8 @@ class VerifiedWrites:
                     self._may_be[block] = self._may_be[block] | {self._version}
                 data = struct.pack("<Q", self._version) * (BLOCK // 8)
                 self._ask(session, data)
+                if self._over.is_set():
+                    return
                 for block in self._blocks:
                     self._may_be[block] = {self._version}
                 self._read(session)
@@ -119,7 +125,7 @@ class VerifiedWrites:
         """Write ``data`` to all blocks, or read them all; until each has been answered GOOD."""
         began = time.monotonic()
         left, answered = list(self._blocks), {}
-        while left:
+        while left and not self._over.is_set():
             tasks = {block: self._start(session, block, data) for block in left}
             session.wait(*tasks.values())
             for block, task in tasks.items():
