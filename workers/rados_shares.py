@@ -188,6 +188,9 @@ class RadosShares(Shares):
 
     async def _create(self, info: ShareInfo) -> None:
         def add(volumes: dict[str, Volume]) -> None:
+            twin = volumes.get(info.name)
+            if twin is not None and not twin.deleting and info_of(twin) == info:
+                return  # another worker was asked at the same time
             if any(v.uuid == info.uuid.hex() or v.name == info.name for v in volumes.values()):
                 raise ShareError(
                     ShareFault.EXISTS,

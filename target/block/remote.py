@@ -68,14 +68,14 @@ class RemoteStore(VolumeStore):
         self._handle = 0
         self._create = create
         self._on_created = on_created
-        self._refusal = ""
+        self.refusal = ""
         self._opened = asyncio.Event()
         link.add(self)
 
     @property
     def reason(self) -> str:
         """Why the share is not served; empty if it is."""
-        why = self.link.reason or self._refusal
+        why = self.link.reason or self.refusal
         return f"worker {self.link.address}: {why}" if why else ""
 
     @property
@@ -149,10 +149,10 @@ class RemoteStore(VolumeStore):
                 opened = await channel.open_volume(node, epoch, self.info.uuid)
             self._check(opened)
         except (NoSuchShare, ShareRefused) as exc:
-            self._refusal = str(exc)
+            self.refusal = str(exc)
             self._opened.set()
             return None
-        self._refusal = ""
+        self.refusal = ""
         self.shared = opened.shared
         self.store_id = opened.store_id
         if self._volatile_id not in (None, opened.volatile_id) and self.written > self._flushed:

@@ -45,6 +45,7 @@ class LinkedShare(Share, Protocol):
     """A volume's share on the worker of this link."""
 
     store_id: str  # of the shared store that it is in; empty: in a local one, or not known yet
+    refusal: str  # why the worker does not serve it, although it is there
 
     async def open(self, channel: WorkerChannel, node: str, epoch: int) -> OpenedShare | None:
         """Set ``handle``, or 0 and ``reason`` (None).  Raises WorkerGone or NodeFenced."""
@@ -284,7 +285,10 @@ class WorkerLink:
             for share in waiting:
                 opened.add(share)
                 it = await share.open(channel, self.node, self.epoch)
-                if it is not None and it.shared:
+                if it is None:
+                    reason = share.refusal
+                    self._log.warning("share refused", worker=str(self.address), reason=reason)
+                elif it.shared:
                     engines.add((it.store_id, it.instance))
         if len(engines) > 1:
             raise WorkerGone("it is another process by now")

@@ -84,6 +84,12 @@ class FakeWorker:
         self.created: list[pb.VolumeShare] = []
         self.open_status = OK
         self.share = pb.VolumeShare()
+        self.store_id = self.instance = ""  # of a shared store
+        self.volatile_id = ""
+        self.evict_status = OK
+        self.evicted: list[str] = []  # whom this worker was asked to shut out
+        self.runs = asyncio.Event()  # cleared: the process is stopped, and answers no call
+        self.runs.set()
         self._server: aio.Server | None = None
 
     async def start(self) -> None:
@@ -97,6 +103,11 @@ class FakeWorker:
         add(_Control(self), server)
         server.add_insecure_port(str(self.address))
         await server.start()
+
+    def become(self, instance: str) -> None:
+        """Another process, from the next connection on."""
+        self.instance = instance
+        self.handle += 1
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -139,17 +150,34 @@ class _Control(worker_pb2_grpc.ControlServicer):
         self._fake = fake
 
     async def GetStatus(self, request: Any, context: Any) -> pb.GetStatusResponse:
+        await self._fake.runs.wait()
         return pb.GetStatusResponse(worker="fake")
 
     async def CreateVolume(self, request: Any, context: Any) -> pb.CreateVolumeResponse:
         self._fake.created.append(request.share)
         self._fake.share.CopyFrom(request.share)
+        if self._fake.store_id:
+            self._fake.share.place = ""
         return pb.CreateVolumeResponse(status=STATUS_TO_WIRE[OK])
 
     async def OpenVolume(self, request: Any, context: Any) -> pb.OpenVolumeResponse:
         fake = self._fake
+        await fake.runs.wait()
         if fake.share.uuid != request.uuid:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such volume")
         return pb.OpenVolumeResponse(
-            status=STATUS_TO_WIRE[fake.open_status], handle=fake.handle, share=fake.share
+            status=STATUS_TO_WIRE[fake.open_status],
+            handle=fake.handle,
+            share=fake.share,
+            shared=bool(fake.store_id),
+            store_id=fake.store_id,
+            instance=fake.instance,
+            volatile_id=fake.volatile_id,
         )
+
+    async def Evict(self, request: Any, context: Any) -> pb.EvictResponse:
+        fake = self._fake
+        await fake.runs.wait()
+        assert request.store_id == fake.store_id
+        fake.evicted.append(request.instance)
+        return pb.EvictResponse(status=STATUS_TO_WIRE[fake.evict_status])

@@ -163,6 +163,22 @@ def test_workers_that_change_the_catalog_at_once(ceph: CephCluster) -> None:
     run(test)
 
 
+def test_a_volume_that_several_workers_make_at_once_is_one(ceph: CephCluster) -> None:
+    """As a node does that has it on all of them."""
+    pool = ceph.create_pool()
+
+    async def test() -> None:
+        async with connected(ceph, pool, 3) as workers:
+            info = new_info()
+            await asyncio.gather(*(shares.create(info) for shares in workers))
+            for shares in workers:
+                assert (await shares.open(info.uuid)).info == info
+            with pytest.raises(ShareError):
+                await workers[0].create(replace(info, uuid=secrets.token_bytes(16)))
+
+    run(test)
+
+
 @pytest.mark.parametrize("tried", [1 << 16, 0], ids=["by chunks", "by the pool's objects"])
 def test_a_deletion_goes_on_where_a_worker_has_died(
     ceph: CephCluster, monkeypatch: pytest.MonkeyPatch, tried: int
