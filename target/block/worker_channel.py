@@ -232,10 +232,19 @@ def _check(answer: Any) -> None:
     raise ShareRefused(detail)
 
 
+# What gRPC says where the other side hung up before anything was said, and what that may be.
+_HINTS: Final = {
+    "Socket closed": "Socket closed: does the worker want TLS (worker-ca)?",
+    "Secure read failed (Socket closed)": "Socket closed: does the worker want a certificate"
+    " (worker-cert)?",
+}
+
+
 def _text(exc: aio.AioRpcError) -> str:
     text = exc.details() or exc.code().name
-    if text.startswith("failed to connect"):  # to all addresses, of which there is one; the end is
-        text = f"cannot connect: {text.rpartition(': ')[2]}"  # what the kernel says
+    if text.startswith("failed to connect"):  # to all addresses, of which there is one
+        reason = text.removesuffix(": OK").rpartition(": ")[2]  # what the kernel or TLS says
+        text = f"cannot connect: {_HINTS.get(reason, reason)}"
     return text[:DETAIL_CHARS_MAX]
 
 
