@@ -13,9 +13,11 @@ from rich.console import Console
 from target.config.sizes import parse_size
 from tests.bench import machine
 from tests.bench.clients import ClientFailed, missing_clients
-from tests.bench.measure import measure
-from tests.bench.report import Verdict, as_json, print_report, verdicts
-from tests.bench.servers import refusal
+from tests.bench.measure import measure, spy_on
+from tests.bench.report import Verdict, as_json, print_report, print_shares, verdicts
+from tests.bench.rows import Row
+from tests.bench.servers import Candidate, refusal
+from tests.bench.spy import py_spy
 from tests.bench.suites import Suite, suites
 from tests.support.lunmesh_server import PROJECT_ROOT, ServerError
 
@@ -50,8 +52,15 @@ def arguments() -> argparse.Namespace:
         default=PROJECT_ROOT / "build" / "bench",
         help="for the disks (removed afterwards) and results.json",
     )
+    parser.add_argument(
+        "--spy",
+        action="store_true",
+        help="print where CPU time goes instead (py-spy), one run a row",
+    )
     parser.add_argument("--check", action="store_true", help="exit status 1 if a goal is missed")
     chosen = parser.parse_args()
+    if chosen.spy and py_spy() is None:
+        parser.error("--spy: needs py-spy (pip install py-spy)")
     if chosen.rounds < 1:
         parser.error("--rounds: at least 1")
     return chosen
@@ -114,6 +123,9 @@ class Bench:
                 self._complain(f"missing: {reason}")
             if not servers or not rows:
                 return
+            if chosen.spy:
+                self._spy(servers, rows, Path(scratch))
+                return
             with self._progress.status("") as status:
                 results = measure(
                     servers,
@@ -129,6 +141,14 @@ class Bench:
         print_report(self._console, rows, results, [server.name for server in servers], judged)
         measured = as_json(rows, results, judged)
         self._document[suite.name] = {"servers": versions, "missing": missing, **measured}
+
+    def _spy(self, servers: list[Candidate], rows: list[Row], scratch: Path) -> None:
+        chosen = self._chosen
+        self._document["spied"] = True
+        for server in servers:
+            found = spy_on(server, rows, seconds=chosen.seconds, size=chosen.size, folder=scratch)
+            for row, shares in found.items():
+                print_shares(self._console, server.name, row, shares)
 
     def _print_lines(self, about: dict[str, str]) -> None:
         for name, value in about.items():

@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from tests.bench.clients import CLIENTS, Run
 from tests.bench.procstat import cpu_seconds, memory_bytes
 from tests.bench.rows import Row
 from tests.bench.servers import Candidate, Disks, Endpoint
+from tests.bench.spy import spying
 
 
 @dataclass(frozen=True)
@@ -116,3 +119,22 @@ def _timed(run: Callable[[], Run], endpoint: Endpoint) -> Sample:
     before = cpu_seconds(endpoint.pids)
     done = run()
     return Sample(done.ios, done.seconds, cpu_seconds(endpoint.pids) - before)
+
+
+def spy_on(
+    server: Candidate, rows: Sequence[Row], *, seconds: float, size: int, folder: Path
+) -> dict[str, list[Counter[str]]]:
+    """For each row, the samples of each process of ``server`` by component."""
+    blocks = tuple(sorted({row.workload.block_bytes for row in rows}))
+    own = Path(tempfile.mkdtemp(dir=folder))
+    shares: dict[str, list[Counter[str]]] = {}
+    with server.serve(Disks(own, size, blocks)) as endpoint:
+        for row in rows:
+            block = row.workload.block_bytes
+            run = CLIENTS[row.client](endpoint.urls[block], size, row.workload, seconds)
+            for file in endpoint.files[block]:
+                warm(file, block)
+            with spying(endpoint.pids) as found:
+                run()
+            shares[row.name] = [found[pid] for pid in endpoint.pids]
+    return shares

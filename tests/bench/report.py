@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -207,3 +208,17 @@ def as_json(rows: Sequence[Row], results: Results, judged: Sequence[Verdict]) ->
         "verdicts": [asdict(verdict) for verdict in judged],
         "memory": {server: asdict(memory) for server, memory in results.memory.items()},
     }
+
+
+def print_shares(console: Console, server: str, row: str, by_process: list[Counter[str]]) -> None:
+    """Where the CPU time of each process went; the target is the first."""
+    table = Table(title=f"{server}: {row}: share of CPU time", title_justify="left")
+    table.add_column("")
+    names = ["target", *(f"worker {number}" for number in range(1, len(by_process)))]
+    for name in names:
+        table.add_column(name, justify="right")
+    total: Counter[str] = sum(by_process, Counter())
+    for component, _ in total.most_common():
+        cells = [100 * found[component] / max(1, found.total()) for found in by_process]
+        table.add_row(component, *(f"{cell:.0f} %" for cell in cells))
+    console.print(table)
