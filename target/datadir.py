@@ -5,6 +5,7 @@
       catalog.json    format version; per volume its UUID, size, block and chunk size, its workers
       node.json       who this node is to its workers (target/identity.py)
       volumes/NAME.raw
+      volumes/NAME.migration   while a volume moves: which of its chunks have (migration_log.py)
 
 The catalog is written to a new file, synced and renamed, so that a crash leaves the old or the new
 one.
@@ -47,6 +48,13 @@ class WorkerPlace(msgspec.Struct, kw_only=True):
     instance: str = ""
 
 
+class MigrationRecord(msgspec.Struct, kw_only=True):
+    """A migration that runs.  Its journal says how far it is (target/migration_log.py)."""
+
+    id: str
+    workers: list[WorkerPlace]  # where the volume is to be
+
+
 class VolumeRecord(msgspec.Struct, kw_only=True):
     """What the catalog keeps of a volume: what initiators recognise it by must not change."""
 
@@ -62,6 +70,15 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
     lun: int | None = None  # of a volume that neither flags nor configuration name
     read_only: bool = False  # of such a volume; the others are told each time
     deleting: bool = False  # it is gone for everybody, and its data are to go
+    migration: MigrationRecord | None = None
+    # Where nothing of the volume is any more, or yet: a share that is there is to be deleted.
+    retired: list[WorkerPlace] = []
+
+    @property
+    def places(self) -> list[WorkerPlace]:
+        """All workers that may have a share of the volume."""
+        moving_to = self.migration.workers if self.migration is not None else []
+        return [*(self.workers or []), *moving_to, *self.retired]
 
 
 class _Catalog(msgspec.Struct, kw_only=True):
@@ -125,6 +142,11 @@ class DataDir:
         """What the catalog keeps of a volume, if there is one."""
         return self._catalog.volumes.get(name)
 
+    def is_deleting(self, name: str) -> bool:
+        """Whether a volume is gone, and its data are to go."""
+        record = self._catalog.volumes.get(name)
+        return record is not None and record.deleting
+
     def file_of(self, name: str) -> Path:
         """Where the bytes of a volume are."""
         record = self._catalog.volumes[name]
@@ -180,12 +202,69 @@ class DataDir:
             record.deleting = False
             raise
 
+    def journal_of(self, name: str) -> Path:
+        """The file of a migration's journal."""
+        return self.path / "volumes" / f"{name}.migration"
+
+    def plan_places(self, name: str, addresses: Sequence[str]) -> list[WorkerPlace]:
+        """Places for a volume to move to; a worker that has it already keeps its place.
+
+        The new ones are retired until the migration begins: what is made there is deleted if it
+        never does.  Raises OSError.
+        """
+        record = self._catalog.volumes[name]
+        there = {place.address: place for place in record.workers or ()}
+        places = [
+            there.get(address)
+            or WorkerPlace(key=uuids.uuid4().hex[:PLACE_KEY_CHARS], address=address)
+            for address in addresses
+        ]
+        new = [place for place in places if place.address not in there]
+        self._change(record, retired=[*record.retired, *new])
+        return places
+
+    def begin_migration(self, name: str, migration: MigrationRecord) -> None:
+        """Keep where a volume is to be from now on.  Raises OSError."""
+        record = self._catalog.volumes[name]
+        keys = {place.key for place in migration.workers}
+        retired = [place for place in record.retired if place.key not in keys]
+        self._change(record, migration=migration, retired=retired)
+
+    def end_migration(self, name: str) -> None:
+        """Keep that a volume is where it was to be.  Raises OSError."""
+        record = self._catalog.volumes[name]
+        assert record.migration is not None, "it runs"
+        # A place that stays is the one that has been kept up to date (``worker_is``).
+        kept = {place.key: place for place in record.workers or ()}
+        workers = [kept.get(place.key, place) for place in record.migration.workers]
+        keys = {place.key for place in workers}
+        left = [place for place in record.workers or () if place.key not in keys]
+        self._change(record, workers=workers, migration=None, retired=[*record.retired, *left])
+
+    def forget_retired(self, name: str, place: WorkerPlace) -> None:
+        """Nothing of the volume is at ``place``.  Raises OSError."""
+        record = self._catalog.volumes[name]
+        self._change(record, retired=[other for other in record.retired if other is not place])
+
+    def _change(self, record: VolumeRecord, **fields: object) -> None:
+        """All of ``fields`` in one write, or none of them.  Raises OSError."""
+        before = {field: getattr(record, field) for field in fields}
+        for field, value in fields.items():
+            setattr(record, field, value)
+        try:
+            self._write()
+        except OSError:
+            for field, value in before.items():
+                setattr(record, field, value)
+            raise
+
     def forget(self, name: str) -> None:
         """The data of a volume are gone, but for its file here.  Raises OSError."""
         record = self._catalog.volumes[name]
         assert record.deleting, "begin_delete comes first"
         if record.path is None and record.workers is None:
             self.file_of(name).unlink(missing_ok=True)
+        self.journal_of(name).unlink(missing_ok=True)
         del self._catalog.volumes[name]
         try:
             self._write()

@@ -27,6 +27,7 @@ from target.iscsi.target import PORTAL_GROUP_TAG, IscsiTarget, TargetOptions
 from target.logs import Log
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
+from target.volume_changes import VolumeChanges
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
 
@@ -43,6 +44,7 @@ class Node:
     """A running node."""
 
     ready: ReadyInfo
+    changes: VolumeChanges
 
     def __init__(self, config: ServeConfig, log: Log) -> None:
         self._config = config
@@ -77,10 +79,11 @@ class Node:
             self._data,
             self._executor,
             bus,
+            pool,
             self._log,
             port_designators=names,
-            sessions=self._sessions,
         )
+        self.changes = VolumeChanges(self._volumes, self._sessions, self._log)
         await self._volumes.start(all_volumes=all_volumes)
         self._target = self._make_target(bus, pool)
         self._target.on_session_end = self._something_ended.set

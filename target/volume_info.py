@@ -13,6 +13,17 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""  # why it is not
 
 
+class MigrationInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a volume is on its way to other workers."""
+
+    workers: list[str]  # where it is to be
+    chunks_total: int
+    chunks_done: int  # that are where they are to be
+    copied_bytes: int  # since the node began or resumed it, as is the rate
+    bytes_per_second: float
+    trouble: str = ""  # why it does not get on; it tries again
+
+
 class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A volume of a node."""
 
@@ -27,3 +38,5 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None = None  # its file on this machine
     allocated_bytes: int | None = None  # of that file
     workers: list[WorkerInfo] = []  # where its chunks are, if not here
+    migration: MigrationInfo | None = None
+    retired: list[str] = []  # workers that it has left, and where its share is not deleted yet

@@ -11,11 +11,12 @@ import itertools
 import random
 import time
 import uuid as uuids
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from target.block.failover import Failover
+from target.block.layout import Layout, MovingLayout
 from target.block.placement import Placement
 from target.block.remote import RemoteStore
 from target.block.share_group import ShareGroup
@@ -49,19 +50,18 @@ class WorkerVolumes:
         # Of the node, not of a link: a number never means two things, wherever it is heard.
         self._sequences = itertools.count(1)
 
-    def open(self, name: str, record: VolumeRecord, *, read_only: bool) -> Volume:
-        """The volume; its workers need not be there yet."""
+    def open(
+        self, name: str, record: VolumeRecord, *, read_only: bool, moved: int | None = None
+    ) -> Volume:
+        """The volume; its workers need not be there yet.
+
+        One that moves begins with its first ``moved`` chunks in their new places.
+        """
         places = record.workers
         assert places, "a local volume"
         uuid = uuids.UUID(record.uuid)
-        info = ShareInfo(
-            name, uuid.bytes, record.size_bytes, record.chunk_bytes, record.block_bytes
-        )
-        group = ShareGroup()
-        stores = [
-            self._store(name, replace(info, place=place.key), place, group) for place in places
-        ]
-        return Volume(
+        stores = self._stores_at(name, record, places, [])
+        volume = Volume(
             name,
             uuid,
             stores,
@@ -72,6 +72,50 @@ class WorkerVolumes:
             place=Placement(uuid, [place.key for place in places]),
             busy_when_away=self._config.worker_away == "busy",
         )
+        if record.migration is not None:
+            assert moved is not None, "the journal says so"
+            layout = self.layout_to(volume, record, record.migration.workers)
+            volume.relayout(MovingLayout(volume.layout, layout, moved))
+        return volume
+
+    def layout_to(
+        self, volume: Volume, record: VolumeRecord, places: Sequence[WorkerPlace]
+    ) -> Layout:
+        """Where the chunks of ``volume`` are when it has moved to ``places``.
+
+        Raises DataDirError.  Stores that the volume does not have yet are made; who does not use
+        the layout closes them.
+        """
+        stores = self._stores_at(volume.name, record, places, _stores(volume))
+        return Layout(stores, Placement(volume.uuid, [place.key for place in places]))
+
+    def know_stores(self, layout: Layout, places: Sequence[WorkerPlace]) -> None:
+        """Note in ``places`` which of them are of a shared store."""
+        by_key = {store.info.place: store for store in _stores(layout)}
+        for place in places:
+            place.store_id = by_key[place.key].store_id or place.store_id
+
+    def _stores_at(
+        self,
+        name: str,
+        record: VolumeRecord,
+        places: Sequence[WorkerPlace],
+        there: Sequence[RemoteStore],
+    ) -> list[RemoteStore]:
+        """A store for each place; those that are there stay."""
+        info = ShareInfo(
+            name,
+            uuids.UUID(record.uuid).bytes,
+            record.size_bytes,
+            record.chunk_bytes,
+            record.block_bytes,
+        )
+        group = there[0].group if there else ShareGroup()
+        by_key = {store.info.place: store for store in there}
+        return [
+            by_key.get(place.key) or self._store(name, replace(info, place=place.key), place, group)
+            for place in places
+        ]
 
     def _store(
         self, name: str, info: ShareInfo, place: WorkerPlace, group: ShareGroup
@@ -133,7 +177,7 @@ class WorkerVolumes:
             for s in _stores(volume)
         ]
 
-    async def wait_open(self, volume: Volume) -> str:
+    async def wait_open(self, volume: Volume | Layout) -> str:
         """Wait until all workers serve ``volume``; returns why one does not, empty if all do."""
         seconds = self._config.worker_wait_seconds
         reasons = await asyncio.gather(*(s.wait_open(seconds) for s in _stores(volume)))
@@ -152,19 +196,23 @@ class WorkerVolumes:
 
     async def delete(self, record: VolumeRecord) -> None:
         """Delete the shares of a volume.  Raises WorkerGone or ShareRefused; may be repeated."""
-        for place in record.workers or ():
-            channel = WorkerChannel(parse_worker(place.address), self._config.worker_tls)
-            try:
-                await channel.delete_volume(uuids.UUID(record.uuid).bytes)
-            except NoSuchShare:
-                pass  # it was never made, or is gone
-            except WorkerGone as exc:
-                raise WorkerGone(f"worker {place.address}: {exc}") from exc
-            finally:
-                await channel.close()
-            for places in self._places.values():
-                if place in places:
-                    places.remove(place)
+        for place in record.places:
+            await self.delete_share(record, place)
+
+    async def delete_share(self, record: VolumeRecord, place: WorkerPlace) -> None:
+        """Delete the share of a volume on one worker.  Raises WorkerGone or ShareRefused."""
+        channel = WorkerChannel(parse_worker(place.address), self._config.worker_tls)
+        try:
+            await channel.delete_volume(uuids.UUID(record.uuid).bytes)
+        except NoSuchShare:
+            pass  # it was never made, or is gone
+        except WorkerGone as exc:
+            raise WorkerGone(f"worker {place.address}: {exc}") from exc
+        finally:
+            await channel.close()
+        for places in self._places.values():
+            if place in places:
+                places.remove(place)
 
     async def start(self) -> None:
         """Connect; wait for workers that are slow, but serve without one that is away."""
@@ -188,7 +236,7 @@ class WorkerVolumes:
             await link.close()
 
 
-def _stores(volume: Volume) -> list[RemoteStore]:
+def _stores(volume: Volume | Layout) -> list[RemoteStore]:
     stores = [store for store in volume.stores if isinstance(store, RemoteStore)]
     assert len(stores) == len(volume.stores), "a volume on workers"
     return stores

@@ -7,6 +7,7 @@ request itself is a gRPC status: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FA
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -29,6 +30,10 @@ CODE_OF_FAULT: Final = {
     ShareFault.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     ShareFault.MISSING: grpc.StatusCode.NOT_FOUND,
     ShareFault.UNUSABLE: grpc.StatusCode.FAILED_PRECONDITION,
+}
+STATUS_OF_AWAY: Final = {  # of an engine: it does not answer, or has shut this process out
+    errno.ETIMEDOUT: StoreStatus.UNAVAILABLE,
+    errno.ESHUTDOWN: StoreStatus.UNAVAILABLE,
 }
 TIMEOUT_MS_MAX: Final = 3_600_000
 INSTANCE_CHARS_MAX: Final = 256
@@ -172,7 +177,9 @@ class ControlService(worker_pb2_grpc.ControlServicer):
         except TimeoutError:
             return STATUS_TO_WIRE[StoreStatus.DEADLINE], "I/Os still run"
         except OSError as exc:
-            status = STATUS_BY_ERRNO.get(exc.errno or 0, StoreStatus.WRITE_FAILED)
+            status = STATUS_OF_AWAY.get(exc.errno or 0) or STATUS_BY_ERRNO.get(
+                exc.errno or 0, StoreStatus.WRITE_FAILED
+            )
             detail = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror)
             self._worker.log.error("control call failed", reason=detail)
             return STATUS_TO_WIRE[status], detail[:DETAIL_CHARS_MAX]

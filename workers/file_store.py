@@ -49,8 +49,6 @@ STATUS_BY_ERRNO: Final = {
     errno.EROFS: StoreStatus.READ_ONLY,
     errno.EPERM: StoreStatus.READ_ONLY,
     errno.EBADF: StoreStatus.READ_ONLY,  # written through a descriptor opened for reading
-    errno.EACCES: StoreStatus.READ_ONLY,
-    errno.ESHUTDOWN: StoreStatus.UNAVAILABLE,  # RADOS: this client has been shut out
 }
 _HOLE_ERRNOS: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 

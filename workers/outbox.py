@@ -1,4 +1,9 @@
-"""Answers on their way to a node: they gather while the last message goes out, then leave together.
+"""Answers on their way to a node: they gather, then leave together.
+
+A message costs the same whatever is in it.  So answers gather while the last message goes out, and
+while more of them are to come: until there are as many as I/Os still run, or ``GATHER_ANSWERS``.
+Where that is not so within ``GATHER_SECONDS``, the store is slow, and nothing is held up for a
+while.
 
 An answer that carries data holds buffers until the message that it leaves in has gone out.
 """
@@ -7,18 +12,36 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Final
 
 from workers.buffers import PoolShare
 from workers.limits import DETAIL_CHARS_MAX, MESSAGE_IOS_MAX, PAYLOAD_BYTES_MAX
 from workers.wire import Answer, pack_answers
 
+GATHER_ANSWERS: Final = 32
+GATHER_SECONDS: Final = 0.005
+# Nothing gathers for so long after a store was found to be slow; doubled while it is, up to the
+# second.
+IMPATIENT_SECONDS: Final = 0.1
+IMPATIENT_SECONDS_MAX: Final = 6.4
+
 
 class Outbox:
-    """The answers of one stream; ``share`` holds their data, ``wake`` tells that there are some."""
+    """The answers of one stream; ``share`` holds their data, ``wake`` tells that some may leave."""
 
-    def __init__(self, share: PoolShare, wake: asyncio.Event, checksum: bool) -> None:
+    def __init__(
+        self,
+        share: PoolShare,
+        wake: asyncio.Event,
+        checksum: bool,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._share = share
         self._wake = wake
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._impatient_until = 0.0
+        self._impatient_seconds = IMPATIENT_SECONDS
         self._checksum = checksum
         self._answers: deque[Answer] = deque()
         self._held: deque[int] = deque()  # bytes of ``share``, of each
@@ -31,13 +54,38 @@ class Outbox:
         """Whether nothing waits to leave."""
         return not self._answers
 
-    def add(self, answer: Answer, held: int, detail: str) -> None:
-        """An answer whose payload holds ``held`` bytes of the share."""
+    def add(self, answer: Answer, held: int, detail: str, running: int) -> None:
+        """An answer whose payload holds ``held`` bytes of the share; ``running`` I/Os still run."""
         if detail and not self._detail:
             self._detail = detail[:DETAIL_CHARS_MAX]
         self._answers.append(answer)
         self._held.append(held)
+        if len(self._answers) >= min(running, GATHER_ANSWERS):
+            self._leave()
+        elif self._timer is None:
+            if self._loop.time() < self._impatient_until:
+                self._wake.set()
+            else:
+                self._timer = self._loop.call_later(GATHER_SECONDS, self._late)
+
+    def _leave(self) -> None:
+        """All that has gathered may leave, in good time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._impatient_seconds = IMPATIENT_SECONDS
         self._wake.set()
+
+    def _late(self) -> None:
+        self._timer = None
+        self._impatient_until = self._loop.time() + self._impatient_seconds
+        self._impatient_seconds = min(2 * self._impatient_seconds, IMPATIENT_SECONDS_MAX)
+        self._wake.set()
+
+    @property
+    def gathering(self) -> bool:
+        """Whether what there is waits for more."""
+        return self._timer is not None
 
     def pack(self, credit: int) -> bytes:
         """The next message: as many answers as it may have, with ``credit`` for the node."""
@@ -62,6 +110,9 @@ class Outbox:
 
     def drop(self) -> None:
         """What waits is wanted no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._share.give(sum(self._held))
         self._answers.clear()
         self._held.clear()

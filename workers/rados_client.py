@@ -1,4 +1,4 @@
-"""One client of a Ceph cluster and one pool of it: the one module that knows ``python3-rados``.
+"""One client of a Ceph cluster and one pool of it, over Ceph's own Python module.
 
 Rules:
 
@@ -10,7 +10,7 @@ Rules:
    ``evicted``, once.  After ``abandon`` every operation ends, and every new one, with -ESHUTDOWN:
    what is late comes to nobody, and nothing goes to the cluster any more.
 4. librados throttles a caller that has too much in flight by blocking it.  Its bounds are raised
-   beyond what a worker can have in flight by its own (``INFLIGHT_*``).
+   beyond what a worker can have in flight by its own (workers/rados_module.py).
 
 A full cluster or pool answers with -ENOSPC or -EDQUOT (``set_osdmap_full_try``); librados would
 otherwise hold writes back until there is space.
@@ -22,71 +22,26 @@ import asyncio
 import errno
 import functools
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from workers.delivery import Delivery
 from workers.executor import BlockingExecutor
+from workers.rados_module import MON_SECONDS, RadosError, open_pool
 
-# Where the distributions put it; a virtual environment does not look there.
-SYSTEM_PACKAGES: Final = (
-    "/usr/lib/python3/dist-packages",
-    f"/usr/lib64/python3.{sys.version_info.minor}/site-packages",
-    f"/usr/lib/python3.{sys.version_info.minor}/site-packages",
-)
-MON_SECONDS: Final = 10  # for the monitors to answer: connecting, commands
 CALL_SECONDS: Final = 2 * MON_SECONDS  # for a call that asks them, whatever librados does
 BLOCKING_THREADS: Final = 4
+MANY_OPS: Final = 4
+TICK_SECONDS: Final = 0.001
 FULL_FORCE: Final = 128  # LIBRADOS_OPERATION_FULL_FORCE, which the module does not name
-INFLIGHT_OPS: Final = 8192
-INFLIGHT_BYTES: Final = 2 << 30
 CLOSE_SECONDS: Final = 5.0
 # A worker that was stopped for longer than this may find itself let in again, with writes that it
 # had not sent.  The monitors' own default is an hour; a paused virtual machine sleeps for longer.
 EVICTED_SECONDS: Final = 30 * 86400
-SETTINGS: Final = {
-    "client_mount_timeout": str(MON_SECONDS),
-    "rados_mon_op_timeout": str(MON_SECONDS),
-    "rados_osd_op_timeout": "0",  # rule 2
-    "objecter_inflight_ops": str(INFLIGHT_OPS),  # rule 4
-    "objecter_inflight_op_bytes": str(INFLIGHT_BYTES),
-    "log_to_stderr": "false",  # what goes wrong is said by us
-    "err_to_stderr": "false",
-}
-
 Done = Callable[[int, bytes], None]  # result, data that was read
 T = TypeVar("T")
-
-
-class RadosError(Exception):
-    """The pool cannot be used; one line."""
-
-
-def import_rados() -> Any:
-    """Ceph's own module, and nothing else of where it lies; raises RadosError."""
-    known = sys.modules.get("rados")
-    if known is not None:
-        return known
-    spec = PathFinder.find_spec("rados") or PathFinder.find_spec("rados", [*SYSTEM_PACKAGES])
-    if spec is None or spec.loader is None:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise RadosError(
-            f"the rados store needs Ceph's Python module, which is not there for Python {version}: "
-            "apt install python3-rados"
-        )
-    module = module_from_spec(spec)
-    sys.modules["rados"] = module
-    try:
-        spec.loader.exec_module(module)
-    except ImportError as exc:
-        del sys.modules["rados"]
-        raise RadosError(f"the rados store needs Ceph's Python module: {exc}") from exc
-    return module
 
 
 class RadosClient:
@@ -99,7 +54,8 @@ class RadosClient:
         self._cluster = cluster
         self._ioctx = ioctx
         self._loop = loop
-        self._delivery = Delivery(loop.call_soon_threadsafe)
+        self._delivery = Delivery(loop.call_soon_threadsafe, self._enough)
+        self._tick: asyncio.TimerHandle | None = None
         self._blocking = BlockingExecutor(BLOCKING_THREADS, loop.call_soon_threadsafe)
         self._pending: dict[int, Done] = {}
         self._number = 0
@@ -111,8 +67,7 @@ class RadosClient:
         """Raises RadosError; bounded in time."""
         loop = asyncio.get_running_loop()
         executor = BlockingExecutor(1, loop.call_soon_threadsafe)
-        rados = import_rados()
-        opened = functools.partial(_open, rados, pool, conf, user)
+        opened = functools.partial(open_pool, pool, conf, user)
         try:
             cluster, ioctx = await _in_thread(executor, loop, opened, CALL_SECONDS)
         except TimeoutError:
@@ -196,6 +151,8 @@ class RadosClient:
         self._number += 1
         number = self._number
         self._pending[number] = done
+        if self._tick is None and len(self._pending) >= MANY_OPS:
+            self._tick = self._loop.call_later(TICK_SECONDS, self._collect)
 
         def ended(completion: Any, data: bytes | None = None, size: int | None = None) -> None:
             """In a thread of librados."""
@@ -212,6 +169,16 @@ class RadosClient:
         except Exception as exc:  # librados has not taken it
             failed = -abs(getattr(exc, "errno", None) or errno.EIO)
             self._delivery.put(lambda: self._ended(number, failed, b""))
+
+    def _enough(self, waiting: int) -> bool:
+        """Rule 5."""
+        return self._tick is None or 2 * waiting >= len(self._pending)
+
+    def _collect(self) -> None:
+        self._tick = None
+        if len(self._pending) >= MANY_OPS:
+            self._tick = self._loop.call_later(TICK_SECONDS, self._collect)
+        self._delivery.deliver()
 
     def _ended(self, number: int, result: int, data: bytes) -> None:
         done = self._pending.pop(number, None)
@@ -250,11 +217,13 @@ class RadosClient:
 
     async def call(self, work: Callable[[], T]) -> T:
         """``work()`` in a thread; raises OSError."""
-        return await _in_thread(self._blocking, self._loop, work, None)
+        return await self._call(work, None)
 
-    async def _call(self, work: Callable[[], T]) -> T:
+    async def _call(self, work: Callable[[], T], seconds: float | None = CALL_SECONDS) -> T:
+        if self._abandoned:
+            raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
         try:
-            return await _in_thread(self._blocking, self._loop, work, CALL_SECONDS)
+            return await _in_thread(self._blocking, self._loop, work, seconds)
         except TimeoutError:
             raise OSError(errno.ETIMEDOUT, "the Ceph cluster does not answer") from None
 
@@ -278,34 +247,6 @@ class RadosClient:
         self._blocking.close()
         self._ioctx.close()
         self._cluster.shutdown()
-
-
-def _open(rados: Any, pool: str, conf: Path, user: str) -> tuple[Any, Any]:
-    """Raises RadosError."""
-    if not os.access(conf, os.R_OK):
-        raise RadosError(f"cannot read {conf}, the Ceph configuration")
-    cluster = None
-    try:
-        cluster = rados.Rados(conffile=str(conf), rados_id=user or None)
-        for name, value in SETTINGS.items():
-            cluster.conf_set(name, value)
-        cluster.connect()
-    except Exception as exc:
-        raise RadosError(f"{conf}: cannot reach the cluster: {_reason(exc)}") from exc
-    try:
-        ioctx = cluster.open_ioctx(pool)
-        ioctx.set_osdmap_full_try()
-    except Exception as exc:
-        cluster.shutdown()
-        if getattr(exc, "errno", None) == errno.ENOENT:
-            raise RadosError(f"the cluster of {conf} has no pool {pool!r}") from exc
-        raise RadosError(f"pool {pool!r} of {conf}: {_reason(exc)}") from exc
-    return cluster, ioctx
-
-
-def _reason(exc: Exception) -> str:
-    code = getattr(exc, "errno", None)
-    return os.strerror(code) if isinstance(code, int) else str(exc)
 
 
 async def _in_thread(

@@ -31,17 +31,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
-import msgspec
 import structlog
 
 from workers.fences import merge_fences
-from workers.rados_client import RadosClient, RadosError
+from workers.rados_catalog import (
+    VOLUMES,
+    Volume,
+    decode_catalog,
+    encode_catalog,
+    info_of,
+    same_volume,
+    volume_of,
+)
+from workers.rados_client import RadosClient
+from workers.rados_module import RadosError
 from workers.rados_store import MISCOMPARE, PREFIX, RadosStore, object_prefix
 from workers.shares import Share, ShareError, ShareFault, ShareInfo, Shares, Wrap
 from workers.store import VolumeStore
 
-FORMAT: Final = 1
-VOLUMES: Final = f"{PREFIX}volumes"
 FENCES: Final = f"{PREFIX}fences"
 RECORD_BYTES_MAX: Final = 16 << 20  # 16384 volumes are 5 MiB
 ATTEMPTS_MAX: Final = 64  # to change a record that others keep changing
@@ -56,22 +63,6 @@ CHUNKS_TRIED_MAX: Final = 1 << 16
 NAMES_AT_A_TIME: Final = 4096
 T = TypeVar("T")
 _INSTANCE: Final = re.compile(r"[0-9A-Za-z.:\[\],]{1,200}/\d{1,20}")
-
-
-class _Volume(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    name: str
-    uuid: str  # 32 hexadecimal digits
-    size_bytes: int
-    chunk_bytes: int
-    block_bytes: int
-    deleting: bool = False
-
-
-class _Catalog(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """lunmesh.volumes"""
-
-    format: int = FORMAT
-    volumes: list[_Volume] = []  # msgspec copies it
 
 
 class RadosShares(Shares):
@@ -139,12 +130,11 @@ class RadosShares(Shares):
                 raise _failed(result, name)
         raise OSError(errno.EBUSY, "other workers keep changing it", name)
 
-    async def _change_volumes(self, change: Callable[[dict[str, _Volume]], None]) -> None:
+    async def _change_volumes(self, change: Callable[[dict[str, Volume]], None]) -> None:
         def changed(old: bytes | None) -> bytes:
-            volumes = _decode(old)
+            volumes = decode_catalog(old)
             change(volumes)
-            catalog = _Catalog(volumes=[volumes[name] for name in sorted(volumes)])
-            return msgspec.json.format(msgspec.json.encode(catalog))
+            return encode_catalog(volumes)
 
         await self._change(VOLUMES, changed)
 
@@ -153,25 +143,25 @@ class RadosShares(Shares):
     async def load(self) -> list[str]:
         try:
             await self.refresh()
-            volumes = _decode(await self._read(VOLUMES))
+            volumes = decode_catalog(await self._read(VOLUMES))
         except (OSError, ShareError) as exc:
             raise RadosError(f"{self.store_id}: {VOLUMES}: {_reason(exc)}") from exc
         for volume in volumes.values():
             if volume.deleting:
-                self._remove_later(_info(volume))
+                self._remove_later(info_of(volume))
         return []
 
     async def _refresh(self) -> None:
         """Rule 2."""
         client = self._client
         await client.latest_map()
-        volumes = _decode(await self._read(VOLUMES))
+        volumes = decode_catalog(await self._read(VOLUMES))
         if client is not self._client:
             raise _failed(-errno.ESHUTDOWN, VOLUMES)
         there = {}
         for volume in volumes.values():
             if not volume.deleting:
-                info = _info(volume)
+                info = info_of(volume)
                 there[info.uuid] = info
         for uuid in [uuid for uuid in self._by_uuid if uuid not in there]:
             self._forget(self._by_uuid[uuid])
@@ -197,16 +187,16 @@ class RadosShares(Shares):
         await super().create(replace(info, place=""))  # every worker has all chunks
 
     async def _create(self, info: ShareInfo) -> None:
-        def add(volumes: dict[str, _Volume]) -> None:
+        def add(volumes: dict[str, Volume]) -> None:
             twin = volumes.get(info.name)
-            if twin is not None and not twin.deleting and _info(twin) == info:
+            if twin is not None and not twin.deleting and info_of(twin) == info:
                 return  # another worker was asked at the same time
             if any(v.uuid == info.uuid.hex() or v.name == info.name for v in volumes.values()):
                 raise ShareError(
                     ShareFault.EXISTS,
                     f"volume {info.name} ({info.uuid.hex()}) is there, or not yet deleted",
                 )
-            volumes[info.name] = _volume(info)
+            volumes[info.name] = volume_of(info)
 
         await self._change_volumes(add)
 
@@ -214,8 +204,8 @@ class RadosShares(Shares):
         return RadosStore(self._client, info.uuid, info.size, info.chunk_bytes)
 
     async def _resize(self, old: ShareInfo, new: ShareInfo, store: VolumeStore | None) -> None:
-        def grow(volumes: dict[str, _Volume]) -> None:
-            volume = _same(volumes, old)
+        def grow(volumes: dict[str, Volume]) -> None:
+            volume = same_volume(volumes, old)
             volume.size_bytes = max(volume.size_bytes, new.size)
 
         await self._change_volumes(grow)
@@ -225,10 +215,10 @@ class RadosShares(Shares):
 
         marked = [info]
 
-        def mark(volumes: dict[str, _Volume]) -> None:
-            volume = _same(volumes, info)
+        def mark(volumes: dict[str, Volume]) -> None:
+            volume = same_volume(volumes, info)
             volume.deleting = True
-            marked.append(_info(volume))  # another worker may have made it larger
+            marked.append(info_of(volume))  # another worker may have made it larger
 
         try:
             await self._change_volumes(mark)
@@ -248,8 +238,8 @@ class RadosShares(Shares):
             try:
                 removed = await self._remove_objects(client, info)
 
-                def drop(volumes: dict[str, _Volume]) -> None:
-                    if _same(volumes, info).deleting:
+                def drop(volumes: dict[str, Volume]) -> None:
+                    if same_volume(volumes, info).deleting:
                         del volumes[info.name]
 
                 await self._change_volumes(drop)
@@ -344,43 +334,6 @@ async def _remove_all(client: RadosClient, names: list[str]) -> int:
                 raise _failed(result, name)
             removed += result >= 0
     return removed
-
-
-def _decode(data: bytes | None) -> dict[str, _Volume]:
-    """lunmesh.volumes by name; raises ShareError."""
-    if data is None:
-        return {}
-    try:
-        catalog = msgspec.json.decode(data, type=_Catalog)
-        if catalog.format != FORMAT:
-            raise ValueError(f"has format {catalog.format}, this version knows {FORMAT}")
-        for volume in catalog.volumes:
-            _info(volume).check()
-    except ValueError as exc:  # msgspec's are
-        raise ShareError(ShareFault.UNUSABLE, f"{VOLUMES}: {exc}") from exc
-    return {volume.name: volume for volume in catalog.volumes}
-
-
-def _info(volume: _Volume) -> ShareInfo:
-    uuid = bytes.fromhex(volume.uuid)
-    return ShareInfo(volume.name, uuid, volume.size_bytes, volume.chunk_bytes, volume.block_bytes)
-
-
-def _volume(info: ShareInfo) -> _Volume:
-    return _Volume(
-        name=info.name,
-        uuid=info.uuid.hex(),
-        size_bytes=info.size,
-        chunk_bytes=info.chunk_bytes,
-        block_bytes=info.block_bytes,
-    )
-
-
-def _same(volumes: dict[str, _Volume], info: ShareInfo) -> _Volume:
-    volume = volumes.get(info.name)
-    if volume is None or volume.uuid != info.uuid.hex():
-        raise ShareError(ShareFault.MISSING, f"volume {info.name} has been deleted")
-    return volume
 
 
 def _failed(result: int, name: str) -> OSError:

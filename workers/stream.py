@@ -70,7 +70,7 @@ class ClientStream:
         self._request_credit = 0  # given and not used
         self._answer_credit = 0
         self._ios: dict[int, ServedIo] = {}  # by sequence number, begun or not
-        self._outbox = Outbox(self._answers, wake, checksum)
+        self._outbox = Outbox(self._answers, wake, checksum, loop)
         self._numbers = 0  # of messages in
         self._greeting = False  # a message is due, with or without answers
         self._closed = False
@@ -221,7 +221,7 @@ class ClientStream:
 
     def _answer(self, answer: Answer, held: int, detail: str) -> None:
         if self.end_reason is None:
-            self._outbox.add(answer, held, detail)
+            self._outbox.add(answer, held, detail, len(self._ios))
         else:
             self._answers.give(held)
             self._close_if_done()
@@ -235,7 +235,9 @@ class ClientStream:
         """The next message, or None if there is nothing to say.  The last one has gone out."""
         if self._outbox.sent():
             self._scheduler.pump()
-        if self.end_reason is not None or (self._outbox.empty and not self._greeting):
+        outbox = self._outbox
+        waits = outbox.empty or outbox.gathering
+        if self.end_reason is not None or (waits and not self._greeting):
             return None
         self._greeting = False
         return self._outbox.pack(self._new_credit())

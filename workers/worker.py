@@ -158,6 +158,8 @@ class Worker:
             self._rejoining.cancel()
         for node in self.nodes.all():
             node.end_stream(End.STOPPING)
+        if self.shares.shared:
+            self.shares.abandon()  # an engine that does not answer would keep us for ever
         for node in self.nodes.all():
             await node.idle()
         self.scheduler.close()

@@ -28,6 +28,12 @@ class VolumeResize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     size: Size
 
 
+class VolumeMigrate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/volumes/NAME/migration"""
+
+    workers: list[str]  # where its chunks are to be from now on
+
+
 class VolumeList(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/volumes"""
 

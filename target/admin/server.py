@@ -20,7 +20,7 @@ from aiohttp import web
 from target.admin.schema import Problem
 from target.config.model import Portal
 from target.logs import Log
-from target.volumes import VolumeError, VolumeFault
+from target.volume_errors import VolumeError, VolumeFault
 
 BODY_BYTES_MAX: Final = 64 << 10
 REQUEST_SECONDS_MAX: Final = 60.0

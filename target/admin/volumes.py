@@ -7,16 +7,19 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from target.admin.schema import VolumeCreate, VolumeList, VolumeResize
+from target.admin.schema import VolumeCreate, VolumeList, VolumeMigrate, VolumeResize
 from target.admin.server import answer
 from target.config import ServeConfig, parse_size
 from target.config.options import VolumeTable
 from target.config.values import check_volume, parse_worker
+from target.volume_changes import VolumeChanges
 from target.volumes import Volumes
 
 
-def volume_routes(volumes: Volumes, config: ServeConfig) -> web.RouteTableDef:
-    """What can be asked of ``volumes``."""
+def volume_routes(
+    volumes: Volumes, changes: VolumeChanges, config: ServeConfig
+) -> web.RouteTableDef:
+    """What can be asked of ``volumes``, and what can be changed."""
     routes = web.RouteTableDef()
 
     @routes.get("/v1/volumes")
@@ -37,10 +40,8 @@ def volume_routes(volumes: Volumes, config: ServeConfig) -> web.RouteTableDef:
         if asked.workers is None:
             workers = [str(address) for address in config.workers]
         else:
-            workers = [str(parse_worker(text)) for text in asked.workers]
-        if len(set(workers)) != len(workers):
-            raise ValueError("a worker is given twice")
-        made = await volumes.create(wanted, workers=workers, lun=asked.lun)
+            workers = _addresses(asked.workers)
+        made = await changes.create(wanted, workers=workers, lun=asked.lun)
         return answer(made, status=201)
 
     @routes.get("/v1/volumes/{name}")
@@ -51,14 +52,30 @@ def volume_routes(volumes: Volumes, config: ServeConfig) -> web.RouteTableDef:
     async def resize(request: web.Request) -> web.Response:
         asked = msgspec.json.decode(await request.read(), type=VolumeResize)
         size = parse_size(asked.size)
-        return answer(await volumes.resize(request.match_info["name"], size))
+        return answer(await changes.resize(request.match_info["name"], size))
+
+    @routes.post("/v1/volumes/{name}/migration")
+    async def migrate(request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=VolumeMigrate)
+        workers = _addresses(asked.workers)
+        if not workers:
+            raise ValueError("at least one worker is needed")
+        return answer(await changes.migrate(request.match_info["name"], workers), status=202)
 
     @routes.delete("/v1/volumes/{name}")
     async def delete(request: web.Request) -> web.Response:
         force = request.query.get("force", "no")
         if force not in ("yes", "no"):
             raise ValueError(f"force must be yes or no, not {force!r}")
-        await volumes.delete(request.match_info["name"], force=force == "yes")
+        await changes.delete(request.match_info["name"], force=force == "yes")
         return web.Response(status=204)
 
     return routes
+
+
+def _addresses(texts: list[str]) -> list[str]:
+    """Workers in the form that the catalog has.  Raises ValueError."""
+    workers = [str(parse_worker(text)) for text in texts]
+    if len(set(workers)) != len(workers):
+        raise ValueError("a worker is given twice")
+    return workers

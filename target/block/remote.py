@@ -132,6 +132,7 @@ class RemoteStore(VolumeStore):
 
     def close(self) -> None:
         self.link.remove(self)
+        self.group.members.remove(self)  # a volume may have left this worker
 
     async def open(self, channel: WorkerChannel, node: str, epoch: int) -> OpenedShare | None:
         """Make the share if need be, and open it (of ``worker_link.LinkedShare``)."""

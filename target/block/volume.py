@@ -3,7 +3,8 @@
 ``read_now``/``write_now`` are the straight pass for data at hand; the other methods return a
 ``Wait`` for a command that runs as a coroutine.  An I/O that touches several stores is cut into
 extents, which run concurrently; scatter lists are handed through in pieces, never joined.
-Overlapping I/O is kept in order here (``ranges.py``), so a store need not.
+Overlapping I/O is kept in order here (``ranges.py``), so a store need not.  Where the chunks are
+says the layout (``layout.py``), which a migration exchanges (``migration.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from target.block.extents import Extent, cut, cut_buffers
+from target.block.layout import Layout, Place
 from target.block.ranges import RangeOrder, RangeTicket
 from target.block.wait import PENDING, Resume, Wait, _Pending
 from workers.store import IoKind, StatusExtent, StoreError, StoreIo, StoreStatus, VolumeStore
@@ -24,7 +26,6 @@ EXTENTS_MAX = 256  # runs that one BLOCK_STATUS answers
 STATUS_CHUNKS_MAX = 4096  # that one BLOCK_STATUS looks at, where chunks lie in several stores
 
 T = TypeVar("T")
-_UNORDERED = frozenset({IoKind.FLUSH, IoKind.BLOCK_STATUS})
 _WRITES = frozenset({IoKind.WRITE, IoKind.ZERO, IoKind.UNMAP, IoKind.COMPARE_AND_WRITE})
 
 # A worker that cannot be asked now may be there again in a moment.
@@ -48,7 +49,7 @@ class Volume:
         chunk_bytes: int = CHUNK_BYTES_DEFAULT,
         read_only: bool = False,
         write_cache: bool = True,
-        place: Callable[[int], int] = lambda chunk: 0,
+        place: Place = lambda chunk: 0,
         busy_when_away: bool = False,
     ) -> None:
         self.name = name
@@ -58,12 +59,37 @@ class Volume:
         self.size = min(s.size for s in stores) // block_bytes * block_bytes
         self.read_only = read_only or any(s.read_only for s in stores)
         self.write_cache = write_cache  # off: every write is on stable storage before its answer
-        self.stores = tuple(stores)
         self.busy_when_away = busy_when_away
-        self._place = place
-        self._only = stores[0] if len(stores) == 1 else None
-        self._at_hand = self._only if self._only is not None and self._only.at_hand else None
+        self.lost = ""  # a loss that a store has said to a migration; the next flush is told
         self._ranges = RangeOrder(chunk_bytes)
+        self.relayout(Layout(stores, place))
+
+    @property
+    def stores(self) -> tuple[VolumeStore, ...]:
+        """All stores that may have something of the volume."""
+        return self.layout.stores
+
+    # --- moving ---------------------------------------------------------------------------------
+
+    def relayout(self, layout: Layout) -> None:
+        """From now on the chunks are where ``layout`` says.
+
+        For every chunk with I/O in flight that is where it was: only a migration changes it, and
+        holds the chunk for that.
+        """
+        self.layout = layout
+        self._at_hand = layout.at_hand
+
+    def hold(self, chunk: int) -> Wait[RangeTicket]:
+        """Wait until no I/O runs on ``chunk``; others wait until ``let_go``.
+
+        All of it is held, past the end of the volume too: that may grow.
+        """
+        return _Hold(self._ranges, chunk * self.chunk_bytes, (chunk + 1) * self.chunk_bytes)
+
+    def let_go(self, ticket: RangeTicket) -> None:
+        """What ``hold`` gave."""
+        self._ranges.leave(ticket)
 
     # --- data at hand ---------------------------------------------------------------------------
 
@@ -132,9 +158,9 @@ class Volume:
         """Runs of mapped and unmapped bytes from ``offset`` on: some of the range, at least one.
 
         A snapshot that is out of date as soon as it is taken: it waits for no write, and none for
-        it.  What it costs does not grow with the volume.
+        it, unless the volume moves.  What it costs does not grow with the volume.
         """
-        if self._only is None:
+        if self.layout.only is None:
             nbytes = min(nbytes, STATUS_CHUNKS_MAX * self.chunk_bytes)
         io = StoreIo(IoKind.BLOCK_STATUS, offset, nbytes, _unused, extents_max=EXTENTS_MAX)
         return _VolumeIo(self, io, _joined_extents)
@@ -153,11 +179,38 @@ class Volume:
             store.close()
 
     def _extents(self, io: StoreIo) -> list[Extent]:
+        layout = self.layout
         if io.kind is IoKind.FLUSH:
-            return [Extent(i, 0, self.size) for i in range(len(self.stores))]
-        if self._only is not None:
+            return [Extent(i, 0, self.size) for i in range(len(layout.stores))]
+        if layout.only is not None:
             return [Extent(0, io.offset, io.length)]
-        return cut(io.offset, io.length, self.chunk_bytes, self._place)
+        return cut(io.offset, io.length, self.chunk_bytes, layout.place)
+
+
+class _Hold(Wait[RangeTicket]):
+    """A chunk that is held as by a writer."""
+
+    __slots__ = ("_end", "_granted", "_ranges", "_resume", "_start", "_ticket")
+
+    def __init__(self, ranges: RangeOrder, start: int, end: int) -> None:
+        self._ranges = ranges
+        self._start = start
+        self._end = end
+        self._granted = False
+        self._ticket: RangeTicket | None = None
+        self._resume: Resume | None = None
+
+    def begin(self, resume: Resume) -> RangeTicket | BaseException | _Pending:
+        self._ticket = self._ranges.enter(self._start, self._end, True, self._go)
+        if self._granted:
+            return self._ticket
+        self._resume = resume
+        return PENDING
+
+    def _go(self) -> None:
+        self._granted = True
+        if self._resume is not None:
+            self._resume(self._ticket)
 
 
 def _unused(io: StoreIo) -> None:
@@ -190,6 +243,7 @@ class _VolumeIo(Wait[T], Generic[T]):
     __slots__ = (
         "_comparing",
         "_io",
+        "_layout",
         "_parts",
         "_remaining",
         "_result",
@@ -206,6 +260,7 @@ class _VolumeIo(Wait[T], Generic[T]):
         self._parts: list[StoreIo] = []
         self._remaining = 0
         self._ticket: RangeTicket | None = None
+        self._layout: Layout | None = None  # of an I/O that has no ticket
         self._resume: Resume | None = None
         self._started = False
         self._comparing = False  # the first half of a COMPARE_AND_WRITE in several stores
@@ -214,9 +269,16 @@ class _VolumeIo(Wait[T], Generic[T]):
         io = self._io
         if io.offset < 0 or io.offset + io.length > self._v.size:
             return StoreError(StoreStatus.OUT_OF_RANGE)
-        if io.kind in _UNORDERED or not io.length:
+        if not io.length:
+            self._started = True
+        elif io.kind is IoKind.FLUSH or (
+            io.kind is IoKind.BLOCK_STATUS and not self._v.layout.moving
+        ):
+            self._layout = self._v.layout
+            self._layout.unordered += 1
             self._go()
         else:
+            # The status of a chunk that is moving away is none: its old place is emptied.
             self._ticket = self._v._ranges.enter(
                 io.offset, io.offset + io.length, io.kind in _WRITES, self._go
             )
@@ -228,8 +290,6 @@ class _VolumeIo(Wait[T], Generic[T]):
     def _go(self) -> None:
         self._started = True
         io = self._io
-        if not io.length:
-            return
         extents = self._v._extents(io)
         if len(extents) == 1:  # as it is, which is the rule for small ones
             io.done = self._part_done
@@ -280,12 +340,31 @@ class _VolumeIo(Wait[T], Generic[T]):
             self._submit(self._v._extents(io), IoKind.WRITE, io.buffers, (), io.fua)
         elif self._resume is not None:
             resume, self._resume = self._resume, None
-            resume(self._outcome())
+            if self._io.kind is IoKind.BLOCK_STATUS and self._outdated():
+                outcome = self.begin(resume)
+                if outcome is not PENDING:
+                    resume(outcome)
+            else:
+                resume(self._outcome())
+
+    def _outdated(self) -> bool:
+        """Whether a migration has begun meanwhile: what it has emptied is not unmapped."""
+        if self._layout is None or self._layout is self._v.layout:
+            return False
+        self._layout.unordered -= 1
+        self._layout = None
+        self._started = False
+        self._io.extents = []
+        self._io.status = StoreStatus.OK
+        return True
 
     def _outcome(self) -> T | BaseException:
         if self._ticket is not None:
             ticket, self._ticket = self._ticket, None
             self._v._ranges.leave(ticket)
+        if self._layout is not None:
+            self._layout.unordered -= 1
+            self._layout = None
         # No cycles: what an I/O leaves behind goes at once, not when the collector comes by.
         parts, self._parts = self._parts, []
         self._io.done = _unused
@@ -296,4 +375,7 @@ class _VolumeIo(Wait[T], Generic[T]):
                 error = part.error()
                 error.miscompare_offset += part.offset - self._io.offset
                 return error
+        if self._v.lost and (self._io.kind is IoKind.FLUSH or self._io.fua):
+            lost, self._v.lost = self._v.lost, ""
+            return StoreError(StoreStatus.SYNC_LOST, lost)
         return self._result(parts)

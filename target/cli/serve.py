@@ -78,6 +78,6 @@ async def _start_admin(
     from target.admin.server import AdminServer  # an HTTP server: not without need
     from target.admin.volumes import volume_routes
 
-    server = AdminServer(volume_routes(node.volumes, config), config.admin, log)
+    server = AdminServer(volume_routes(node.volumes, node.changes, config), config.admin, log)
     stack.push_async_callback(server.stop)
     return await server.start()

@@ -26,7 +26,7 @@ BAD_REQUEST = 400  # what was asked for is wrong whatever the node does
 
 def show_all(admin: str | None, as_json: bool) -> None:
     """A table of the volumes."""
-    with _node(admin) as node:
+    with asked_node(admin) as node:
         volumes = node.get("/v1/volumes", VolumeList).volumes
     if as_json:
         _print_json(volumes)
@@ -58,9 +58,9 @@ def _where(volume: VolumeInfo) -> str:
 
 def show(admin: str | None, name: str, as_json: bool) -> None:
     """One volume, a line for each thing."""
-    with _node(admin) as node:
+    with asked_node(admin) as node:
         volume = node.get(volume_path(name), VolumeInfo)
-    _print(volume, as_json)
+    print_volume(volume, as_json)
 
 
 def create(
@@ -85,15 +85,15 @@ def create(
         workers=workers or None,
         lun=None if lun is None else _whole("lun", lun, 0),
     )
-    with _node(admin) as node:
-        _print(node.send("POST", "/v1/volumes", asked, VolumeInfo), as_json)
+    with asked_node(admin) as node:
+        print_volume(node.send("POST", "/v1/volumes", asked, VolumeInfo), as_json)
 
 
 def resize(admin: str | None, name: str, size: str, as_json: bool) -> None:
     """Grow a volume."""
-    with _node(admin) as node:
+    with asked_node(admin) as node:
         grown = node.send("PATCH", volume_path(name), VolumeResize(size=size), VolumeInfo)
-    _print(grown, as_json)
+    print_volume(grown, as_json)
 
 
 def delete(admin: str | None, name: str, *, force: bool, yes: bool) -> None:
@@ -102,12 +102,12 @@ def delete(admin: str | None, name: str, *, force: bool, yes: bool) -> None:
         if not sys.stdin.isatty():
             raise CliError("deleting needs a yes: give --yes", 2)
         typer.confirm(f"Delete volume {name} with all its data?", abort=True)
-    with _node(admin) as node:
+    with asked_node(admin) as node:
         node.delete(volume_path(name) + ("?force=yes" if force else ""))
 
 
 @contextlib.contextmanager
-def _node(admin: str | None) -> Iterator[AdminClient]:
+def asked_node(admin: str | None) -> Iterator[AdminClient]:
     try:
         address = parse_portal(admin or ADMIN_DEFAULT, ADMIN_PORT_DEFAULT)
     except ValueError as exc:
@@ -132,7 +132,7 @@ def _print_json(value: object) -> None:
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def _print(volume: VolumeInfo, as_json: bool) -> None:
+def print_volume(volume: VolumeInfo, as_json: bool) -> None:
     if as_json:
         _print_json(volume)
         return
@@ -152,5 +152,11 @@ def _print(volume: VolumeInfo, as_json: bool) -> None:
         lines.append(("allocated", format_size(volume.allocated_bytes)))
     for worker in volume.workers:
         lines.append(("worker", worker.address + (f": {worker.reason}" if worker.reason else "")))
+    if (moving := volume.migration) is not None:
+        done = f"{moving.chunks_done} of {moving.chunks_total} chunks"
+        lines.append(("moving to", ", ".join(moving.workers)))
+        lines.append(("moved", done + (f"; {moving.trouble}" if moving.trouble else "")))
+    for address in volume.retired:
+        lines.append(("left", f"{address}: its share is not deleted yet"))
     for name, value in lines:
         print(f"{name:<10} {value}")

@@ -91,6 +91,27 @@ def resize(name: Name, size: Size, admin: AdminFlag = None, as_json: JsonFlag = 
 
 
 @volume_app.command()
+def migrate(
+    name: Name,
+    worker: Annotated[
+        list[str] | None,
+        flag(
+            "Options",
+            "A worker that it is on from now on; repeat it for each, those that stay as well.",
+            "HOST:PORT|unix:PATH",
+        ),
+    ] = None,
+    detach: Annotated[bool, flag("Options", "Do not wait for the end.")] = False,
+    admin: AdminFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Move NAME to other workers while it is in use; given again, show how far it is."""
+    from target.cli import volume_migrate
+
+    volume_migrate.migrate(admin, name, worker or [], detach=detach, as_json=as_json)
+
+
+@volume_app.command()
 def delete(
     name: Name,
     force: Annotated[

@@ -108,9 +108,19 @@ def _parse_unmap(req: SCSIRequest) -> None:
 
 async def _unmap(disk: DiskDevice, req: SCSIRequest) -> None:
     data = await req.receive_parameters()
-    for lba, blocks in unmap_ranges(disk, data, req.length):
+    for lba, blocks in joined(unmap_ranges(disk, data, req.length)):
         await _zero(disk, lba, blocks, unmap=True)
     req.complete()
+
+
+def joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same blocks, with ranges that follow one another as one: one I/O, and larger holes."""
+    found: list[tuple[int, int]] = []
+    for lba, blocks in ranges:
+        if found and sum(found[-1]) == lba:
+            lba, blocks = found[-1][0], found.pop()[1] + blocks
+        found.append((lba, blocks))
+    return found
 
 
 def unmap_ranges(disk: DiskDevice, data: bytes, list_bytes: int) -> list[tuple[int, int]]:

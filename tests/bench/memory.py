@@ -149,27 +149,32 @@ class Session:
 
 
 def run(load: Load, folder: Path) -> Outcome:
+    """The load on a target of its own."""
+    arguments = ("--buffer-memory", str(load.buffer_bytes))
+    with LunmeshServer(folder, [f"disk0={load.disk_bytes}"], arguments=arguments) as server:
+        return play(load, server)
+
+
+def play(load: Load, server: LunmeshServer) -> Outcome:
+    """The load on LUN 0 of a target."""
     slots = load.sessions * SLOTS_PER_SESSION
     pattern = memoryview(os.urandom(load.command_bytes + slots * _SHIFT_BYTES))
-    arguments = ("--buffer-memory", str(load.buffer_bytes))
-    outcome = Outcome()
-    with LunmeshServer(folder, [f"disk0={load.disk_bytes}"], arguments=arguments) as server:
-        outcome.idle_bytes = memory_bytes([server.pid])
-        sessions = [Session(server, load, number, pattern) for number in range(load.sessions)]
-        all_filled = threading.Barrier(load.sessions)
+    outcome = Outcome(idle_bytes=memory_bytes([server.pid]))
+    sessions = [Session(server, load, number, pattern) for number in range(load.sessions)]
+    all_filled = threading.Barrier(load.sessions)
 
-        def play(session: Session) -> None:
-            try:
-                session.run(all_filled)
-            except BaseException:
-                all_filled.abort()  # the others would wait for this one
-                raise
+    def play_one(session: Session) -> None:
+        try:
+            session.run(all_filled)
+        except BaseException:
+            all_filled.abort()  # the others would wait for this one
+            raise
 
-        with ThreadPoolExecutor(load.sessions) as threads:
-            for done in [threads.submit(play, session) for session in sessions]:
-                done.result()
-        outcome.after_bytes = memory_bytes([server.pid])
-        outcome.peak_bytes = memory_bytes([server.pid], "VmHWM")
+    with ThreadPoolExecutor(load.sessions) as threads:
+        for done in [threads.submit(play_one, session) for session in sessions]:
+            done.result()
+    outcome.after_bytes = memory_bytes([server.pid])
+    outcome.peak_bytes = memory_bytes([server.pid], "VmHWM")
     for session in sessions:
         outcome.statuses += session.statuses
         outcome.wrong_reads += session.wrong_reads

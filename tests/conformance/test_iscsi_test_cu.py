@@ -1,7 +1,11 @@
-"""Every test of libiscsi's suite does what expected.toml says, on disks of either block size."""
+"""Every test of libiscsi's suite does what expected.toml says.
+
+On disks of either block size, and on workers of the smaller one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +14,7 @@ import pytest
 
 from tests.conformance import expected
 from tests.conformance.suite import TOOL, Outcome, Result, list_tests, run_test
-from tests.support.lunmesh_server import LunmeshServer
+from tests.support.backing import EMBEDDED, WORKERS, backed
 from tests.support.tools import require_tool
 
 # The slowest test takes three seconds on an idle machine, nearly all of it waiting.
@@ -30,28 +34,32 @@ TESTS = list_tests(_TOOL_PATH) if _TOOL_PATH else ["all"]
 class Target:
     """A server that is replaced, data and all, when a test may have left something behind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, backing: str) -> None:
         self._folder = folder
+        self._backing = backing
         self._started = 0
-        self.server = self._new()
-
-    def _new(self) -> LunmeshServer:
-        self._started += 1
-        server = LunmeshServer(self._folder / f"target{self._started}", VOLUMES)
-        server.start()
-        return server
+        self._running = contextlib.ExitStack()
+        self.replace()
 
     def replace(self) -> None:
         """A reservation that one failed test leaves would fail all that follow."""
-        self.server.kill()
-        self.server = self._new()
+        self.close()
+        self._started += 1
+        folder = self._folder / f"target{self._started}"
+        self.server = self._running.enter_context(backed(self._backing, folder, VOLUMES))
+
+    def close(self) -> None:
+        """End it, and what is behind it."""
+        self._running.close()
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    target = Target(tmp_path_factory.mktemp("conformance"))
+def target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    target = Target(tmp_path_factory.mktemp("conformance"), request.param)
     yield target
-    target.server.kill()
+    target.close()
 
 
 def judge(name: str, result: Result) -> str:
@@ -71,7 +79,13 @@ def judge(name: str, result: Result) -> str:
     return f"{name}: {result.outcome}{said}"
 
 
-@pytest.mark.parametrize("lun", [LUN_512, LUN_4096], ids=["512", "4096"])
+@pytest.mark.parametrize(
+    ("target", "lun"),
+    [(EMBEDDED, LUN_512), (EMBEDDED, LUN_4096), (WORKERS, LUN_512)],
+    ids=["512", "4096", "workers"],
+    indirect=["target"],
+    scope="module",
+)
 @pytest.mark.parametrize("name", TESTS)
 def test_libiscsi(target: Target, name: str, lun: int) -> None:
     if name in READ_ONLY_TESTS:

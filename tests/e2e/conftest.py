@@ -1,5 +1,7 @@
-"""Fixtures of the tests that need a virtual machine."""
+"""Fixtures of the tests with real initiators: targets and what backs them, a virtual machine."""
 
+import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from tests.e2e import kernel_log
 from tests.e2e.initiator import LinuxInitiator
 from tests.e2e.packages import MissingTools
 from tests.e2e.vm import VirtualMachine
+from tests.support.backing import EMBEDDED, RADOS, backed
+from tests.support.ceph_cluster import CephCluster
 from tests.support.lunmesh_server import LunmeshServer
 
 
@@ -38,19 +42,26 @@ def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualMachine]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[ServerFactory]:
+def backing(request: pytest.FixtureRequest) -> str:
+    """Where disks are kept, of tests.support.backing; a test is parametrized with others."""
+    kind: str = getattr(request, "param", EMBEDDED)
+    if kind == RADOS:
+        cluster: CephCluster = request.getfixturevalue("ceph")
+        return f"{RADOS}{cluster.create_pool()}@{cluster.conf}"
+    return kind
+
+
+@pytest.fixture
+def serve(tmp_path: Path, backing: str) -> Iterator[ServerFactory]:
     """Starts targets, which end with the test."""
-    servers: list[LunmeshServer] = []
+    with contextlib.ExitStack() as stack:
+        count = itertools.count()
 
-    def start(volumes: list[str], *arguments: str) -> LunmeshServer:
-        server = LunmeshServer(tmp_path / f"server{len(servers)}", volumes, arguments=arguments)
-        server.start()
-        servers.append(server)
-        return server
+        def start(volumes: list[str], *arguments: str) -> LunmeshServer:
+            folder = tmp_path / f"server{next(count)}"
+            return stack.enter_context(backed(backing, folder, volumes, arguments))
 
-    yield start
-    for server in servers:
-        server.kill()
+        yield start
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.e2e.files import (
     write_files,
 )
 from tests.e2e.vm import VirtualMachine
+from tests.support.backing import EMBEDDED, WORKERS
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -44,7 +45,16 @@ def test_discovery_through_another_address_leads_to_a_login(
         assert vm.sh(f"blockdev --getsize64 {disk}").strip() == str(64 << 20)
 
 
-@pytest.mark.parametrize("file_systems", [("ext4", "xfs"), ("xfs", "ext4")], ids="-".join)
+@pytest.mark.parametrize(
+    ("backing", "file_systems"),
+    [
+        (EMBEDDED, ("ext4", "xfs")),
+        (EMBEDDED, ("xfs", "ext4")),
+        (WORKERS, ("ext4", "xfs")),
+    ],
+    ids=["ext4-xfs", "xfs-ext4", "workers"],
+    indirect=["backing"],
+)
 def test_files_survive_logout_and_a_clean_restart(
     vm: VirtualMachine, serve: ServerFactory, connect: Connect, file_systems: tuple[str, str]
 ) -> None:
@@ -114,7 +124,11 @@ def test_a_mounted_disk_outlives_the_target(
         unmount(vm, disks)
 
 
-@pytest.mark.parametrize(("disk", "engine"), [(0, "libaio"), (1, "io_uring")])
+@pytest.mark.parametrize(
+    ("backing", "disk", "engine"),
+    [(EMBEDDED, 0, "libaio"), (EMBEDDED, 1, "io_uring"), (WORKERS, 0, "libaio")],
+    indirect=["backing"],
+)
 def test_random_writes_verify_at_depth_32(
     vm: VirtualMachine, serve: ServerFactory, connect: Connect, disk: int, engine: str
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import ServerFactory
+from tests.support.backing import EMBEDDED, RADOS, WORKERS
 from tests.support.lunmesh_server import LunmeshServer
 from tests.support.relay import Relay
 from tests.support.tools import run_tool
@@ -27,6 +28,11 @@ SECRET = "a-secret-of-its-own"
 # and stops at its own assertion that this is a whole number of blocks.
 PIECE = 16 * KIB
 
+# What a disk does is the same whatever backs it; what a session does, we look at once.
+ON_CEPH = pytest.param(RADOS, marks=pytest.mark.ceph, id="rados")
+on_ceph_too = pytest.mark.parametrize("backing", [EMBEDDED, WORKERS, ON_CEPH], indirect=True)
+# What looks at the space that is taken on this machine cannot look into Ceph.
+on_files = pytest.mark.parametrize("backing", [EMBEDDED, WORKERS], indirect=True)
 both_block_sizes = pytest.mark.parametrize("block", [512, 4096])
 
 
@@ -81,6 +87,7 @@ def data_extents(url: str) -> list[tuple[int, int]]:
     return merged
 
 
+@on_ceph_too
 @both_block_sizes
 def test_an_image_goes_there_and_back(
     serve: ServerFactory, image: Path, tmp_path: Path, block: int
@@ -93,6 +100,7 @@ def test_an_image_goes_there_and_back(
     assert "identical" in compare(back, str(image), format="qcow2")
 
 
+@on_files
 @both_block_sizes
 def test_holes_stay_holes(serve: ServerFactory, image: Path, block: int) -> None:
     server = serve(disk(block))
@@ -112,6 +120,7 @@ def test_one_wrong_byte_is_found(serve: ServerFactory, image: Path) -> None:
     assert "verification failed" in run_tool(wrong, check=False)
 
 
+@on_ceph_too
 @both_block_sizes
 def test_patterns_of_every_size(serve: ServerFactory, block: int) -> None:
     url = serve(disk(block)).url()
@@ -139,6 +148,7 @@ def test_requests_that_are_no_whole_blocks(serve: ServerFactory) -> None:
     )
 
 
+@on_ceph_too
 @both_block_sizes
 def test_many_requests_at_once(serve: ServerFactory, block: int) -> None:
     url = serve(disk(block)).url()
@@ -152,6 +162,7 @@ def test_many_requests_at_once(serve: ServerFactory, block: int) -> None:
     )
 
 
+@on_files
 @both_block_sizes
 def test_discard_gives_space_back(serve: ServerFactory, block: int) -> None:
     server = serve(disk(block))
@@ -168,6 +179,7 @@ def test_discard_gives_space_back(serve: ServerFactory, block: int) -> None:
     assert full - server.allocated_bytes() >= 8 * MIB - SLACK
 
 
+@on_files
 @both_block_sizes
 def test_write_zeroes(serve: ServerFactory, block: int) -> None:
     server = serve(disk(block))
@@ -193,6 +205,7 @@ def gaps(extents: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [(end, start - end) for end, start in zip(ends, starts, strict=False)]
 
 
+@on_ceph_too
 def test_writes_that_must_be_durable(serve: ServerFactory) -> None:
     """FUA and SYNCHRONIZE CACHE, and a server that is killed afterwards."""
     server = serve(disk(512))
@@ -202,6 +215,7 @@ def test_writes_that_must_be_durable(serve: ServerFactory) -> None:
     qemu_io(server.url(), "read -P 1 0 64k", "read -P 2 1M 64k")
 
 
+@on_files
 def test_the_disk_is_found_again_after_a_restart(serve: ServerFactory, image: Path) -> None:
     server = serve(disk(512))
     copy_to(server.url(), image)
@@ -210,6 +224,7 @@ def test_the_disk_is_found_again_after_a_restart(serve: ServerFactory, image: Pa
     assert data_extents(server.url()) == list(EXTENTS)
 
 
+@on_files
 def test_a_read_only_disk_refuses_writes(serve: ServerFactory) -> None:
     server = serve([f"disk0={SIZE},readonly"])
     qemu_io(server.url(), "read -P 0 0 1M", options=("-r", "-f", "raw"))
@@ -218,6 +233,7 @@ def test_a_read_only_disk_refuses_writes(serve: ServerFactory) -> None:
     qemu_io(server.url(), "read -P 0 0 64k", options=("-r", "-f", "raw"))
 
 
+@on_files
 @pytest.mark.parametrize(
     ("block", "load"),
     [

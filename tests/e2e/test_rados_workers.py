@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -94,6 +95,31 @@ def test_nothing_of_a_stopped_worker_lands_after_its_eviction(
         log = first.stderr_path.read_text()
         assert log.count("evicted") == log.count("rejoined") == 1
         assert "Traceback" not in log
+
+
+async def kept_waiting(ceph: CephCluster, worker: LunmeshWorker) -> None:
+    async with WorkerClient(worker.address) as client:
+        handle = await client.open("disk")
+        stream = await client.stream()
+        os.kill(ceph.osd_pid, signal.SIGSTOP)
+        writes = [stream.io(IoKind.WRITE, handle, n * 512, 512, b"x" * 512) for n in range(8)]
+        await stream.send(*writes)
+        running = 0
+        while running < len(writes):
+            running = (await client.control.GetStatus(pb.GetStatusRequest())).operations_running
+        assert await asyncio.to_thread(worker.stop) == 0
+
+
+def test_a_worker_stops_though_its_cluster_does_not_answer(
+    ceph: CephCluster, ceph_pool: str, tmp_path: Path
+) -> None:
+    store = f"rados:{ceph_pool}@{ceph.conf}"
+    with LunmeshWorker(tmp_path, store=store, arguments=["--shutdown-timeout", "1"]) as worker:
+        try:
+            asyncio.run(asyncio.wait_for(kept_waiting(ceph, worker), 60))
+        finally:
+            os.kill(ceph.osd_pid, signal.SIGCONT)
+        assert "I/Os still run" in worker.stderr_path.read_text()
 
 
 @pytest.mark.parametrize(

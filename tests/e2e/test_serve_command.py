@@ -69,10 +69,11 @@ def test_it_says_when_it_is_ready_and_how_to_mount(server: LunmeshServer) -> Non
     assert server.output[0] == f"lunmesh ready: {server.iqn} on {server.portal} (LUN 0 disk0 1 GiB)"
     with socket.create_connection((server.host, server.port), timeout=10):
         pass  # it meant it
-    wait_until(lambda: len(server.output) == 5)
+    wait_until(lambda: len(server.output) == 6)
     text = "\n".join(server.output)
     assert f"iscsiadm -m discovery -t sendtargets -p {server.portal}" in text
     assert f"qemu-img info {server.url()}" in text
+    assert f"lunmesh volume list --admin {server.admin}" in text
     assert used < START_CPU_SECONDS_MAX
 
 

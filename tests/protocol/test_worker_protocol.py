@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
@@ -69,11 +70,7 @@ def statuses(answers: list[Answer]) -> list[StoreStatus]:
 
 async def ends_with(stream: Stream, code: str) -> str:
     """The details of a stream's end; answers that come before it are passed over."""
-    with contextlib.suppress(aio.AioRpcError):
-        async with asyncio.timeout(10):
-            while await stream.call.read() is not aio.EOF:
-                pass
-    found, details = await stream.status()
+    found, details = await drained(stream)
     assert found == code, details
     return details
 
@@ -272,6 +269,50 @@ def test_more_ios_than_a_stream_may_have(tmp_path: Path) -> None:
     slow(tmp_path, body, Faults(delay_seconds=0.001))
 
 
+def test_mutated_messages_end_in_a_typed_error_or_an_answer(drive: Callable[[Body], None]) -> None:
+    """A right message with some bytes changed, taken out or put in, as the first with an I/O."""
+    typed = {"INVALID_ARGUMENT", "DATA_LOSS", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"}
+
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        random = Random(3)
+        ended = answered = 0
+        for _ in range(150):
+            stream = await served.stream()
+            io = random.choice(
+                [
+                    stream.io(WRITE, handle, 0, 512, BLOCK),
+                    stream.io(READ, handle, 0, 4096),
+                    stream.io(IoKind.COMPARE_AND_WRITE, handle, 0, 512, BLOCK, compare=BLOCK),
+                ]
+            )
+            raw = bytearray(stream.pack(io))
+            for _ in range(random.randint(1, 3)):
+                at = random.randrange(min(len(raw), 128))
+                length = random.choice((0, 1, 1, 4))
+                raw[at : at + length] = random.randbytes(random.choice((0, 1, 1, 4)))
+            await stream.call.write(bytes(raw))
+            await stream.call.done_writing()
+            code, _ = await drained(stream)
+            assert code in {*typed, "OK"}
+            ended += code in typed
+            answered += code == "OK"
+        assert ended > 50
+        assert answered > 0
+        await still_works(served)
+
+    drive(body)
+
+
+async def drained(stream: Stream) -> tuple[str, str]:
+    """The stream's end, after all answers."""
+    with contextlib.suppress(aio.AioRpcError):
+        async with asyncio.timeout(10):
+            while await stream.call.read() is not aio.EOF:
+                pass
+    return await stream.status()
+
+
 # --- epochs, fences, streams that follow one another ---------------------------------------------
 
 
@@ -457,6 +498,8 @@ def test_volumes_are_created_listed_grown_and_deleted(drive: Callable[[Body], No
             )
         missing = pb.OpenVolumeRequest(node="node", epoch=1, uuid=bytes(16))
         await refused(control.OpenVolume(missing), grpc.StatusCode.NOT_FOUND)
+        unknown = pb.ResizeVolumeRequest(uuid=bytes(16), size=2 << 20)
+        await refused(control.ResizeVolume(unknown), grpc.StatusCode.NOT_FOUND)
         handle = await served.reopen(share.uuid)
         stream = await served.stream()
         io = stream.io(WRITE, handle, 1 << 20, 512, BLOCK)

@@ -56,8 +56,12 @@ class LunmeshServer:
         iqn: str = DEFAULT_IQN,
         host: str = "127.0.0.1",
         port: int | None = None,
+        stores: Sequence[Path] = (),
     ) -> None:
-        """`volumes` are values of --volume, in LUN order; `arguments` are any further flags."""
+        """`volumes` are values of --volume, in LUN order; `arguments` are any further flags.
+
+        `stores` are the folders of workers that have a part of the volumes.
+        """
         self.host = host
         self.port = port if port is not None else free_port(host)
         self.admin_port = free_port("127.0.0.1")
@@ -66,6 +70,7 @@ class LunmeshServer:
         self.stderr_path = work_dir / "stderr.log"
         self.output: list[str] = []  # what the running process has printed to stdout
         self._volumes = tuple(volumes)
+        self._stores = tuple(stores)
         self._arguments = tuple(arguments)
         self._process: subprocess.Popen[str] | None = None
         self._drain: threading.Thread | None = None
@@ -168,7 +173,8 @@ class LunmeshServer:
 
     def allocated_bytes(self) -> int:
         """The space that the data take on the host's disk, which thin volumes give back."""
-        files = (path for path in self.data_dir.rglob("*") if path.is_file())
+        folders = (self.data_dir, *self._stores)
+        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
         return sum(path.stat().st_blocks * 512 for path in files)
 
     def stderr(self) -> str:

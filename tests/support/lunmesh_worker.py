@@ -58,12 +58,12 @@ class LunmeshWorker:
         assert self._process is not None, "not running"
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it, and wait until it accepts connections."""
+    def start(self, *more: str) -> None:
+        """Start it, with ``more`` arguments this time, and wait until it accepts connections."""
         assert self._process is None, "runs already"
         command = [
             sys.executable, "-m", "target.cli", "worker",
-            "--listen", self.listen, "--store", self.store, *self._arguments,
+            "--listen", self.listen, "--store", self.store, *self._arguments, *more,
         ]  # fmt: skip
         with self.stderr_path.open("a") as stderr:
             self._process = subprocess.Popen(

@@ -18,8 +18,10 @@ import pytest
 from tests.support.ceph_cluster import CephCluster
 from workers import rados_shares
 from workers.fences import Fences
-from workers.rados_client import RadosClient, RadosError
-from workers.rados_shares import VOLUMES, RadosShares
+from workers.rados_catalog import VOLUMES
+from workers.rados_client import RadosClient
+from workers.rados_module import RadosError
+from workers.rados_shares import RadosShares
 from workers.rados_store import PREFIX, STATUS_CHUNKS, object_prefix
 from workers.shares import Share, ShareError, ShareFault, ShareInfo
 from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore
@@ -272,6 +274,8 @@ def test_a_client_that_was_shut_out_does_nothing_more(ceph: CephCluster) -> None
                 assert io.status is StoreStatus.UNAVAILABLE
             assert heard.is_set()
             a.abandon()
+            with pytest.raises(OSError, match="shutdown"):
+                await a.refresh()
             await a.rejoin()
             assert a.instance not in (before, b.instance)
             again = await store_of(a, info)

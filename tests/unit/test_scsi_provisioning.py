@@ -20,7 +20,7 @@ from target.scsi.limits import (
     WRITE_SAME_BYTES_MAX,
     ZERO_BYTES_MAX,
 )
-from target.scsi.provisioning import unmap_ranges
+from target.scsi.provisioning import joined, unmap_ranges
 from target.scsi.sense import CheckCondition, Sense
 from tests.support.cdb import read16, unmap, write16, write_same16
 from tests.support.scsi_disk import UUID, Initiator, Rig, invalid_cdb, invalid_parameter, rig
@@ -348,3 +348,10 @@ def test_a_block_that_is_mapped_in_part_is_mapped() -> None:
     ]
     assert whole_blocks(extents, 512) == [(1, 1, True)]
     assert whole_blocks([], 512) == []
+
+
+def test_unmapped_ranges_that_follow_one_another_are_one() -> None:
+    assert joined([]) == []
+    assert joined([(0, 1), (1, 1), (2, 6), (9, 1), (8, 1), (10, 1)]) == [
+        *((0, 8), (9, 1), (8, 1), (10, 1)),
+    ]

@@ -1,0 +1,80 @@
+"""``lunmesh volume migrate``: begins a migration, and follows it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Final
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from target.admin.client import AdminClient, volume_path
+from target.admin.schema import VolumeMigrate
+from target.cli.errors import CliError
+from target.cli.volume import asked_node, print_volume
+from target.volume_info import MigrationInfo, VolumeInfo
+
+POLL_SECONDS: Final = 0.5
+
+
+def migrate(
+    admin: str | None, name: str, workers: list[str], *, detach: bool, as_json: bool
+) -> None:
+    """Ctrl-C ends the following, not the migration."""
+    if not workers:
+        raise CliError("where to? Give --worker for each worker that it is to be on", 2)
+    with asked_node(admin) as node:
+        path = volume_path(name)
+        volume = node.send("POST", f"{path}/migration", VolumeMigrate(workers=workers), VolumeInfo)
+        if not detach:
+            try:
+                volume = _follow(node, path, volume)
+            except KeyboardInterrupt:
+                print(
+                    "detached: the volume goes on moving; the same command shows how far it is",
+                    file=sys.stderr,
+                )
+                return
+    print_volume(volume, as_json)
+
+
+def _follow(node: AdminClient, path: str, volume: VolumeInfo) -> VolumeInfo:
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("chunks  {task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[trouble]}", style="yellow", markup=False),
+        console=Console(stderr=True),
+        transient=False,
+    )
+    with progress:
+        bar = progress.add_task(volume.name, total=None, rate="", trouble="")
+        while (moving := volume.migration) is not None:
+            progress.update(
+                bar,
+                total=moving.chunks_total,
+                completed=moving.chunks_done,
+                rate=_rate(moving),
+                trouble=moving.trouble,
+            )
+            time.sleep(POLL_SECONDS)
+            volume = node.get(path, VolumeInfo)
+        total = -(-volume.size_bytes // volume.chunk_bytes)
+        progress.update(bar, total=total, completed=total, trouble="")
+    return volume
+
+
+def _rate(moving: MigrationInfo) -> str:
+    return f"{decimal(int(moving.bytes_per_second))}/s"

@@ -1,0 +1,240 @@
+"""Changes of a node's volumes while it runs: made, grown, moved and deleted.
+
+Rules:
+
+1. One change at a time.
+2. A change is kept in the catalog so that a crash between any two steps leaves the old state, or
+   the new one, or one that the next start completes: a volume that is made has its file or its
+   shares before initiators see it; one that grows has its new size everywhere before they hear of
+   it; one that is deleted is gone for them before its data go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid as uuids
+from collections.abc import Callable, Sequence
+
+from target.block.layout import MovingLayout
+from target.block.volume import Volume
+from target.block.worker_errors import ShareRefused, WorkerGone
+from target.config import VolumeConfig, format_size
+from target.datadir import DataDirError, MigrationRecord, VolumeRecord
+from target.logs import Log
+from target.migration_log import MigrationLog
+from target.scsi.limits import LUNS_MAX
+from target.volume_errors import VolumeError, VolumeFault
+from target.volume_info import VolumeInfo
+from target.volumes import Volumes
+
+
+class VolumeChanges:
+    """Changes of ``volumes``; ``sessions`` says how many initiators are logged in."""
+
+    def __init__(self, volumes: Volumes, sessions: Callable[[], int], log: Log) -> None:
+        self._volumes = volumes
+        self._data = volumes.data
+        self._sessions = sessions
+        self._log = log
+        self._lock = asyncio.Lock()
+
+    async def create(
+        self, wanted: VolumeConfig, *, workers: Sequence[str], lun: int | None = None
+    ) -> VolumeInfo:
+        """Make a volume of a size and show it to initiators.  Raises VolumeError or OSError."""
+        async with self._lock:
+            if self._data.record(wanted.name) is not None:
+                what = (
+                    "is being deleted"
+                    if self._data.is_deleting(wanted.name)
+                    else "is there already"
+                )
+                raise VolumeError(VolumeFault.CONFLICT, f"volume {wanted.name!r} {what}")
+            lun = self._free_lun(lun)
+            size = wanted.size_bytes
+            assert size is not None, "images are configured"
+            try:
+                record = self._data.create(wanted, size, workers, lun)
+                volume = self._volumes.open(wanted.name, record, wanted.readonly)
+            except DataDirError as exc:
+                raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
+            if record.workers is not None:
+                reason = await self._volumes.workers().wait_open(volume)
+                if reason:
+                    await self._discard(wanted.name, volume)
+                    raise VolumeError(VolumeFault.AWAY, reason)
+            self._volumes.add(lun, volume)
+            self._log.info("volume created", volume=wanted.name, lun=lun, size=format_size(size))
+            return self._volumes.one(wanted.name)
+
+    def _free_lun(self, wanted: int | None) -> int:
+        taken = set(self._volumes.by_lun)
+        if wanted is None:
+            return next(lun for lun in range(LUNS_MAX) if lun not in taken)
+        if not 0 <= wanted < LUNS_MAX:
+            raise VolumeError(VolumeFault.CONFLICT, f"LUN {wanted}: must be 0 to {LUNS_MAX - 1}")
+        if wanted in taken:
+            name = self._volumes.by_lun[wanted].name
+            raise VolumeError(VolumeFault.CONFLICT, f"LUN {wanted} is volume {name!r}")
+        return wanted
+
+    async def resize(self, name: str, size_bytes: int) -> VolumeInfo:
+        """Grow a volume under its initiators, who are told.  Raises VolumeError or OSError."""
+        async with self._lock:
+            lun = self._volumes.lun_of(name)
+            if lun is None:
+                raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
+            volume, record = self._volumes.by_lun[lun], self._data.record(name)
+            assert record is not None, "the catalog has all of them"
+            self._check_size(name, record, size_bytes)
+            if size_bytes == record.size_bytes:
+                return self._volumes.one(name)
+            if record.workers is None:
+                await asyncio.to_thread(_lengthen, self._data.file_of(name), size_bytes)
+            else:
+                try:
+                    await self._volumes.workers().grow(volume, size_bytes)
+                except (WorkerGone, ShareRefused) as exc:
+                    raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
+            self._data.resize(name, size_bytes)
+            self._volumes.grown(lun, size_bytes)
+            self._log.info("volume grown", volume=name, size=format_size(size_bytes))
+            return self._volumes.one(name)
+
+    @staticmethod
+    def _check_size(name: str, record: VolumeRecord, size_bytes: int) -> None:
+        if record.path is not None:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"volume {name!r} is the image {record.path}: enlarge that, and start anew",
+            )
+        if size_bytes < record.size_bytes:
+            now, then = format_size(record.size_bytes), format_size(size_bytes)
+            raise VolumeError(
+                VolumeFault.CONFLICT, f"volume {name!r} is {now} and cannot shrink to {then}"
+            )
+        if size_bytes % record.block_bytes:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"{size_bytes} bytes is no multiple of blocks of {record.block_bytes}",
+            )
+
+    async def delete(self, name: str, *, force: bool) -> None:
+        """Take a volume away from initiators, then its data.  Raises VolumeError or OSError."""
+        async with self._lock:
+            lun = self._volumes.lun_of(name)
+            if lun is None:
+                if self._data.is_deleting(name):
+                    return
+                raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
+            if name in self._volumes.configured:
+                raise VolumeError(
+                    VolumeFault.CONFLICT,
+                    f"volume {name!r} is named by the command line or the configuration, and would "
+                    "come back empty: take it out there first",
+                )
+            sessions = self._sessions()
+            if sessions and not force:
+                raise VolumeError(
+                    VolumeFault.CONFLICT,
+                    f"{sessions} initiator{'s are' if sessions > 1 else ' is'} logged in and may be"
+                    f" using volume {name!r}: log out, or force it",
+                )
+            self._data.begin_delete(name)
+            await self._volumes.migrations.stop(name)
+            await self._volumes.remove(lun)
+            self._log.info("volume deleted", volume=name, lun=lun)
+            self._volumes.cleanup.begin()
+
+    async def migrate(self, name: str, addresses: Sequence[str]) -> VolumeInfo:
+        """Have a volume on workers move to the workers ``addresses``; returns when that has begun.
+
+        The same again while it runs changes nothing.  Raises VolumeError or OSError.
+        """
+        async with self._lock:
+            lun = self._volumes.lun_of(name)
+            record = self._data.record(name)
+            if lun is None or record is None:
+                raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
+            if not self._is_there(name, record, addresses):
+                self._volumes.cleanup.planning.add(name)
+                try:
+                    await self._begin_migration(self._volumes.by_lun[lun], record, addresses)
+                except DataDirError as exc:
+                    raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
+                finally:
+                    self._volumes.cleanup.planning.discard(name)
+                    self._volumes.cleanup.begin()
+            return self._volumes.one(name)
+
+    @staticmethod
+    def _is_there(name: str, record: VolumeRecord, addresses: Sequence[str]) -> bool:
+        """Whether a volume is at ``addresses``, or on its way.  Raises VolumeError."""
+        if record.workers is None:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"volume {name!r} is a file on this machine: only volumes on workers can move",
+            )
+        places = record.workers if record.migration is None else record.migration.workers
+        if {place.address for place in places} == set(addresses):
+            return True
+        if record.migration is not None:
+            there = ", ".join(place.address for place in places)
+            raise VolumeError(
+                VolumeFault.CONFLICT, f"volume {name!r} is moving to {there}: that ends first"
+            )
+        for place in record.retired:
+            if place.address in addresses:
+                raise VolumeError(
+                    VolumeFault.CONFLICT,
+                    f"worker {place.address} has not deleted its old share of volume {name!r} yet",
+                )
+        return False
+
+    async def _begin_migration(
+        self, volume: Volume, record: VolumeRecord, addresses: Sequence[str]
+    ) -> None:
+        workers, old = self._volumes.workers(), volume.layout
+        places = self._data.plan_places(volume.name, addresses)
+        layout = workers.layout_to(volume, record, places)
+        begun = False
+        try:
+            reason = await workers.wait_open(layout)
+            if reason:
+                raise VolumeError(VolumeFault.AWAY, reason)
+            # Who deletes what is left has to know it, perhaps after a restart.
+            workers.know_stores(layout, places)
+            workers.know_stores(old, record.workers or [])
+            identity = uuids.uuid4()
+            journal = MigrationLog.create(self._data.journal_of(volume.name), identity)
+            try:
+                self._data.begin_migration(
+                    volume.name, MigrationRecord(id=str(identity), workers=places)
+                )
+            except OSError:
+                journal.remove()
+                raise
+            begun = True
+        finally:
+            if not begun:
+                for store in set(layout.stores) - set(old.stores):
+                    store.close()
+        volume.relayout(MovingLayout(old, layout))
+        self._volumes.migrations.start(volume, journal)
+
+    async def _discard(self, name: str, volume: Volume) -> None:
+        """What could not be made is nobody's yet."""
+        volume.close()
+        self._data.begin_delete(name)
+        self._volumes.cleanup.begin()
+
+
+def _lengthen(file: os.PathLike[str], size_bytes: int) -> None:
+    fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_size < size_bytes:
+            os.ftruncate(fd, size_bytes)
+        os.fsync(fd)
+    finally:
+        os.close(fd)

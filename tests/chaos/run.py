@@ -1,0 +1,144 @@
+"""A chaos run: clients write and read while a nemesis does harm; then every block is checked."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos import blocks
+from tests.chaos.checker import Violation, check
+from tests.chaos.client import Client, Layout
+from tests.chaos.cluster import VOLUME_BYTES, Cluster, running_cluster
+from tests.chaos.history import End, History, Op
+from tests.chaos.nemesis import Nemesis
+from tests.support import cdb
+from tests.support.initiator import Initiator
+
+CLIENTS = 4
+LAYOUT = Layout(hot=2048, total=VOLUME_BYTES // blocks.BLOCK_BYTES)
+# After the last fault everything has to go on by itself.
+HEAL_SECONDS = 40.0
+HEALED_OPERATIONS = 50  # of each client
+READ_BLOCKS = 256
+NO_SPACE = (0x7, 0x27, 0x07)  # DATA PROTECT, SPACE ALLOCATION FAILED WRITE PROTECT
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was done and seen."""
+
+    seed: int
+    injected: Counter[str]
+    operations: Counter[tuple[Op, End]]
+    senses: Counter[tuple[int, int, int]]
+    blocks_checked: int
+    no_disks: str
+    violations: list[Violation] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        def listed(items: list[tuple[str, int]]) -> str:
+            return ", ".join(f"{name} {count}" for name, count in items)
+
+        operations = sorted(
+            (f"{op.value} {end.value}", n) for (op, end), n in self.operations.items()
+        )
+        senses = sorted((f"{k:x}/{c:02x}/{q:02x}", n) for (k, c, q), n in self.senses.items())
+        lines = [
+            f"seed {self.seed}",
+            f"faults: {listed(sorted(self.injected.items()))}",
+            f"operations: {listed(operations)}",
+            f"sense data (0/00/00 is BUSY): {listed(senses)}",
+            f"blocks read back at the end: {self.blocks_checked}",
+        ]
+        if self.no_disks:
+            lines.append(f"no disk was filled: {self.no_disks}")
+        lines.append(f"violations: {len(self.violations)}")
+        lines += [f"  at {each.at}: {each.what}" for each in self.violations[:20]]
+        return "\n".join(lines)
+
+
+def run(folder: Path, *, seconds: float, seed: int) -> Report:
+    """Raises what a client ended with, if one did; TimeoutError where nothing goes on."""
+    history = History()
+    with running_cluster(folder) as cluster:
+        address = _address(cluster)
+        clients = [Client(f"client{n}", address, history, LAYOUT, seed) for n in range(CLIENTS)]
+        nemesis = Nemesis(cluster, history, seed)
+        for client in clients:
+            client.start()
+        try:
+            nemesis.run(seconds)
+            _wait_until_healed(clients)
+        finally:
+            for client in clients:
+                client.stop()
+            for client in clients:
+                client.join()
+        _raise_errors(clients)
+        for member in cluster.members:  # a page cache outlives its process
+            member.worker.kill()
+            member.worker.start()
+        checked = _read_back(cluster, history)
+    ends = [event for event in history.events if event.end is not End.INVOKE]
+    return Report(
+        seed,
+        nemesis.injected,
+        Counter((event.op, event.end) for event in ends if event.op is not Op.FAULT),
+        sum((client.senses for client in clients), Counter()),
+        checked,
+        cluster.no_disks,
+        check(history.events),
+    )
+
+
+def _address(cluster: Cluster) -> tuple[str, int, str]:
+    target = cluster.targets[0]
+    return target.host, target.port, target.iqn
+
+
+def _raise_errors(clients: list[Client]) -> None:
+    for client in clients:
+        if client.error is not None:
+            raise client.error
+
+
+def _wait_until_healed(clients: list[Client]) -> None:
+    wanted = {client: client.acknowledged + HEALED_OPERATIONS for client in clients}
+    deadline = time.monotonic() + HEAL_SECONDS
+    while any(client.acknowledged < count for client, count in wanted.items()):
+        _raise_errors(clients)
+        if time.monotonic() > deadline:
+            raise TimeoutError("after the last fault, operations do not go on")
+        time.sleep(0.05)
+
+
+def _read_back(cluster: Cluster, history: History) -> int:
+    """Reads, as a client of its own, every block that was ever written; how many those are."""
+    written = {
+        block for event in history.events if event.op is Op.WRITE for block in event.versions
+    }
+    host, port, target = _address(cluster)
+    name, read = "reader", 0
+    with Initiator(host, port, target=target, timeout=HEAL_SECONDS) as iscsi:
+        iscsi.login()
+        deadline = time.monotonic() + HEAL_SECONDS
+        for first in sorted({block // READ_BLOCKS * READ_BLOCKS for block in written}):
+            operation = history.invoke(name, Op.READ)
+            length = READ_BLOCKS * blocks.BLOCK_BYTES
+            command = cdb.read16(first, READ_BLOCKS)
+            while (task := iscsi.command(command, read_length=length)).status:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"cannot read block {first}: sense {task.sense_triple}")
+            found = blocks.versions_of(first, bytes(task.data_in))
+            found = {block: version for block, version in found.items() if block in written}
+            history.end(End.OK, operation, name, Op.READ, found)
+            read += len(found)
+        flush = history.invoke(name, Op.FLUSH)
+        task = iscsi.command(cdb.synchronize_cache10())
+        history.end(End.FAIL if task.status else End.OK, flush, name, Op.FLUSH)
+        if task.status:
+            raise AssertionError(f"the last flush failed: sense {task.sense_triple}")
+        iscsi.logout()
+    return read

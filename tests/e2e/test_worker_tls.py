@@ -1,0 +1,75 @@
+"""TLS between a target and its workers, as processes: who is let in, and what the log says else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support import cdb
+from tests.support.certificates import make_authority, make_certificate
+from tests.support.initiator import Initiator
+from tests.support.lunmesh_server import LunmeshServer
+from tests.support.lunmesh_worker import LunmeshWorker
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="openssl makes the certificates"
+)
+BLOCK = b"lunmesh!" * 64
+
+
+def flags(ca: Path | None, pair: tuple[Path, Path] | None = None) -> list[str]:
+    """Of `lunmesh serve`."""
+    found = ["--worker-wait", "1", "--worker-timeout", "1"]
+    if ca is not None:
+        found += ["--worker-ca", str(ca)]
+    if pair is not None:
+        found += ["--worker-cert", str(pair[0]), "--worker-key", str(pair[1])]
+    return found
+
+
+def first_write(server: LunmeshServer) -> int:
+    """The status of a write, which is read back if it is GOOD."""
+    with Initiator(server.host, server.port, target=server.iqn, timeout=30) as iscsi:
+        iscsi.login()
+        while iscsi.command(cdb.TEST_UNIT_READY).sense_key == 6:
+            pass
+        status = iscsi.command(cdb.write16(0, 1), data_out=BLOCK).status
+        if status == 0:
+            assert iscsi.command(cdb.read16(0, 1), read_length=512).data_in == BLOCK
+        return status
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual"])
+def test_tls_end_to_end(tmp_path: Path, mutual: bool) -> None:
+    ours, stranger = make_authority(tmp_path, "ours"), make_authority(tmp_path, "stranger")
+    certificate, key = make_certificate(tmp_path, ours, "worker")
+    node = make_certificate(tmp_path, ours, "node")
+    strange = make_certificate(tmp_path, stranger, "strange")
+    arguments = ["--tls-cert", str(certificate), "--tls-key", str(key)]
+    if mutual:
+        arguments += ["--tls-ca", str(ours)]
+    right = flags(ours, node if mutual else None)
+    if mutual:
+        wrong = [flags(ours), flags(ours, strange)]
+    else:
+        wrong = [flags(stranger, node), flags(None)]
+    with LunmeshWorker(tmp_path / "w", listen="127.0.0.1:0", arguments=arguments) as worker:
+        place = ["--worker", worker.address]
+        folder = tmp_path / "right"
+        with LunmeshServer(folder, ["disk0=1M"], arguments=[*right, *place]) as server:
+            assert first_write(server) == 0
+        for number, refused in enumerate(wrong):
+            folder = tmp_path / f"wrong{number}"
+            with LunmeshServer(folder, ["disk0=1M"], arguments=[*refused, *place]) as server:
+                assert first_write(server) != 0
+                (line,) = [
+                    line
+                    for line in server.stderr().splitlines()
+                    if "started without a worker" in line
+                ]
+                assert "reason=" in line
+                assert "not connected yet" not in line
+                assert "Traceback" not in server.stderr()
+                assert server.stop() == 0

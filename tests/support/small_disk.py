@@ -1,0 +1,91 @@
+"""File systems of a few MiB that a test can fill or break; only root may mount them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_PIECE_BYTES = 1 << 16
+
+
+class CannotMount(Exception):
+    """This process may not mount; the message has mount's words."""
+
+
+class SmallDisk:
+    """A tmpfs at ``folder``; as a context, mounted."""
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self.folder = folder
+        self._size_bytes = size_bytes
+        self._filler = folder / "filler"
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        options = f"size={self._size_bytes},mode=700"
+        _run("mount", "-t", "tmpfs", "-o", options, "lunmesh-test", str(self.folder))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Whoever used it has ended by now."""
+        subprocess.run(["umount", str(self.folder)], check=True, timeout=30)
+
+    def fill(self) -> None:
+        """Take all space that is left."""
+        with self._filler.open("ab", buffering=0) as file:
+            while True:
+                try:
+                    file.write(bytes(_PIECE_BYTES))
+                except OSError as exc:
+                    if exc.errno != errno.ENOSPC:
+                        raise
+                    return
+
+    def empty(self) -> None:
+        """Give it back."""
+        if self._filler.exists():
+            os.unlink(self._filler)
+
+
+class FailingDisk:
+    """An ext4 on a loop device that finds itself damaged on demand, and then takes no writes."""
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self.folder = folder
+        self._image = folder.with_suffix(".img")
+        self._size_bytes = size_bytes
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._image.open("wb") as file:
+            file.truncate(self._size_bytes)
+        _run("mkfs.ext4", "-q", str(self._image))
+        _run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.folder))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        subprocess.run(["umount", str(self.folder)], check=True, timeout=30)
+
+    def fail(self) -> None:
+        """From now on the file system is read-only, as after an error of its disk."""
+        device = _run("findmnt", "-n", "-o", "SOURCE", str(self.folder)).strip()
+        trigger = Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+        trigger.write_text("lunmesh test")
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except FileNotFoundError as exc:
+        raise CannotMount(f"there is no {command[0]} command") from exc
+    if done.returncode:
+        raise CannotMount(done.stderr.strip())
+    return done.stdout
