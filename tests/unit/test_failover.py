@@ -318,6 +318,25 @@ async def test_a_write_in_doubt_holds_its_range_at_every_worker(tmp_path: Path) 
 
 
 @run
+async def test_a_doubt_at_a_worker_that_the_volume_has_left_ends_as_well(tmp_path: Path) -> None:
+    async with setup(tmp_path, io_seconds=1.0) as (node, (first, second)):
+        one, two = await first.stream(), await second.stream()
+        block = node.block_of(0)
+        old = node.write(block, 1)
+        await one.has(1)
+        assert status_of(await outcome(old)) is StoreStatus.DEADLINE
+        node.stores[0].close()
+        volume = Volume("disk", UUID, [node.stores[1]], chunk_bytes=CHUNK)
+        await leave(node, 0, first, one)
+        new = begin(volume.write(block * BLOCK, [data(2)], BLOCK))
+        (wire,) = await two.has(1)
+        assert second.evicted == ["0.1"]
+        assert wire.payload == data(2)
+        await two.send(second.execute(wire))
+        assert await outcome(new) is None
+
+
+@run
 async def test_a_moved_io_keeps_its_deadline(tmp_path: Path) -> None:
     async with setup(tmp_path, io_seconds=1.5) as (node, (first, second)):
         one, two = await first.stream(), await second.stream()
