@@ -163,10 +163,11 @@ class WorkerLink:
 
     @property
     def store_ids(self) -> set[str]:
-        """The shared stores that its volumes are in, as far as is known; none once it is fenced."""
+        """The shared stores where I/O of ours is or may be, as far as is known."""
         if self.queue.refused is not None:
             return set()  # a node that was fenced must shut nobody out
-        return {share.store_id for share in self._shares if share.store_id}
+        known = {share.store_id for share in self._shares if share.store_id}
+        return known | set(self.suspects.values())  # a volume may have left it, and its doubts not
 
     async def evict(self, store_id: str, instance: str) -> None:
         """Have the worker shut another one's process out (evictions.py)."""
@@ -298,9 +299,10 @@ class WorkerLink:
         self, channel: WorkerChannel, engines: set[tuple[str, str]]
     ) -> tuple[str, str]:
         """This process may follow another one, which is shut out first (rule 5)."""
-        if not engines and self.suspects:
-            raise WorkerGone("it does not have the volumes that it had")
         if not engines:
+            if self.suspects and (self._shares or self.queue.unanswered or not self.settled):
+                raise WorkerGone("it does not have the volumes that it had")
+            self.suspects.clear()  # all volumes have left it, and nothing of theirs is there
             return "", ""
         ((store_id, instance),) = engines
         evictions = self._failover.evictions

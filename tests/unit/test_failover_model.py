@@ -27,7 +27,7 @@ from target.block.worker_link import WorkerLink
 from tests.support.shared_engine import Engine, PlayedWorker
 from tests.support.skipping_loop import run_skipping
 
-SEEDS = 60
+SEEDS = 30
 BLOCK = 512
 CHUNK = 65536
 CHUNKS = 6
