@@ -56,13 +56,18 @@ class VolumeChanges:
             assert size is not None, "images are configured"
             try:
                 record = self._data.create(wanted, size, workers, lun)
-                volume = self._volumes.open(wanted.name, record, wanted.readonly)
             except DataDirError as exc:
                 raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
+            try:
+                volume = self._volumes.open(wanted.name, record, wanted.readonly)
+            except (DataDirError, OSError):
+                self._discard(wanted.name)
+                raise
             if record.workers is not None:
                 reason = await self._volumes.workers().wait_open(volume)
                 if reason:
-                    await self._discard(wanted.name, volume)
+                    volume.close()
+                    self._discard(wanted.name)
                     raise VolumeError(VolumeFault.AWAY, reason)
             self._volumes.add(lun, volume)
             self._log.info("volume created", volume=wanted.name, lun=lun, size=format_size(size))
@@ -223,9 +228,8 @@ class VolumeChanges:
         volume.relayout(MovingLayout(old, layout))
         self._volumes.migrations.start(volume, journal)
 
-    async def _discard(self, name: str, volume: Volume) -> None:
+    def _discard(self, name: str) -> None:
         """What could not be made is nobody's yet."""
-        volume.close()
         self._data.begin_delete(name)
         self._volumes.cleanup.begin()
 

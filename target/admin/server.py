@@ -4,7 +4,8 @@ Rules:
 
 1. Only this machine reaches it, and no web page that somebody looks at here: ``Host`` must name a
    loopback address, and what changes something must be JSON, which no page may send unasked.
-2. Requests are bounded in size and time; a mistake is answered with one line (``Problem``).
+2. Requests are bounded in size and time; a mistake is answered with one line (``Problem``).  What
+   takes longer goes on when the time is over, since half a change helps nobody.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from aiohttp import web
 
 from target.admin.schema import Problem
 from target.config.model import Portal
+from target.datadir import DataDirError
 from target.logs import Log
 from target.volume_errors import VolumeError, VolumeFault
 
@@ -89,17 +91,27 @@ class AdminServer:
         if request.method not in ("GET", "HEAD") and request.can_read_body:
             if request.content_type != JSON:
                 return problem(415, f"send {JSON}, not {request.content_type}")
+        work = asyncio.ensure_future(handler(request))
         try:
             async with asyncio.timeout(REQUEST_SECONDS_MAX):
-                return await handler(request)
+                return await asyncio.shield(work)
         except web.HTTPException as exc:
             return problem(exc.status, exc.reason)
         except VolumeError as exc:
             return problem(STATUS_OF_FAULT[exc.fault], str(exc))
+        except DataDirError as exc:
+            return problem(500, str(exc))
         except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as exc:
             return problem(400, str(exc))
         except TimeoutError:
+            work.add_done_callback(self._ended_late)
             return problem(504, f"not done within {REQUEST_SECONDS_MAX:g} seconds; it goes on")
         except OSError as exc:
             self._log.error("admin request failed", path=request.path, reason=str(exc))
             return problem(500, f"{exc.filename or 'I/O'}: {exc.strerror}")
+
+    def _ended_late(self, work: asyncio.Future[web.StreamResponse]) -> None:
+        """A change that nobody waits for any more is not left half done."""
+        failed = None if work.cancelled() else work.exception()
+        if failed is not None:
+            self._log.error("admin request failed", reason=str(failed))
