@@ -1,20 +1,21 @@
 """Every test of libiscsi's suite does what expected.toml says.
 
-On disks of either block size, and on workers of the smaller one.
+On disks of either block size; of the smaller one also on workers with files, and with Ceph.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conformance import expected
 from tests.conformance.suite import TOOL, Outcome, Result, list_tests, run_test
-from tests.support.backing import EMBEDDED, WORKERS, backed
+from tests.support.backing import EMBEDDED, RADOS, WORKERS, backed
+from tests.support.ceph_cluster import CephCluster
 from tests.support.tools import require_tool
 
 # The slowest test takes three seconds on an idle machine, nearly all of it waiting.
@@ -34,9 +35,9 @@ TESTS = list_tests(_TOOL_PATH) if _TOOL_PATH else ["all"]
 class Target:
     """A server that is replaced, data and all, when a test may have left something behind."""
 
-    def __init__(self, folder: Path, backing: str) -> None:
+    def __init__(self, folder: Path, backing: Callable[[], str]) -> None:
         self._folder = folder
-        self._backing = backing
+        self._backing = backing  # a new one for each server
         self._started = 0
         self._running = contextlib.ExitStack()
         self.replace()
@@ -46,7 +47,7 @@ class Target:
         self.close()
         self._started += 1
         folder = self._folder / f"target{self._started}"
-        self.server = self._running.enter_context(backed(self._backing, folder, VOLUMES))
+        self.server = self._running.enter_context(backed(self._backing(), folder, VOLUMES))
 
     def close(self) -> None:
         """End it, and what is behind it."""
@@ -57,7 +58,14 @@ class Target:
 def target(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Target]:
-    target = Target(tmp_path_factory.mktemp("conformance"), request.param)
+    def backing() -> str:
+        kind: str = request.param
+        if kind != RADOS:
+            return kind
+        cluster: CephCluster = request.getfixturevalue("ceph")
+        return f"{RADOS}{cluster.create_pool()}@{cluster.conf}"
+
+    target = Target(tmp_path_factory.mktemp("conformance"), backing)
     yield target
     target.close()
 
@@ -81,8 +89,12 @@ def judge(name: str, result: Result) -> str:
 
 @pytest.mark.parametrize(
     ("target", "lun"),
-    [(EMBEDDED, LUN_512), (EMBEDDED, LUN_4096), (WORKERS, LUN_512)],
-    ids=["512", "4096", "workers"],
+    [
+        pytest.param(EMBEDDED, LUN_512, id="512"),
+        pytest.param(EMBEDDED, LUN_4096, id="4096"),
+        pytest.param(WORKERS, LUN_512, id="workers"),
+        pytest.param(RADOS, LUN_512, id="rados", marks=pytest.mark.ceph),
+    ],
     indirect=["target"],
     scope="module",
 )

@@ -61,6 +61,7 @@ class Setup:
 
     async def away(self, stream: FakeStream) -> None:
         """The worker is gone, and the link has noticed."""
+        assert await self.link.wait_served(10)  # or it would be away for it already
         await self.fake.stop()
         stream.cut.set()
         for _ in range(500):
