@@ -71,7 +71,7 @@ class Cleanup:
             common = place.store_id and any(p.store_id == place.store_id for p in in_use)
             try:
                 if not common:
-                    await self._workers().delete_share(record, place)
+                    await self._workers().delete_share(record, place, left=True)
                 self._data.forget_retired(name, place)
                 self._log.info("share deleted", volume=name, worker=place.address)
             except (WorkerGone, ShareRefused, OSError) as exc:

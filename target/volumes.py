@@ -65,6 +65,7 @@ class Volumes:
         self._log = log
         self._port_designators = port_designators
         self._workers: WorkerVolumes | None = None
+        self._started = False
         self._journals: dict[str, MigrationLog] = {}  # of migrations that are to be resumed
         self._by_lun: dict[int, Volume] = {}
         self.cleanup = Cleanup(data, self.workers, log)
@@ -85,6 +86,7 @@ class Volumes:
             self.add(lun, self.open(wanted.name, record, wanted.readonly))
         if all_volumes:
             self._open_created()
+        self._started = True
         if self._workers is not None:
             await self._workers.start()
         if all_volumes:
@@ -141,6 +143,8 @@ class Volumes:
 
             identity = begin_epoch(self.data.path, os.urandom(NODE_ID_BYTES).hex())
             self._workers = WorkerVolumes(self._config, self.data, identity, self._log)
+            if self._started:
+                self._workers.begin()
         return self._workers
 
     def add(self, lun: int, volume: Volume) -> None:

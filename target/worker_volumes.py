@@ -199,10 +199,21 @@ class WorkerVolumes:
         for place in record.places:
             await self.delete_share(record, place)
 
-    async def delete_share(self, record: VolumeRecord, place: WorkerPlace) -> None:
-        """Delete the share of a volume on one worker.  Raises WorkerGone or ShareRefused."""
+    async def delete_share(
+        self, record: VolumeRecord, place: WorkerPlace, *, left: bool = False
+    ) -> None:
+        """Delete the share of a volume on one worker.  Raises WorkerGone or ShareRefused.
+
+        ``left``: the volume itself is in use elsewhere, so the worker must have the very store that
+        ``place`` says: what it shares with others would be the volume's data.
+        """
         channel = WorkerChannel(parse_worker(place.address), self._config.worker_tls)
         try:
+            if left and await channel.store_id() != place.store_id:
+                raise ShareRefused(
+                    f"worker {place.address} has another store than when the volume left it: its "
+                    "old share, if there is one, has to be deleted by hand"
+                )
             await channel.delete_volume(uuids.UUID(record.uuid).bytes)
         except NoSuchShare:
             pass  # it was never made, or is gone
@@ -214,12 +225,16 @@ class WorkerVolumes:
             if place in places:
                 places.remove(place)
 
-    async def start(self) -> None:
-        """Connect; wait for workers that are slow, but serve without one that is away."""
+    def begin(self) -> None:
+        """Connect to all that there are, and at once to those that come."""
         self._started = True
         for link in self._links.values():
             link.start()
         self._failover.start()
+
+    async def start(self) -> None:
+        """Connect; wait for workers that are slow, but serve without one that is away."""
+        self.begin()
         seconds = self._config.worker_wait_seconds
         links = list(self._links.values())
         served = await asyncio.gather(*(link.wait_served(seconds) for link in links))

@@ -132,6 +132,11 @@ class WorkerChannel:
         if answer.draining:
             raise WorkerGone("the worker is draining")
 
+    async def store_id(self) -> str:
+        """Of the shared store that the worker has; empty: it has a local one."""
+        answer = await _called(self._control.GetStatus(pb.GetStatusRequest(), timeout=_LIMIT))
+        return str(answer.store_id) if answer.shared else ""
+
     async def probe(self, seconds: float) -> None:
         """Hear from it, or raise WorkerGone: a process that is stopped keeps its sockets open."""
         await _called(self._control.GetStatus(pb.GetStatusRequest(), timeout=seconds))

@@ -190,6 +190,16 @@ def test_volumes_on_workers(tmp_path: Path) -> None:
         assert not any(share.exists() for share in shares)
 
 
+def test_the_first_worker_of_a_node_that_runs(
+    server: LunmeshServer, volume: VolumeCommand, tmp_path: Path
+) -> None:
+    with LunmeshWorker(tmp_path / "worker") as worker:
+        made = volume.json("create", "far", "16M", "--worker", worker.address)
+        assert [w["served"] for w in made["workers"]] == [True]
+        with logged_in(server, 0, 1) as session:
+            assert session.command(cdb.write10(0, 8), lun=1, data_out=bytes(4096)).status == GOOD
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     """Until it is so: each look takes as long as a command does."""
     for _ in range(100):
