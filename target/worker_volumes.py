@@ -211,8 +211,8 @@ class WorkerVolumes:
         try:
             if left and await channel.store_id() != place.store_id:
                 raise ShareRefused(
-                    f"worker {place.address} has another store than when the volume left it: its "
-                    "old share, if there is one, has to be deleted by hand"
+                    f"worker {place.address} does not have the store that is known of it: nothing "
+                    "is deleted there, for a shared store may hold the volume itself"
                 )
             await channel.delete_volume(uuids.UUID(record.uuid).bytes)
         except NoSuchShare:
