@@ -128,18 +128,20 @@ class WorkerChannel:
 
     async def status(self) -> None:
         """Raises WorkerGone if it is leaving."""
-        answer = await _called(self._control.GetStatus(pb.GetStatusRequest(), timeout=_LIMIT))
-        if answer.draining:
+        if (await self._status(_LIMIT)).draining:
             raise WorkerGone("the worker is draining")
 
     async def store_id(self) -> str:
         """Of the shared store that the worker has; empty: it has a local one."""
-        answer = await _called(self._control.GetStatus(pb.GetStatusRequest(), timeout=_LIMIT))
+        answer = await self._status(_LIMIT)
         return str(answer.store_id) if answer.shared else ""
 
     async def probe(self, seconds: float) -> None:
         """Hear from it, or raise WorkerGone: a process that is stopped keeps its sockets open."""
-        await _called(self._control.GetStatus(pb.GetStatusRequest(), timeout=seconds))
+        await self._status(seconds)
+
+    async def _status(self, seconds: float) -> Any:
+        return await _called(self._control.GetStatus(pb.GetStatusRequest(), timeout=seconds))
 
     async def create_volume(self, info: ShareInfo) -> None:
         """Make an empty share; one that is there already, and the same, is as good."""

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import signal
 
 import uvloop
 
 from target import logs
 from target.cli.errors import CliError
+from target.cli.process import check_memory, stop_event
 from target.cli.ready import ready_text
-from target.config import ConfigError, Portal, ServeConfig, format_size
+from target.config import Portal, ServeConfig
 from target.datadir import DataDirError
 from target.node import Node
-
-# What a process manager, a terminal and `kill` send to say "please stop".
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_serve(config: ServeConfig) -> None:
     """Serve until told to stop."""
-    _check_memory(config)
+    check_memory("buffer-memory", config.buffer_memory_bytes)
     log = logs.configure(config.log_level, config.log_format)
     try:
         uvloop.run(_serve(config, log))
@@ -30,31 +25,8 @@ def run_serve(config: ServeConfig) -> None:
         raise CliError(str(exc)) from exc
 
 
-def _check_memory(config: ServeConfig) -> None:
-    """`config check` cannot know the machine; here a pool beyond it would end in the OOM killer."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if config.buffer_memory_bytes > machine:
-        raise ConfigError(
-            f"buffer-memory: {format_size(config.buffer_memory_bytes)} is more than this machine "
-            f"has, {format_size(machine)}"
-        )
-
-
 async def _serve(config: ServeConfig, log: logs.Log) -> None:
-    stop = asyncio.Event()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
-            # Told twice: whoever sends it does not want to wait for anything.  What was flushed is
-            # safe, and what was acknowledged without a flush is in the kernel's hands.
-            log.warning("stopped at once", signal=number.name)
-            os._exit(1)
-        log.info("stopping", signal=number.name)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, on_signal, number)
+    stop = stop_event(log)
     node = Node(config, log)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.stop)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import resource
-import signal
 
 import uvloop
 
 import target
 from target import logs
 from target.cli.errors import CliError
-from target.config import ConfigError, format_size
+from target.cli.process import check_memory, stop_event
 from target.config.worker import RadosPool, WorkerConfig
 from workers.executor import BlockingExecutor
 from workers.fault_store import FaultStore
@@ -26,17 +24,10 @@ from workers.shares import MemoryShares, Shares
 from workers.store import VolumeStore
 from workers.worker import Worker
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 def run_worker(config: WorkerConfig) -> None:
     """Serve until told to stop."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if config.buffer_memory_bytes > machine:
-        raise ConfigError(
-            f"--buffer-memory: {format_size(config.buffer_memory_bytes)} is more than this machine "
-            f"has, {format_size(machine)}"
-        )
+    check_memory("--buffer-memory", config.buffer_memory_bytes)
     _raise_file_limit()
     log = logs.configure(config.log_level, config.log_format)
     try:
@@ -54,17 +45,7 @@ def _raise_file_limit() -> None:
 
 async def _serve(config: WorkerConfig, log: logs.Log) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
-            log.warning("stopped at once", signal=number.name)
-            os._exit(1)
-        log.info("stopping", signal=number.name)
-        stop.set()
-
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, on_signal, number)
+    stop = stop_event(log)
     executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
     shares = await _shares(config, executor, loop)
     worker = Worker(

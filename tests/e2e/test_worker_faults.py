@@ -8,6 +8,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -55,12 +56,19 @@ def read(iscsi: Initiator, chunk: int) -> Task:
     return iscsi.command(cdb.read16(chunk * CHUNK_BLOCKS, BLOCKS), read_length=len(DATA))
 
 
+D = TypeVar("D", SmallDisk, FailingDisk)
+
+
+def mounted(stack: contextlib.ExitStack, disk: D) -> D:
+    try:
+        return stack.enter_context(disk)
+    except CannotMount as exc:
+        pytest.skip(f"a small file system cannot be mounted: {exc}")
+
+
 def test_a_full_disk_is_told_as_one_and_writing_goes_on_when_there_is_room(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        try:
-            disk = stack.enter_context(SmallDisk(tmp_path / "disk", DISK_BYTES))
-        except CannotMount as exc:
-            pytest.skip(f"a small file system cannot be mounted: {exc}")
+        disk = mounted(stack, SmallDisk(tmp_path / "disk", DISK_BYTES))
         store = f"file:{disk.folder}/worker"
         worker = stack.enter_context(LunmeshWorker(tmp_path / "worker", store=store))
         _, iscsi = stack.enter_context(session(tmp_path / "server", worker))
@@ -79,10 +87,7 @@ def test_a_full_disk_is_told_as_one_and_writing_goes_on_when_there_is_room(tmp_p
 
 def test_a_file_system_that_turned_read_only_is_told_as_one(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        try:
-            disk = stack.enter_context(FailingDisk(tmp_path / "disk", DISK_BYTES))
-        except CannotMount as exc:
-            pytest.skip(f"a small file system cannot be mounted: {exc}")
+        disk = mounted(stack, FailingDisk(tmp_path / "disk", DISK_BYTES))
         store = f"file:{disk.folder}/worker"
         worker = stack.enter_context(LunmeshWorker(tmp_path / "worker", store=store))
         _, iscsi = stack.enter_context(session(tmp_path / "server", worker))
