@@ -68,6 +68,8 @@ def test_data_that_nobody_takes_stops_the_reading_not_the_target() -> None:
         for session in (slow, quick):
             session.login()
             session.command(cdb.TEST_UNIT_READY)
+        # Or the kernel may take all of it: a receive buffer grows, here to 32 MiB, as it sees fit.
+        slow.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         widen(slow, 40)
         tasks = [slow.start(cdb.read16(n % 30 * 1024, 1024), read_length=524288) for n in range(40)]
         (channel,) = (c for c in s.portal.channels if c.channel.session is mine(s, slow))
