@@ -222,7 +222,7 @@ class Channel:
             sender = self.sender
             sender.set_limits(reply.max_send_data_segment_length, sender.burst_bytes_max)
 
-    def cold_reset(self, done: Callable[[], None]) -> None:
+    def cold_reset(self, done: Callable[[bool], None]) -> None:
         """TARGET COLD RESET."""
         self._target.cold_reset(done)
 

@@ -171,8 +171,9 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
             )
         )
 
-    def completed() -> None:
-        answer(TmfResponse.FUNCTION_COMPLETE)
+    def completed(sure: bool = True) -> None:
+        """Other nodes may not have done it: then it must not look as if they had."""
+        answer(TmfResponse.FUNCTION_COMPLETE if sure else TmfResponse.FUNCTION_REJECTED)
 
     match pdu.function:
         case TmfFunction.TASK_REASSIGN:
@@ -198,10 +199,11 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
             answer(TmfResponse.FUNCTION_NOT_SUPPORTED)
 
 
-def _on_unit(function: int, attachment: Attachment, completed: Callable[[], None]) -> None:
+def _on_unit(function: int, attachment: Attachment, completed: Callable[[bool], None]) -> None:
     unit = attachment.unit
     if function == TmfFunction.ABORT_TASK_SET:
-        unit.abort(unit.tasks_of(attachment), completed)
+        # Of one I_T nexus, and its target port is here: other nodes have nothing of it.
+        unit.abort(unit.tasks_of(attachment), lambda: completed(True))
     elif function == TmfFunction.CLEAR_TASK_SET:
         unit.clear_task_set(attachment, completed)
     else:

@@ -221,11 +221,11 @@ class IscsiTarget:
         else:
             self.bus.disconnect(session.nexus, ended)
 
-    def cold_reset(self, done: Callable[[], None]) -> None:
+    def cold_reset(self, done: Callable[[bool], None]) -> None:
         """TARGET COLD RESET: as a warm one, and then every session is dropped (RFC 7143 11.5.1)."""
 
-        def dropped() -> None:
-            done()
+        def dropped(sure: bool) -> None:
+            done(sure)
             for channel in list(self.channels.values()):
                 channel.announce(AsyncEvent.SESSION_DROPPED)
                 channel.hang_up()

@@ -11,6 +11,8 @@ Rules of the task set (SAM-5 clause 8):
 2. ORDERED runs when all commands before it have ended, and holds back all after it.
 3. HEAD OF QUEUE runs at once, and holds back all that is not running yet.  ACA is refused: NormACA
    is 0.
+4. Where other nodes serve the unit too, a command whose turn it is passes the unit's gate first; it
+   counts as running from then on.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from target.scsi.device import AbsentDevice, Device
+from target.scsi.gate import Gate
 from target.scsi.limits import LUNS_MAX, UNIT_ATTENTIONS_MAX
 from target.scsi.lun import lun_spellings
 from target.scsi.request import BLOCKED, COMPLETED, HbaPort, SCSIRequest
@@ -33,7 +36,10 @@ from target.scsi.sense import (
     UA_LUNS_CHANGED,
     UA_POWER_ON,
     Sense,
+    SenseKey,
+    Status,
 )
+from target.scsi.unit_events import ClearTaskSet, ResetUnit, UnitEvent
 
 
 class Attribute(enum.IntEnum):
@@ -123,6 +129,7 @@ class LogicalUnit:
         self._ordered: SCSIRequest | None = None
         self._heads: set[SCSIRequest] = set()  # running with HEAD OF QUEUE
         self._abort_waits: list[_AbortWait] = []
+        self.gate: Gate | None = None  # rule 4; set before the first command
 
     def submit(self, req: SCSIRequest) -> None:
         """Run a parsed request, now or when its task attribute allows."""
@@ -132,10 +139,12 @@ class LogicalUnit:
             self._start(req)
         elif self._gated or req.attribute > SIMPLE:
             self._submit_attributed(req)
-        else:
+        elif self.gate is None:
             req.start()
             if req.state < COMPLETED:
                 self._watch(req)
+        else:
+            self._start(req)
 
     def _submit_attributed(self, req: SCSIRequest) -> None:
         if req.attribute == Attribute.ACA:
@@ -173,11 +182,28 @@ class LogicalUnit:
         # then nothing may start that has to wait for this one.
         self.active[req] = None
         req.on_end = None  # ends inside start: nobody has to be told
-        req.start()
+        if self.gate is None or self.gate.enter(req):
+            req.start()
+        else:
+            req.state = BLOCKED
+            if req.early_transient:
+                req.hba.keep_early(req)
         if req.state < COMPLETED:
             req.on_end = self._ended
         else:
             del self.active[req]
+            if self.gate is not None:
+                self.gate.left(req)
+
+    def admit(self, req: SCSIRequest) -> None:
+        """The gate lets a command go on."""
+        if req.state == BLOCKED:
+            req.start()
+
+    def turn_away(self, req: SCSIRequest) -> None:
+        """The gate does not let a command go on: its initiator tries again."""
+        if req.state == BLOCKED:
+            req.complete(Status.BUSY)
 
     def _watch(self, req: SCSIRequest) -> None:
         self.active[req] = None
@@ -186,6 +212,8 @@ class LogicalUnit:
     def _ended(self, req: SCSIRequest) -> None:
         if self.active.pop(req, self) is self:
             self.blocked.remove(req)  # aborted before its turn
+        elif self.gate is not None:
+            self.gate.left(req)
         if self._gated:
             self._heads.discard(req)
             if self._ordered is req:
@@ -251,19 +279,65 @@ class LogicalUnit:
                 self._abort_waits.remove(wait)
                 wait.done()
 
-    def clear_task_set(self, asker: Attachment, done: Callable[[], None]) -> None:
-        """CLEAR TASK SET: the commands of all nexuses; the others learn of it."""
+    def clear_task_set(self, asker: Attachment, done: Callable[[bool], None]) -> None:
+        """CLEAR TASK SET: the commands of all nexuses; the others learn of it.
+
+        ``done(False)``: it is not known whether other nodes have done it.
+        """
+        here = self._everywhere(ClearTaskSet(), done)
+        self._clear(asker, here)
+
+    def _clear(self, asker: Attachment | None, done: Callable[[], None]) -> None:
         victims = self.tasks_of()
         for other in {r.attachment for r in victims} - {asker}:
             other.attend(UA_COMMANDS_CLEARED)
         self.abort(victims, done)
 
-    def reset(self, done: Callable[[], None], attention: Sense = UA_DEVICE_RESET) -> None:
-        """LOGICAL UNIT RESET: everything ends, and every nexus learns of it (SAM-5 6.3.3)."""
+    def reset(self, done: Callable[[bool], None], attention: Sense = UA_DEVICE_RESET) -> None:
+        """LOGICAL UNIT RESET: everything ends, and every nexus learns of it (SAM-5 6.3.3).
+
+        ``done(False)``: it is not known whether other nodes have done it.
+        """
+        here = self._everywhere(ResetUnit(asc=attention.asc, ascq=attention.ascq), done)
+        self._reset(attention, here)
+
+    def _reset(self, attention: Sense, done: Callable[[], None]) -> None:
         self.device.reset()
         for attachment in self.attachments:
             attachment.attend(attention)
         self.abort(self.tasks_of(), done)
+
+    # --- other nodes ------------------------------------------------------------------------------
+
+    def _everywhere(self, event: UnitEvent, done: Callable[[bool], None]) -> Callable[[], None]:
+        """Have other nodes do ``event``; call what is returned when it has been done here."""
+        all_sure = True
+
+        def both_done() -> None:
+            done(all_sure)
+
+        one_done = countdown(2, both_done)
+
+        def told(sure: bool) -> None:
+            nonlocal all_sure
+            all_sure = sure
+            one_done()
+
+        if self.gate is None:
+            told(True)
+        else:
+            self.gate.tell(event, told)
+        return one_done
+
+    def happened(self, event: UnitEvent, done: Callable[[], None]) -> None:
+        """Do what another node says; ``done()`` when that is over."""
+        match event:
+            case ResetUnit():
+                self._reset(Sense(SenseKey.UNIT_ATTENTION, event.asc, event.ascq), done)
+            case ClearTaskSet():
+                self._clear(None, done)
+            case _:
+                done()
 
     def attend_all(self, sense: Sense, but: Attachment | None = None) -> None:
         """A unit attention on every nexus but one."""
@@ -338,9 +412,16 @@ class SCSIBus:
         attachment = nexus.attachments.get(lun, nexus.absent)
         return SCSIRequest(hba, attachment, lun, tag, cdb, attribute, now)
 
-    def reset(self, done: Callable[[], None]) -> None:
-        """TARGET WARM RESET: reset every logical unit."""
-        one_done = countdown(len(self.units) + 1, done)
+    def reset(self, done: Callable[[bool], None]) -> None:
+        """TARGET WARM RESET: reset every logical unit; ``done`` as of ``LogicalUnit.reset``."""
+        sure = True
+        one_done = countdown(len(self.units) + 1, lambda: done(sure))
+
+        def reset(unit_sure: bool) -> None:
+            nonlocal sure
+            sure = sure and unit_sure
+            one_done()
+
         for unit in list(self.units.values()):
-            unit.reset(one_done, UA_BUS_RESET)
+            unit.reset(reset, UA_BUS_RESET)
         one_done()

@@ -138,7 +138,7 @@ def test_logical_block_provisioning(one: Initiator) -> None:
 
 
 def test_inquiry_leaves_a_unit_attention_pending(it: Rig, one: Initiator) -> None:
-    it.unit.reset(lambda: None)
+    it.unit.reset(lambda sure: None)
     one.good(inquiry())
     one.good(inquiry(0x83))
     assert one.execute(bytes(6)).status is Status.CHECK_CONDITION

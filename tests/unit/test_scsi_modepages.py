@@ -220,7 +220,7 @@ def test_a_change_is_told_to_the_others_once(it: Rig, one: Initiator) -> None:
 def test_a_reset_brings_the_defaults_back(it: Rig, one: Initiator) -> None:
     for code, byte, bit in ((CACHING, 2, WCE), (CONTROL, 2, D_SENSE), (CONTROL, 4, SWP)):
         select(one, changed(one, code, byte, bit))
-    it.unit.reset(lambda: None)
+    it.unit.reset(lambda sure: None)
     one.settle()
     assert it.volume.write_cache
     assert page_of(one, CONTROL) == one.good(sense6(DEFAULT | CONTROL))[4:]

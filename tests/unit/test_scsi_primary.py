@@ -155,7 +155,7 @@ def test_start_and_stop_twice(one: Initiator) -> None:
 
 def test_a_reset_starts_the_unit(it: Rig, one: Initiator) -> None:
     one.good(start_stop(0))
-    it.unit.reset(lambda: None)
+    it.unit.reset(lambda sure: None)
     one.settle()
     one.good(read10(0, 1))
 
@@ -230,7 +230,7 @@ def test_a_lost_nexus_and_a_reset_allow_removal(it: Rig, one: Initiator) -> None
     it.disk.nexus_lost(one.hba.nexus)
     assert one.sense(start_stop(LOEJ)) == invalid_cdb(4, 1)
     one.good(prevent(1))
-    it.unit.reset(lambda: None)
+    it.unit.reset(lambda sure: None)
     one.settle()
     assert one.sense(start_stop(LOEJ)) == invalid_cdb(4, 1)
 

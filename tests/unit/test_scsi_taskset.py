@@ -443,7 +443,7 @@ def test_a_connection_that_breaks_while_a_command_sends(
 def test_clear_task_set_ends_all_and_tells_the_others(it: Bench) -> None:
     mine, theirs = it.read(), it.two.submit(read10(0, 1))
     done: list[str] = []
-    it.unit.clear_task_set(mine.attachment, lambda: done.append("gone"))
+    it.unit.clear_task_set(mine.attachment, lambda sure: done.append("gone"))
     it.store.release_all()
     assert done == ["gone"]
     assert states(mine, theirs) == [ABORTED, ABORTED]
@@ -453,7 +453,7 @@ def test_clear_task_set_ends_all_and_tells_the_others(it: Bench) -> None:
 
 def test_clear_task_set_tells_nobody_who_lost_nothing(it: Bench) -> None:
     mine = it.read()
-    it.unit.clear_task_set(mine.attachment, lambda: None)
+    it.unit.clear_task_set(mine.attachment, lambda sure: None)
     it.store.release_all()
     assert outcome(it.two.submit(TEST_UNIT_READY)) == GOOD
 
@@ -461,7 +461,7 @@ def test_clear_task_set_tells_nobody_who_lost_nothing(it: Bench) -> None:
 def test_a_reset_ends_all_and_tells_everybody(it: Bench) -> None:
     running, ordered, blocked = it.read(), it.read(ORDERED), it.two.submit(read10(0, 1))
     done: list[str] = []
-    it.unit.reset(lambda: done.append("gone"))
+    it.unit.reset(lambda sure: done.append("gone"))
     assert states(running, ordered, blocked) == [RUNNING, ABORTED, ABORTED]
     assert done == []
     it.store.release()
@@ -474,7 +474,7 @@ def test_a_reset_ends_all_and_tells_everybody(it: Bench) -> None:
 def test_a_target_reset_waits_for_every_unit(it: Bench) -> None:
     read = it.read()
     done: list[str] = []
-    it.bus.reset(lambda: done.append("gone"))
+    it.bus.reset(lambda sure: done.append("gone"))
     assert done == []
     it.store.release()
     assert done == ["gone"]

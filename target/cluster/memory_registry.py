@@ -1,0 +1,264 @@
+"""The registry in memory: what simulations of whole clusters and their tests stand on.
+
+The same as ``lunmesh.lua``, call by call; both pass tests/unit/test_registry_contract.py.  Time is
+the caller's, and so is what a notice takes: ``deliver`` has a function called, now or later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from target.cluster.registry import (
+    Attached,
+    Attachment,
+    Event,
+    Joined,
+    KnownTask,
+    Member,
+    Notices,
+    Registry,
+    StaleNode,
+    TaskEntry,
+)
+
+Field = tuple[str, int, int]  # node, epoch, sequence
+Deliver = Callable[[str, Callable[[Notices], None]], None]
+
+
+@dataclass
+class _Member:
+    epoch: int
+    expires_ms: int
+    info: str
+    reaper: str = ""
+    claim_ms: int = 0
+
+
+@dataclass
+class _Unit:
+    event: int = 0
+    attached: dict[str, int] = field(default_factory=dict)  # epoch by node
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    fenced: dict[str, int] = field(default_factory=dict)
+    writes: dict[Field, TaskEntry] = field(default_factory=dict)
+    reads: dict[Field, TaskEntry] = field(default_factory=dict)
+    blocked: dict[Field, set[Field]] = field(default_factory=dict)
+    events: dict[int, Event] = field(default_factory=dict)
+    documents: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+
+
+class MemoryRegistry(Registry):
+    """``now_ms`` is the registry's own clock; ``deliver(node, notice)`` reaches who listens."""
+
+    def __init__(self, now_ms: Callable[[], int], deliver: Deliver) -> None:
+        self._now_ms = now_ms
+        self._deliver = deliver
+        self._members: dict[str, _Member] = {}
+        self._epochs: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self.fences: dict[str, int] = {}
+        self._units: dict[str, _Unit] = {}
+
+    def _unit(self, lun: str) -> _Unit:
+        return self._units.setdefault(lun, _Unit())
+
+    def _checked(self, lun: str, node: str, epoch: int) -> _Unit:
+        unit = self._unit(lun)
+        if unit.attached.get(node) != epoch:
+            raise StaleNode("this epoch of this node is over")
+        return unit
+
+    # --- members ----------------------------------------------------------------------------------
+
+    async def join(self, node: str, floor: int, lease_ms: int, info: str) -> Joined:
+        epoch = max(floor, self._epochs.get(node, 0), self.fences.get(node, 0)) + 1
+        self._epochs[node] = epoch
+        self._members[node] = _Member(epoch, self._now_ms() + lease_ms, info)
+        number = self._numbers.setdefault(node, len(self._numbers) + 1)
+        return Joined(epoch, number)
+
+    def _member(self, node: str, epoch: int) -> _Member | None:
+        member = self._members.get(node)
+        return member if member is not None and member.epoch == epoch else None
+
+    async def renew(self, node: str, epoch: int, lease_ms: int) -> list[Member]:
+        me = self._member(node, epoch)
+        if me is None or me.reaper:
+            raise StaleNode("this epoch of this node is over")
+        now = self._now_ms()
+        me.expires_ms = now + lease_ms
+        return [
+            Member(
+                name,
+                m.epoch,
+                self._numbers[name],
+                m.expires_ms - now,
+                m.reaper if m.claim_ms >= now else "",
+                m.info,
+            )
+            for name, m in self._members.items()
+        ]
+
+    async def leave(self, node: str, epoch: int) -> None:
+        if self._member(node, epoch) is not None:
+            del self._members[node]
+
+    async def claim(self, node: str, epoch: int, victim: Member, claim_ms: int) -> bool:
+        me = self._member(node, epoch)
+        if me is None or me.reaper:
+            raise StaleNode("this epoch of this node is over")
+        other, now = self._member(victim.node, victim.epoch), self._now_ms()
+        if other is None or other.expires_ms > now:
+            return False
+        if other.reaper not in ("", node) and other.claim_ms >= now:
+            return False
+        other.reaper, other.claim_ms = node, now + claim_ms
+        self.fences[victim.node] = max(victim.epoch, self.fences.get(victim.node, 0))
+        return True
+
+    async def reaped(self, node: str, epoch: int, victim: str, victim_epoch: int) -> None:
+        other = self._member(victim, victim_epoch)
+        if other is not None and other.reaper == node:
+            del self._members[victim]
+
+    # --- one logical unit -------------------------------------------------------------------------
+
+    async def attach(self, lun: str, node: str, epoch: int) -> Attached:
+        unit = self._unit(lun)
+        if unit.fenced.get(node, 0) >= epoch:
+            raise StaleNode("this epoch of this node is over")
+        at = unit.attached.get(node)
+        if at is not None and at != epoch:
+            if at > epoch:
+                raise StaleNode("this epoch of this node is over")
+            return Attached(unit.event, at)
+        if at is None:
+            unit.attached[node] = epoch
+            unit.acknowledged[node] = unit.event
+        return Attached(unit.event, 0)
+
+    async def detach(self, lun: str, node: str, epoch: int) -> None:
+        unit = self._unit(lun)
+        if unit.attached.get(node) == epoch:
+            self._forget(lun, node, epoch)
+
+    async def submit(
+        self,
+        lun: str,
+        node: str,
+        epoch: int,
+        settled: Sequence[int],
+        entries: Sequence[TaskEntry],
+    ) -> list[int]:
+        unit = self._checked(lun, node, epoch)
+        gone = {(node, epoch, sequence) for sequence in settled}
+        for one in gone:
+            unit.reads.pop(one, None)
+            unit.writes.pop(one, None)
+            unit.blocked.pop(one, None)
+        self._wake(lun, gone)
+        waits = []
+        for entry in entries:
+            one = (node, epoch, entry.sequence)
+            if not entry.exclusive:
+                unit.reads[one] = entry
+                continue
+            if one not in unit.writes:
+                before = {
+                    other
+                    for other, it in unit.writes.items()
+                    if other[0] != node and it.start < entry.end and entry.start < it.end
+                }
+                unit.writes[one] = entry
+                if before:
+                    unit.blocked[one] = before
+            if one in unit.blocked:
+                waits.append(entry.sequence)
+        return waits
+
+    def _wake(self, lun: str, gone: set[Field]) -> None:
+        unit = self._unit(lun)
+        for one, before in list(unit.blocked.items()):
+            before -= gone
+            if not before:
+                del unit.blocked[one]
+                self._granted(lun, one)
+
+    def _granted(self, lun: str, one: Field) -> None:
+        node, _, sequence = one
+        self._deliver(node, lambda notices: notices.granted(lun, sequence))
+
+    def _forget(self, lun: str, node: str, epoch: int) -> None:
+        unit = self._unit(lun)
+        gone = {one for one in (*unit.writes, *unit.reads) if one[0] == node and one[1] <= epoch}
+        for one in gone:
+            unit.reads.pop(one, None)
+            unit.writes.pop(one, None)
+            unit.blocked.pop(one, None)
+        self._wake(lun, gone)
+        unit.attached.pop(node, None)
+        unit.acknowledged.pop(node, None)
+        self._trim(unit)
+        self._tell(lun, lambda notices: notices.departed(lun, node))
+
+    def _tell(self, lun: str, notice: Callable[[Notices], None]) -> None:
+        for node in list(self._unit(lun).attached):
+            self._deliver(node, notice)
+
+    async def waiting(self, lun: str, node: str, epoch: int) -> list[int]:
+        unit = self._checked(lun, node, epoch)
+        return [sequence for name, of, sequence in unit.blocked if (name, of) == (node, epoch)]
+
+    async def fence(self, lun: str, node: str, epoch: int, victim: str, victim_epoch: int) -> None:
+        unit = self._unit(lun) if node == victim else self._checked(lun, node, epoch)
+        unit.fenced[victim] = max(victim_epoch, unit.fenced.get(victim, 0))
+        at = unit.attached.get(victim)
+        if at is not None and at <= victim_epoch:
+            self._forget(lun, victim, victim_epoch)
+
+    async def post(self, lun: str, node: str, epoch: int, payload: bytes) -> int:
+        unit = self._checked(lun, node, epoch)
+        unit.event += 1
+        event = unit.events[unit.event] = Event(unit.event, node, payload)
+        self._tell(lun, lambda notices: notices.happened(lun, event))
+        return unit.event
+
+    async def events(self, lun: str, node: str, epoch: int, after: int) -> list[Event]:
+        unit = self._checked(lun, node, epoch)
+        return [event for number, event in sorted(unit.events.items()) if number > after]
+
+    async def acknowledge(self, lun: str, node: str, epoch: int, number: int) -> None:
+        unit = self._checked(lun, node, epoch)
+        unit.acknowledged[node] = number
+        self._trim(unit)
+        self._tell(lun, lambda notices: notices.acknowledged(lun, node, number))
+
+    @staticmethod
+    def _trim(unit: _Unit) -> None:
+        least = min(unit.acknowledged.values(), default=unit.event)
+        for number in [n for n in unit.events if n <= least]:
+            del unit.events[number]
+
+    async def attached(self, lun: str) -> dict[str, Attachment]:
+        unit = self._unit(lun)
+        return {n: Attachment(unit.attached[n], at) for n, at in unit.acknowledged.items()}
+
+    async def load(self, lun: str, key: str) -> tuple[int, bytes]:
+        return self._unit(lun).documents.get(key, (0, b""))
+
+    async def replace(
+        self, lun: str, node: str, epoch: int, key: str, version: int, document: bytes
+    ) -> bool:
+        unit = self._checked(lun, node, epoch)
+        if unit.documents.get(key, (0, b""))[0] != version:
+            return False
+        unit.documents[key] = (version + 1, document)
+        return True
+
+    async def tasks(self, lun: str, most: int) -> list[KnownTask]:
+        unit = self._unit(lun)
+        both = [*unit.writes.items(), *unit.reads.items()][:most]
+        return [
+            KnownTask(*one, entry.exclusive, one in unit.blocked, entry.info) for one, entry in both
+        ]

@@ -1,0 +1,240 @@
+"""One node of several: its lease, and what it does when another one's is over.
+
+Rules:
+
+1. A node serves while it has a lease, by its own clock, and stops before anybody may take it for
+   dead: a lease counts from when it was asked for, and ends ``MARGIN`` early.
+2. A node whose lease is over is shut out by whoever finds out first (``claim``): from then on it
+   cannot renew it.  Its commands are forgotten when the workers refuse its epoch.
+3. Who has just been without the registry may not claim for the time of a lease: the others were
+   perhaps without it too, and come back now.
+4. A node that has been shut out (``StaleNode``) ends this life: ``on_fenced`` is called, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from target.cluster.lun import Log, LunTracker
+from target.cluster.registry import Event, Member, Notices, Registry, RegistryAway, StaleNode
+from target.scsi.bus import LogicalUnit
+
+RENEWALS: Final = 4  # in the time of a lease
+MARGIN: Final = 0.1  # of a lease: clocks may go at rates that differ by so much
+CLAIM_LEASES: Final = 6.0  # how many leases one node has for shutting another out
+
+
+class ClusterNode(Notices):
+    """This node, as the others know it.
+
+    ``make_registry`` takes who is to hear its notices.  Times are in seconds.
+    """
+
+    def __init__(
+        self,
+        make_registry: Callable[[Notices], Registry],
+        node_id: str,
+        *,
+        lease_seconds: float,
+        wait_seconds: float,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        log: Log,
+        on_fenced: Callable[[], None],
+    ) -> None:
+        self.id = node_id
+        self.epoch = 0
+        self.number = 0
+        self.log = log
+        self.clock = clock
+        self.wall = wall
+        self.wait_seconds = wait_seconds
+        self.lease_seconds = lease_seconds
+        # Long enough for a node to be found dead and shut out meanwhile.
+        self.tell_seconds = 3 * lease_seconds + wait_seconds
+        self.members: dict[str, Member] = {}
+        self.registry = make_registry(self)
+        self.over = False
+        self._on_fenced = on_fenced
+        self._leased_until = 0.0
+        self._unbroken_since: float | None = None
+        self._leased = asyncio.Event()
+        self._trackers: dict[str, LunTracker] = {}
+        self._reaping: set[tuple[str, int]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- its life ---------------------------------------------------------------------------------
+
+    async def join(self, floor: int, info: str) -> None:
+        """Become a member, with a new epoch above ``floor``.  Raises RegistryAway."""
+        asked = self.clock()
+        lease_ms = round(self.lease_seconds * 1000)
+        self.epoch, self.number = await self.registry.join(self.id, floor, lease_ms, info)
+        self._has_lease(asked)
+
+    def start(self) -> None:
+        """Renew the lease from now on."""
+        self._spawn(self._renew())
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """End this life; nothing may be in flight."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            for tracker in self._trackers.values():
+                if self.over:
+                    await tracker.abandon()
+                else:
+                    await tracker.stop()
+            if not self.over:
+                await self.registry.leave(self.id, self.epoch)
+        except RegistryAway as exc:
+            # The others find the lease over, and do what is to be done.
+            self.log.warning("left without a word", reason=str(exc))
+            for tracker in self._trackers.values():
+                await tracker.abandon()
+
+    def track(
+        self,
+        lun: str,
+        unit: LogicalUnit,
+        fence_workers: Callable[[str, int], Awaitable[None]],
+        load: Callable[[], Awaitable[None]] | None = None,
+    ) -> LunTracker:
+        """The gate of a unit, which is the caller's to put there."""
+        tracker = LunTracker(self, lun, unit, fence_workers, load=load)
+        self._trackers[lun] = tracker
+        tracker.start()
+        return tracker
+
+    async def untrack(self, lun: str) -> None:
+        """The unit is gone from this node."""
+        tracker = self._trackers.pop(lun)
+        try:
+            await tracker.stop()
+        except RegistryAway:
+            await tracker.abandon()
+
+    @property
+    def trackers(self) -> dict[str, LunTracker]:
+        """By unit."""
+        return dict(self._trackers)
+
+    # --- the lease --------------------------------------------------------------------------------
+
+    @property
+    def leased(self) -> bool:
+        return self.clock() < self._leased_until
+
+    async def until_leased(self) -> None:
+        while not self.leased:
+            self._leased.clear()
+            await self._leased.wait()
+
+    def _has_lease(self, asked: float) -> None:
+        now = self.clock()
+        if self._unbroken_since is None or now >= self._leased_until:
+            self._unbroken_since = now
+        self._leased_until = asked + self.lease_seconds * (1 - MARGIN)
+        if self.leased:
+            self._leased.set()
+
+    def fenced(self) -> None:
+        """Rule 4."""
+        if not self.over:
+            self.over = True
+            self._leased_until = 0.0
+            self.log.error("this node has been shut out by others", node=self.id, epoch=self.epoch)
+            self._on_fenced()
+
+    async def _renew(self) -> None:
+        interval = self.lease_seconds / RENEWALS
+        while not self.over:
+            began = self.clock()
+            try:
+                await self._renew_once()
+            except RegistryAway as exc:
+                if not self.leased and self._unbroken_since is not None:
+                    self._unbroken_since = None
+                    self.log.warning("no lease: commands wait", reason=str(exc))
+            except StaleNode:
+                self.fenced()
+                return
+            await asyncio.sleep(max(0.0, interval - (self.clock() - began)))
+
+    async def _renew_once(self) -> None:
+        troubled = [tracker for tracker in self._trackers.values() if tracker.blocked]
+        for tracker in troubled:
+            await tracker.look_around()
+        asked = self.clock()
+        lease_ms = round(self.lease_seconds * 1000)
+        members = await self.registry.renew(self.id, self.epoch, lease_ms)
+        if self._unbroken_since is None:
+            self.log.info("lease renewed: commands go on", node=self.id)
+        self._has_lease(asked)
+        self.members = {member.node: member for member in members}
+        for member in members:
+            if member.node != self.id and member.left_ms <= 0 and not member.reaper:
+                await self._claim(member)
+        for tracker in troubled:
+            tracker.consider(self.members)
+
+    async def _claim(self, victim: Member) -> None:
+        assert self._unbroken_since is not None, "just renewed"
+        if self.clock() - self._unbroken_since < self.lease_seconds:  # rule 3
+            return
+        if (victim.node, victim.epoch) in self._reaping:
+            return
+        claim_ms = round(CLAIM_LEASES * self.lease_seconds * 1000)
+        if await self.registry.claim(self.id, self.epoch, victim, claim_ms):
+            self.log.warning("node is shut out", node=victim.node, epoch=victim.epoch)
+            self.members[victim.node] = victim._replace(reaper=self.id)
+            self._reaping.add((victim.node, victim.epoch))
+            self._spawn(self._reap(victim))
+
+    async def _reap(self, victim: Member) -> None:
+        """Shut it out of everything that this node serves; who serves other units does it there."""
+        try:
+            for tracker in list(self._trackers.values()):
+                await tracker.look_around()
+                it = tracker.attached.get(victim.node)
+                if it is not None and it.epoch <= victim.epoch:
+                    await tracker.fence(victim.node, it.epoch)
+            await self.registry.reaped(self.id, self.epoch, victim.node, victim.epoch)
+            self.log.info("node has been shut out", node=victim.node, epoch=victim.epoch)
+        except RegistryAway:
+            pass  # its claim runs out, and somebody begins anew
+        except StaleNode:
+            self.fenced()
+        finally:
+            self._reaping.discard((victim.node, victim.epoch))
+
+    # --- notices ----------------------------------------------------------------------------------
+
+    def granted(self, lun: str, sequence: int) -> None:
+        if lun in self._trackers:
+            self._trackers[lun].granted(sequence)
+
+    def happened(self, lun: str, event: Event) -> None:
+        if lun in self._trackers:
+            self._trackers[lun].happened(event)
+
+    def acknowledged(self, lun: str, node: str, number: int) -> None:
+        if lun in self._trackers:
+            self._trackers[lun].acknowledged(node, number)
+
+    def departed(self, lun: str, node: str) -> None:
+        if lun in self._trackers:
+            self._trackers[lun].departed(node)
+
+    def renewed(self) -> None:
+        for tracker in self._trackers.values():
+            tracker.renewed()

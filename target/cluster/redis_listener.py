@@ -1,0 +1,97 @@
+"""What Redis has to say unasked: one subscription of a node, kept up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final
+
+import redis.asyncio as aioredis
+from redis.exceptions import RedisError
+
+from target.cluster.redis_link import ANSWER_SECONDS, RETRY_SECONDS, closed
+
+PING_SECONDS: Final = 2.0  # a connection that is silent for so long is asked
+
+
+class RedisListener:
+    """Messages of some channels.
+
+    ``on_subscribed`` is called whenever channels begin to be heard, again or for the first time:
+    what was said before may have been missed.
+    """
+
+    def __init__(
+        self,
+        client: aioredis.Redis | aioredis.RedisCluster,
+        on_message: Callable[[str, bytes], None],
+        on_subscribed: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._on_message = on_message
+        self._on_subscribed = on_subscribed
+        self._channels: set[str] = set()
+        self._pubsub: Any = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Listen until ``close``."""
+        self._task = asyncio.ensure_future(self._run())
+
+    async def subscribe(self, channel: str) -> None:
+        """Hear ``channel`` as well, as soon as Redis is there."""
+        self._channels.add(channel)
+        if self._pubsub is not None:
+            with contextlib.suppress(RedisError, OSError, EOFError):
+                await self._pubsub.subscribe(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Hear it no more."""
+        self._channels.discard(channel)
+        if self._pubsub is not None:
+            with contextlib.suppress(RedisError, OSError, EOFError):
+                await self._pubsub.unsubscribe(channel)
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(RedisError, OSError, EOFError, TimeoutError):
+                await self._listen()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _listen(self) -> None:
+        pubsub = _pubsub(self._client)
+        try:
+            await pubsub.subscribe(*self._channels)
+            self._pubsub = pubsub
+            asked = False
+            while True:
+                seconds = ANSWER_SECONDS if asked else PING_SECONDS
+                message = await pubsub.get_message(timeout=seconds)
+                if message is None and asked:
+                    return
+                asked = message is None
+                if message is None:
+                    await pubsub.ping()
+                elif message["type"] == "subscribe":
+                    self._on_subscribed()
+                elif message["type"] == "message":
+                    self._on_message(message["channel"].decode(), message["data"])
+        finally:
+            self._pubsub = None
+            await closed(pubsub)
+
+    async def close(self) -> None:
+        """Listen no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _pubsub(client: aioredis.Redis | aioredis.RedisCluster) -> Any:
+    if isinstance(client, aioredis.RedisCluster):
+        # What one node of a Redis Cluster is told, all of them say.
+        node = next(iter(client.get_nodes()))
+        options: dict[str, Any] = dict(node.connection_kwargs)
+        return aioredis.Redis(host=node.host, port=int(node.port), **options).pubsub()
+    return client.pubsub()

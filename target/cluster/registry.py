@@ -1,0 +1,207 @@
+"""What nodes ask of the state that they share.
+
+Two implementations pass one suite (tests/unit/test_registry_contract.py): Redis
+(``redis_registry.py``), and memory (``memory_registry.py``), on which whole clusters are simulated.
+
+Rules:
+
+1. A call is atomic, and may be repeated: one that failed with ``RegistryAway`` may have been
+   executed.
+2. (node, epoch) stands on every call.  An epoch that has been fenced, or replaced by a later life
+   of the node, is refused with ``StaleNode``, and nothing of the call happens.
+3. What concerns one logical unit is kept under its UUID (in Redis: in one hash slot).  Nothing is
+   common to all units but the members.
+4. Notices (:class:`Notices`) may be lost, when the connection to the registry is: then ``renewed``
+   says so, and everything that was waited for is asked for again.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class RegistryAway(Exception):
+    """The registry does not answer; what was asked may have been done, or not."""
+
+
+class StaleNode(Exception):
+    """This epoch of this node is over."""
+
+
+class Joined(NamedTuple):
+    """What a node becomes."""
+
+    epoch: int
+    number: int  # as in Member
+
+
+class Member(NamedTuple):
+    """A node that has joined."""
+
+    node: str
+    epoch: int
+    number: int  # of the node, from 1: no two have the same, and it stays
+    left_ms: int  # of its lease; not above 0: it is over
+    reaper: str  # who has begun to shut it out; empty: nobody
+    info: str  # JSON: where it can be reached
+
+
+class TaskEntry(NamedTuple):
+    """A command in flight.  ``info`` says for people what it is (JSON)."""
+
+    sequence: int  # unique within (node, epoch)
+    exclusive: bool  # a write, or anything else that overlapping commands have to wait for
+    start: int  # LBA
+    end: int  # LBA behind it
+    info: str
+
+
+class KnownTask(NamedTuple):
+    """A command in flight, of any node."""
+
+    node: str
+    epoch: int
+    sequence: int
+    exclusive: bool
+    blocked: bool  # it waits for others
+    info: str
+
+
+class Attached(NamedTuple):
+    """What a node finds when it begins to serve a unit."""
+
+    event: int  # the number of the last event; those that follow are for this node as well
+    behind: int  # the epoch of an earlier life that has to be fenced first; 0: none, it is attached
+
+
+class Attachment(NamedTuple):
+    """A node that serves a unit."""
+
+    epoch: int
+    acknowledged: int  # up to where it has done what events say
+
+
+class Event(NamedTuple):
+    """Something that every node has to do before it counts as done."""
+
+    number: int  # from 1, without gaps
+    node: str  # who said so
+    payload: bytes
+
+
+class Notices(Protocol):
+    """What a node is told without having asked."""
+
+    @abstractmethod
+    def granted(self, lun: str, sequence: int) -> None:
+        """What that command waited for has ended."""
+
+    @abstractmethod
+    def happened(self, lun: str, event: Event) -> None:
+        """There is an event; perhaps one of this node's own."""
+
+    @abstractmethod
+    def acknowledged(self, lun: str, node: str, number: int) -> None:
+        """A node has done what events up to that one say."""
+
+    @abstractmethod
+    def departed(self, lun: str, node: str) -> None:
+        """A node serves that unit no more, and nothing of it is in flight."""
+
+    @abstractmethod
+    def renewed(self) -> None:
+        """Notices may have been lost up to now (rule 4)."""
+
+
+class Registry(Protocol):
+    """The calls.  All of them raise ``RegistryAway``; ``StaleNode`` by rule 2."""
+
+    # --- members ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def join(self, node: str, floor: int, lease_ms: int, info: str) -> Joined:
+        """A new epoch, higher than ``floor`` and than any that the node has had."""
+
+    @abstractmethod
+    async def renew(self, node: str, epoch: int, lease_ms: int) -> list[Member]:
+        """A lease that begins now; who else there is."""
+
+    @abstractmethod
+    async def leave(self, node: str, epoch: int) -> None:
+        """The node ends, and has detached from all units."""
+
+    @abstractmethod
+    async def claim(self, node: str, epoch: int, victim: Member, claim_ms: int) -> bool:
+        """Whether ``node`` is the one that shuts out ``victim``, whose lease is over.
+
+        From then on ``victim`` cannot renew it.  For ``claim_ms``; then another one may.
+        """
+
+    @abstractmethod
+    async def reaped(self, node: str, epoch: int, victim: str, victim_epoch: int) -> None:
+        """It has been shut out everywhere: forget it."""
+
+    # --- one logical unit -------------------------------------------------------------------------
+
+    @abstractmethod
+    async def attach(self, lun: str, node: str, epoch: int) -> Attached:
+        """Begin to serve ``lun``: commands may be registered, events count on this node."""
+
+    @abstractmethod
+    async def detach(self, lun: str, node: str, epoch: int) -> None:
+        """Serve it no more.  Nothing of the node may be in flight."""
+
+    @abstractmethod
+    async def submit(
+        self,
+        lun: str,
+        node: str,
+        epoch: int,
+        settled: Sequence[int],
+        entries: Sequence[TaskEntry],
+    ) -> list[int]:
+        """Forget ``settled``, register ``entries``; returns which of those have to wait.
+
+        An exclusive entry waits for the exclusive ones of other nodes which it overlaps and which
+        came before it; ``Notices.granted`` says when they have all ended.
+        """
+
+    @abstractmethod
+    async def waiting(self, lun: str, node: str, epoch: int) -> list[int]:
+        """Which entries of this node wait."""
+
+    @abstractmethod
+    async def fence(self, lun: str, node: str, epoch: int, victim: str, victim_epoch: int) -> None:
+        """Forget all of ``victim`` up to that epoch: nothing of it can land any more."""
+
+    @abstractmethod
+    async def post(self, lun: str, node: str, epoch: int, payload: bytes) -> int:
+        """Number of a new event."""
+
+    @abstractmethod
+    async def events(self, lun: str, node: str, epoch: int, after: int) -> list[Event]:
+        """The events behind number ``after`` that some node has not acknowledged yet."""
+
+    @abstractmethod
+    async def acknowledge(self, lun: str, node: str, epoch: int, number: int) -> None:
+        """This node has done what the events up to ``number`` say."""
+
+    @abstractmethod
+    async def attached(self, lun: str) -> dict[str, Attachment]:
+        """The nodes that serve ``lun``."""
+
+    @abstractmethod
+    async def load(self, lun: str, key: str) -> tuple[int, bytes]:
+        """A document of the unit and its version; version 0: there is none."""
+
+    @abstractmethod
+    async def replace(
+        self, lun: str, node: str, epoch: int, key: str, version: int, document: bytes
+    ) -> bool:
+        """Replace it by its next version, unless it has another version than ``version``."""
+
+    @abstractmethod
+    async def tasks(self, lun: str, most: int) -> list[KnownTask]:
+        """Commands in flight, on all nodes."""
