@@ -1,17 +1,20 @@
 """For every test: hypothesis has no deadlines (machines are noisy); in CI always the same examples.
 
 ``ceph`` is one real cluster for all tests of a run that ask for it; it takes 4 seconds to start.
+``redis`` is a real Redis for each test; it takes 20 milliseconds.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.support.ceph_cluster import CephCluster, find_ceph
+from tests.support.redis_server import RedisServer
 
 settings.register_profile("lunmesh", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("lunmesh")
@@ -31,3 +34,10 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
 def ceph_pool(ceph: CephCluster) -> str:
     """A pool for tests that keep to their own volumes: making one takes a second."""
     return ceph.create_pool()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A running Redis on a Unix socket, empty; it keeps nothing across a restart."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server

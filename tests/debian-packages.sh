@@ -15,6 +15,7 @@ packages=(
     openssl                 # the certificates of the TLS tests
     tgt tgt-rbd             # the peers of `make bench`
     ceph-mon ceph-osd ceph-common python3-rados  # the cluster behind the rados store
+    redis-server            # the tracker of several nodes
 )
 
 command -v dpkg-query >/dev/null || exit 0  # not Debian: the tests look for the programs themselves
@@ -64,6 +65,7 @@ if command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
             ceph-mon | ceph-osd)
                 systemctl disable --quiet "$package.target" ceph-crash.service || true
                 ;;
+            redis-server) systemctl disable --quiet redis-server.service || true ;;
             ceph-common) systemctl disable --quiet ceph.target rbdmap.service || true ;;
         esac
     done
