@@ -18,7 +18,7 @@ import fcntl
 import os
 import re
 import uuid as uuids
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +69,7 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
     configured_bytes: int | None = None
     lun: int | None = None  # of a volume that neither flags nor configuration name
     read_only: bool = False  # of such a volume; the others are told each time
+    shared: bool = False  # the nodes of a cluster have it in common: without it there, it is gone
     deleting: bool = False  # it is gone for everybody, and its data are to go
     migration: MigrationRecord | None = None
     # Where nothing of the volume is any more, or yet: a share that is there is to be deleted.
@@ -91,6 +92,7 @@ class DataDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.on_place: Callable[[], None] = lambda: None  # something is known of a place
         try:
             (path / "volumes").mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -190,6 +192,37 @@ class DataDir:
             self._write()
         except OSError:
             record.size_bytes = old
+            raise
+
+    def adopt(self, name: str, record: VolumeRecord) -> VolumeRecord:
+        """Keep what other nodes know of a volume; returns the record that is kept here.
+
+        What is known here of its places stays where they know nothing.  Raises OSError.
+        """
+        mine = self._catalog.volumes.get(name)
+        if mine is None or mine.uuid != record.uuid:
+            mine = self._catalog.volumes[name] = record
+            self._write()
+            return mine
+        mine.shared = True
+        known = {place.key: place for place in mine.workers or ()}
+        for theirs in record.workers or ():
+            place = known.get(theirs.key)
+            if place is not None:
+                place.created = place.created or theirs.created
+                place.store_id = place.store_id or theirs.store_id
+                place.instance = place.instance or theirs.instance
+        size_bytes = max(mine.size_bytes, record.size_bytes)
+        self._change(mine, lun=record.lun, size_bytes=size_bytes, deleting=record.deleting)
+        return mine
+
+    def drop(self, name: str) -> None:
+        """The volume is no concern of this node any more.  Raises OSError."""
+        record = self._catalog.volumes.pop(name)
+        try:
+            self._write()
+        except OSError:
+            self._catalog.volumes[name] = record
             raise
 
     def begin_delete(self, name: str) -> None:
@@ -349,6 +382,7 @@ class DataDir:
         except OSError:
             place.created = False
             raise
+        self.on_place()
 
     def worker_is(self, places: Sequence[WorkerPlace], store_id: str, instance: str) -> None:
         """Keep which process of a shared store has I/O of ours from now on.  Raises OSError."""
@@ -363,6 +397,7 @@ class DataDir:
             for place, (old_store, old_instance) in zip(places, before, strict=True):
                 place.store_id, place.instance = old_store, old_instance
             raise
+        self.on_place()
 
     def close(self) -> None:
         """Give up the directory."""

@@ -26,25 +26,38 @@ class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+def last_epoch(data_dir: Path, random_id: str) -> NodeIdentity:
+    """The identity that the directory keeps; epoch 0 if it never started.  Raises DataDirError."""
+    file = data_dir / "node.json"
+    try:
+        raw = read_bounded(file, FILE_BYTES_MAX)
+        if raw is None:
+            return NodeIdentity(id=random_id, epoch=0)
+        last = msgspec.json.decode(raw, type=NodeIdentity)
+    except OSError as exc:
+        raise DataDirError(f"{file}: {exc.strerror}") from exc
+    except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+        raise DataDirError(f"{file} cannot be read: {exc}") from exc
+    if last.format != FORMAT:
+        raise DataDirError(f"{file} has format {last.format}, this version knows {FORMAT}")
+    return last
+
+
+def keep_epoch(data_dir: Path, identity: NodeIdentity) -> None:
+    """Put it on stable storage.  Raises DataDirError."""
+    file = data_dir / "node.json"
+    try:
+        write_atomically(file, msgspec.json.format(msgspec.json.encode(identity)))
+    except OSError as exc:
+        raise DataDirError(f"{file}: {exc.strerror}") from exc
+
+
 def begin_epoch(data_dir: Path, random_id: str) -> NodeIdentity:
     """The identity of a node that starts now; ``random_id`` is for one that never started before.
 
     Raises DataDirError.
     """
-    file = data_dir / "node.json"
-    try:
-        raw = read_bounded(file, FILE_BYTES_MAX)
-        last = (
-            NodeIdentity(id=random_id, epoch=0)
-            if raw is None
-            else msgspec.json.decode(raw, type=NodeIdentity)
-        )
-        if last.format != FORMAT:
-            raise DataDirError(f"{file} has format {last.format}, this version knows {FORMAT}")
-        identity = NodeIdentity(id=last.id, epoch=last.epoch + 1)
-        write_atomically(file, msgspec.json.format(msgspec.json.encode(identity)))
-    except OSError as exc:
-        raise DataDirError(f"{file}: {exc.strerror}") from exc
-    except (msgspec.DecodeError, msgspec.ValidationError) as exc:
-        raise DataDirError(f"{file} cannot be read: {exc}") from exc
+    last = last_epoch(data_dir, random_id)
+    identity = NodeIdentity(id=last.id, epoch=last.epoch + 1)
+    keep_epoch(data_dir, identity)
     return identity

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from target.block.pool import BufferPool
 from target.config import ServeConfig
-from target.config.model import ChapUser
+from target.config.model import ChapUser, ClusterConfig
 from target.config.model import Portal as PortalAddress
 from target.datadir import DataDir
+from target.identity import ID_BYTES, NodeIdentity, keep_epoch, last_epoch
 from target.iscsi.chap import ChapPolicy, Secret
 from target.iscsi.parameters import TargetLimits
 from target.iscsi.port_names import port_designators
@@ -30,9 +31,10 @@ from target.scsi.bus import SCSIBus
 from target.volume_changes import VolumeChanges
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
+from workers.grpc_environment import prepare_grpc
 
 if TYPE_CHECKING:
-    pass
+    from target.clustering import Clustering
 
 SESSIONS_MAX = 128
 RELATIVE_TARGET_PORT = 1  # all portals of a node are one port
@@ -55,6 +57,8 @@ class Node:
         self._target: IscsiTarget | None = None
         self._portals: list[Portal] = []
         self._something_ended = asyncio.Event()
+        self._clustering: Clustering | None = None
+        self.fenced = asyncio.Event()  # others have shut this node out: it has to start anew
 
     @property
     def volumes(self) -> Volumes:
@@ -73,6 +77,8 @@ class Node:
         self._executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
         pool = BufferPool(config.buffer_memory_bytes)
         bus = SCSIBus()
+        if config.cluster is not None:
+            self._clustering = self._make_clustering(config.cluster)
         names = port_designators(config.iqn, PORTAL_GROUP_TAG, RELATIVE_TARGET_PORT)
         self._volumes = Volumes(
             config,
@@ -82,8 +88,13 @@ class Node:
             pool,
             self._log,
             port_designators=names,
+            clustering=self._clustering,
         )
+        if self._clustering is not None:
+            self._volumes.identity = await self._join(self._clustering)
+            self._volumes.shared = self._clustering.catalog
         self.changes = VolumeChanges(self._volumes, self._sessions, self._log)
+        self._volumes.follow = self.changes.follow
         await self._volumes.start(all_volumes=all_volumes)
         self._target = self._make_target(bus, pool)
         self._target.on_session_end = self._something_ended.set
@@ -106,6 +117,20 @@ class Node:
                 for lun, v in self._volumes.by_lun.items()
             ),
         )
+
+    def _make_clustering(self, config: ClusterConfig) -> Clustering:
+        assert self._data is not None, "opened first"
+        prepare_grpc()
+        from target.clustering import Clustering  # redis-py: not without need
+
+        last = last_epoch(self._data.path, os.urandom(ID_BYTES).hex())
+        return Clustering(config, last, self._data, self._log, self.fenced.set)
+
+    async def _join(self, clustering: Clustering) -> NodeIdentity:
+        assert self._data is not None, "opened first"
+        identity = await clustering.join([str(portal) for portal in self._config.portals])
+        keep_epoch(self._data.path, identity)
+        return identity
 
     def _sessions(self) -> int:
         """Initiators that are logged in, discovery aside."""
@@ -147,7 +172,12 @@ class Node:
         for portal in self._portals:
             portal.stop_listening()
             portal.drop_idle()
-        if self._target is not None:
+        if self._target is not None and self.fenced.is_set():
+            self._target.shutting_down = True
+            for portal in self._portals:
+                portal.close()
+            await self._until(self._target_idle, deadline + self._config.worker_timeout_seconds)
+        elif self._target is not None:
             left = max(1, math.ceil(self._config.shutdown_timeout_seconds))
             self._target.ask_to_log_out(left)
             await self._until(lambda: not self._any_channel(), deadline)
@@ -156,8 +186,10 @@ class Node:
             # Sessions end when the last store has answered; there is nothing that could be cut
             # short.
             await self._until(self._target_idle, deadline + self._config.shutdown_timeout_seconds)
-        if self._volumes is not None:
+        if self._volumes is not None and not self.fenced.is_set():
             await self._volumes.flush()
+        if self._clustering is not None:
+            await self._clustering.stop()
         if self._executor is not None:
             self._executor.close()
         if self._volumes is not None:

@@ -12,6 +12,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import os
 import uuid as uuids
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from collections.abc import Callable, Sequence
 from target.block.layout import MovingLayout
 from target.block.volume import Volume
 from target.block.worker_errors import ShareRefused, WorkerGone
+from target.cluster.registry import RegistryAway, StaleNode
 from target.config import VolumeConfig, format_size
 from target.datadir import DataDirError, MigrationRecord, VolumeRecord
 from target.logs import Log
@@ -44,34 +47,43 @@ class VolumeChanges:
     ) -> VolumeInfo:
         """Make a volume of a size and show it to initiators.  Raises VolumeError or OSError."""
         async with self._lock:
-            if self._data.record(wanted.name) is not None:
-                what = (
-                    "is being deleted"
-                    if self._data.is_deleting(wanted.name)
-                    else "is there already"
-                )
-                raise VolumeError(VolumeFault.CONFLICT, f"volume {wanted.name!r} {what}")
-            lun = self._free_lun(lun)
-            size = wanted.size_bytes
-            assert size is not None, "images are configured"
-            try:
-                record = self._data.create(wanted, size, workers, lun)
-            except DataDirError as exc:
-                raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
-            try:
-                volume = self._volumes.open(wanted.name, record, wanted.readonly)
-            except (DataDirError, OSError):
+            info = await self._create(wanted, workers, lun)
+        await self._tell_others()
+        return info
+
+    async def _create(
+        self, wanted: VolumeConfig, workers: Sequence[str], lun: int | None
+    ) -> VolumeInfo:
+        if self._data.record(wanted.name) is not None:
+            what = "is being deleted" if self._data.is_deleting(wanted.name) else "is there already"
+            raise VolumeError(VolumeFault.CONFLICT, f"volume {wanted.name!r} {what}")
+        lun = self._free_lun(lun)
+        size = wanted.size_bytes
+        assert size is not None, "images are configured"
+        try:
+            record = self._data.create(wanted, size, workers, lun)
+        except DataDirError as exc:
+            raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
+        try:
+            volume = self._volumes.open(wanted.name, record, wanted.readonly)
+        except (DataDirError, OSError):
+            self._discard(wanted.name)
+            raise
+        if record.workers is not None:
+            reason = await self._volumes.workers().wait_open(volume)
+            if reason:
+                volume.close()
                 self._discard(wanted.name)
-                raise
-            if record.workers is not None:
-                reason = await self._volumes.workers().wait_open(volume)
-                if reason:
-                    volume.close()
-                    self._discard(wanted.name)
-                    raise VolumeError(VolumeFault.AWAY, reason)
-            self._volumes.add(lun, volume)
-            self._log.info("volume created", volume=wanted.name, lun=lun, size=format_size(size))
-            return self._volumes.one(wanted.name)
+                raise VolumeError(VolumeFault.AWAY, reason)
+        try:
+            await self._share_new(wanted.name, record)
+        except (VolumeError, RegistryAway):
+            volume.close()
+            self._discard(wanted.name)
+            raise
+        self._volumes.add(lun, volume)
+        self._log.info("volume created", volume=wanted.name, lun=lun, size=format_size(size))
+        return self._volumes.one(wanted.name)
 
     def _free_lun(self, wanted: int | None) -> int:
         taken = set(self._volumes.by_lun)
@@ -87,25 +99,31 @@ class VolumeChanges:
     async def resize(self, name: str, size_bytes: int) -> VolumeInfo:
         """Grow a volume under its initiators, who are told.  Raises VolumeError or OSError."""
         async with self._lock:
-            lun = self._volumes.lun_of(name)
-            if lun is None:
-                raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
-            volume, record = self._volumes.by_lun[lun], self._data.record(name)
-            assert record is not None, "the catalog has all of them"
-            self._check_size(name, record, size_bytes)
-            if size_bytes == record.size_bytes:
-                return self._volumes.one(name)
-            if record.workers is None:
-                await asyncio.to_thread(_lengthen, self._data.file_of(name), size_bytes)
-            else:
-                try:
-                    await self._volumes.workers().grow(volume, size_bytes)
-                except (WorkerGone, ShareRefused) as exc:
-                    raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
-            self._data.resize(name, size_bytes)
-            self._volumes.grown(lun, size_bytes)
-            self._log.info("volume grown", volume=name, size=format_size(size_bytes))
+            info = await self._resize(name, size_bytes)
+        await self._tell_others()
+        return info
+
+    async def _resize(self, name: str, size_bytes: int) -> VolumeInfo:
+        lun = self._volumes.lun_of(name)
+        if lun is None:
+            raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
+        volume, record = self._volumes.by_lun[lun], self._data.record(name)
+        assert record is not None, "the catalog has all of them"
+        self._check_size(name, record, size_bytes)
+        if size_bytes == record.size_bytes:
             return self._volumes.one(name)
+        if record.workers is None:
+            await asyncio.to_thread(_lengthen, self._data.file_of(name), size_bytes)
+        else:
+            try:
+                await self._volumes.workers().grow(volume, size_bytes)
+            except (WorkerGone, ShareRefused) as exc:
+                raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
+        await self._share(name, lambda shared: _set_size(shared, size_bytes))
+        self._data.resize(name, size_bytes)
+        self._volumes.grown(lun, size_bytes)
+        self._log.info("volume grown", volume=name, size=format_size(size_bytes))
+        return self._volumes.one(name)
 
     @staticmethod
     def _check_size(name: str, record: VolumeRecord, size_bytes: int) -> None:
@@ -128,29 +146,34 @@ class VolumeChanges:
     async def delete(self, name: str, *, force: bool) -> None:
         """Take a volume away from initiators, then its data.  Raises VolumeError or OSError."""
         async with self._lock:
-            lun = self._volumes.lun_of(name)
-            if lun is None:
-                if self._data.is_deleting(name):
-                    return
-                raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
-            if name in self._volumes.configured:
-                raise VolumeError(
-                    VolumeFault.CONFLICT,
-                    f"volume {name!r} is named by the command line or the configuration, and would "
-                    "come back empty: take it out there first",
-                )
-            sessions = self._sessions()
-            if sessions and not force:
-                raise VolumeError(
-                    VolumeFault.CONFLICT,
-                    f"{sessions} initiator{'s are' if sessions > 1 else ' is'} logged in and may be"
-                    f" using volume {name!r}: log out, or force it",
-                )
-            self._data.begin_delete(name)
-            await self._volumes.migrations.stop(name)
-            await self._volumes.remove(lun)
-            self._log.info("volume deleted", volume=name, lun=lun)
-            self._volumes.cleanup.begin()
+            await self._delete(name, force)
+        await self._tell_others()  # nobody may have it open when its data go
+        self._volumes.cleanup.begin()
+
+    async def _delete(self, name: str, force: bool) -> None:
+        lun = self._volumes.lun_of(name)
+        if lun is None:
+            if self._data.is_deleting(name):
+                return
+            raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
+        if name in self._volumes.configured:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"volume {name!r} is named by the command line or the configuration, and would "
+                "come back empty: take it out there first",
+            )
+        sessions = self._sessions()
+        if sessions and not force:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"{sessions} initiator{'s are' if sessions > 1 else ' is'} logged in and may be"
+                f" using volume {name!r}: log out, or force it",
+            )
+        await self._share(name, _set_deleting)
+        self._data.begin_delete(name)
+        await self._volumes.migrations.stop(name)
+        await self._volumes.remove(lun)
+        self._log.info("volume deleted", volume=name, lun=lun)
 
     async def migrate(self, name: str, addresses: Sequence[str]) -> VolumeInfo:
         """Have a volume on workers move to the workers ``addresses``; returns when that has begun.
@@ -176,6 +199,12 @@ class VolumeChanges:
     @staticmethod
     def _is_there(name: str, record: VolumeRecord, addresses: Sequence[str]) -> bool:
         """Whether a volume is at ``addresses``, or on its way.  Raises VolumeError."""
+        if record.shared:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"volume {name!r} is served by several nodes, and moves while one alone serves it:"
+                " stop them, and start one without redis",
+            )
         if record.workers is None:
             raise VolumeError(
                 VolumeFault.CONFLICT,
@@ -228,6 +257,89 @@ class VolumeChanges:
         volume.relayout(MovingLayout(old, layout))
         self._volumes.migrations.start(volume, journal)
 
+    # --- several nodes ----------------------------------------------------------------------------
+
+    async def _share(self, name: str, edit: Callable[[VolumeRecord], None]) -> None:
+        """Change a record for all nodes.  Raises VolumeError."""
+        shared = self._volumes.shared
+        if shared is None:
+            return
+
+        def change(records: dict[str, VolumeRecord]) -> bool:
+            if name not in records:
+                raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
+            edit(records[name])
+            return True
+
+        try:
+            await shared.change(change)
+        except (RegistryAway, StaleNode) as exc:
+            raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
+
+    async def _share_new(self, name: str, record: VolumeRecord) -> None:
+        """Have all nodes know a new volume.  Raises VolumeError."""
+        shared = self._volumes.shared
+        if shared is None:
+            return
+        record.shared = True
+
+        def change(records: dict[str, VolumeRecord]) -> bool:
+            if name in records:
+                raise VolumeError(VolumeFault.CONFLICT, f"volume {name!r} is there already")
+            for other, its in records.items():
+                if its.lun == record.lun:
+                    raise VolumeError(VolumeFault.CONFLICT, f"LUN {its.lun} is volume {other!r}")
+            records[name] = copy.deepcopy(record)
+            return True
+
+        try:
+            await shared.change(change)
+        except (RegistryAway, StaleNode) as exc:
+            raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
+
+    async def _tell_others(self) -> None:
+        shared = self._volumes.shared
+        if shared is not None and not await shared.announce():
+            self._log.warning("not every node has followed a change of the volumes yet")
+
+    async def follow(self, records: dict[str, VolumeRecord]) -> None:
+        """Do here what other nodes have done.  Raises DataDirError or OSError."""
+        async with self._lock:
+            for name, record in records.items():
+                await self._follow(name, record)
+            for name, record in self._data.volumes.items():
+                if record.shared and name not in records:
+                    await self._let_go(name)
+
+    async def _follow(self, name: str, record: VolumeRecord) -> None:
+        shared, lun = self._volumes.shared, self._volumes.lun_of(name)
+        assert shared is not None, "who else calls"
+        mine = self._data.record(name)
+        if record.deleting:
+            if mine is None or not mine.deleting:  # else it is deleted from here
+                await self._let_go(name)
+        elif lun is None:
+            if record.lun is not None and record.lun not in self._volumes.by_lun:
+                mine = shared.adopt(name, record)
+                volume = self._volumes.open(name, mine, mine.read_only)
+                await self._volumes.workers().wait_open(volume)
+                self._volumes.add(record.lun, volume)
+                self._log.info("volume created elsewhere", volume=name, lun=record.lun)
+        elif mine is not None and record.size_bytes > mine.size_bytes:
+            volume = self._volumes.by_lun[lun]
+            with contextlib.suppress(WorkerGone, ShareRefused):  # they have it from the other node
+                await self._volumes.workers().grow(volume, record.size_bytes)
+            self._data.resize(name, record.size_bytes)
+            self._volumes.grown(lun, record.size_bytes)
+
+    async def _let_go(self, name: str) -> None:
+        lun = self._volumes.lun_of(name)
+        if lun is not None:
+            await self._volumes.remove(lun)
+            self._log.info("volume deleted elsewhere", volume=name, lun=lun)
+        if self._data.record(name) is not None:
+            self._data.drop(name)
+
     def _discard(self, name: str) -> None:
         """What could not be made is nobody's yet."""
         self._data.begin_delete(name)
@@ -242,3 +354,11 @@ def _lengthen(file: os.PathLike[str], size_bytes: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _set_size(record: VolumeRecord, size_bytes: int) -> None:
+    record.size_bytes = size_bytes
+
+
+def _set_deleting(record: VolumeRecord) -> None:
+    record.deleting = True

@@ -7,10 +7,11 @@ days.  What is to go stands in the catalog, so that the next start goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from target.block.worker_errors import ShareRefused, WorkerGone
+from target.cluster.registry import RegistryAway, StaleNode
 from target.datadir import DataDir
 from target.logs import Log
 
@@ -21,12 +22,22 @@ RETRY_SECONDS: Final = 5.0
 
 
 class Cleanup:
-    """Deletes what the catalog says is to go; ``workers`` are asked for when they are needed."""
+    """Deletes what the catalog says is to go; ``workers`` are asked for when they are needed.
 
-    def __init__(self, data: DataDir, workers: Callable[[], WorkerVolumes], log: Log) -> None:
+    ``on_forgotten(name)``: the data of a volume are gone.
+    """
+
+    def __init__(
+        self,
+        data: DataDir,
+        workers: Callable[[], WorkerVolumes],
+        log: Log,
+        on_forgotten: Callable[[str], Awaitable[None]],
+    ) -> None:
         self._data = data
         self._workers = workers
         self._log = log
+        self._on_forgotten = on_forgotten
         self._task: asyncio.Task[None] | None = None
         # Volumes whose new places count as retired until their migration has begun.
         self.planning: set[str] = set()
@@ -84,8 +95,9 @@ class Cleanup:
         try:
             if record.workers is not None:
                 await self._workers().delete(record)
+            await self._on_forgotten(name)
             self._data.forget(name)
-        except (WorkerGone, ShareRefused, OSError) as exc:
+        except (WorkerGone, ShareRefused, RegistryAway, StaleNode, OSError) as exc:
             return str(exc)
         return ""
 

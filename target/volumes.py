@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import os
 import uuid as uuids
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from target.block.pool import BufferPool
 from target.block.volume import Volume
 from target.block.wait import PENDING
-from target.config import ServeConfig, image_bytes
+from target.config import ServeConfig, VolumeConfig, image_bytes
 from target.datadir import DataDir, DataDirError, VolumeRecord
 from target.identity import ID_BYTES as NODE_ID_BYTES
-from target.identity import begin_epoch
+from target.identity import NodeIdentity, begin_epoch
 from target.logs import Log
 from target.migration_log import MigrationLog
 from target.migrations import Migrations
@@ -35,6 +36,8 @@ from workers.grpc_environment import prepare_grpc
 from workers.store import StoreError
 
 if TYPE_CHECKING:
+    from target.clustering import Clustering
+    from target.shared_catalog import SharedCatalog
     from target.worker_volumes import WorkerVolumes
 
 STAT_BLOCK_BYTES: Final = 512
@@ -57,6 +60,7 @@ class Volumes:
         log: Log,
         *,
         port_designators: Sequence[bytes],
+        clustering: Clustering | None = None,
     ) -> None:
         self._config = config
         self.data = data
@@ -64,11 +68,15 @@ class Volumes:
         self._bus = bus
         self._log = log
         self._port_designators = port_designators
+        self.clustering = clustering
+        self.identity: NodeIdentity | None = None  # of a node among others, which has joined
         self._workers: WorkerVolumes | None = None
         self._started = False
         self._journals: dict[str, MigrationLog] = {}  # of migrations that are to be resumed
         self._by_lun: dict[int, Volume] = {}
-        self.cleanup = Cleanup(data, self.workers, log)
+        self.shared: SharedCatalog | None = None  # of a node among others
+        self.follow: Callable[[dict[str, VolumeRecord]], Awaitable[None]] | None = None
+        self.cleanup = Cleanup(data, self.workers, log, self._forgotten)
         self.migrations = Migrations(data, pool, log, self.cleanup.begin)
 
     # --- their life -------------------------------------------------------------------------------
@@ -78,14 +86,23 @@ class Volumes:
 
         Raises ConfigError, DataDirError or OSError.
         """
+        if self.shared is not None:
+            await self._join_catalog(self.shared)
         for lun, wanted in enumerate(self._config.volumes):
             size = wanted.size_bytes if wanted.path is None else image_bytes(wanted)
             assert size is not None, "a volume has a size or a path"
             addresses = [str(address) for address in self._config.workers]
-            record = self.data.prepare(wanted, size, addresses)
+            if self.shared is not None:
+                make = partial(self.data.prepare, wanted, size, addresses)
+                record = await self.shared.settle(wanted.name, make)
+                _check_shared(wanted, record)
+            else:
+                record = self.data.prepare(wanted, size, addresses)
             self.add(lun, self.open(wanted.name, record, wanted.readonly))
         if all_volumes:
             self._open_created()
+        if self.shared is not None and self.follow is not None:
+            self.shared.follow = self.follow
         self._started = True
         if self._workers is not None:
             await self._workers.start()
@@ -94,6 +111,20 @@ class Volumes:
                 if volume.name in self._journals:
                     self.migrations.start(volume, self._journals.pop(volume.name))
             self.cleanup.begin()
+
+    async def _join_catalog(self, shared: SharedCatalog) -> None:
+        """Have what the other nodes have, and let them have what is here."""
+        await shared.open()
+        records = await shared.load()
+        for name, record in records.items():
+            shared.adopt(name, record)
+        for name, record in self.data.volumes.items():
+            if name in records or name in self.configured:
+                continue
+            if record.shared:
+                self.data.drop(name)
+            elif record.workers is not None and not record.deleting:
+                await shared.settle(name, partial(_itself, record))
 
     def _open_created(self) -> None:
         for name, record in self.data.volumes.items():
@@ -141,11 +172,15 @@ class Volumes:
             prepare_grpc()
             from target.worker_volumes import WorkerVolumes  # gRPC: not without need
 
-            identity = begin_epoch(self.data.path, os.urandom(NODE_ID_BYTES).hex())
+            identity = self.identity or begin_epoch(self.data.path, os.urandom(NODE_ID_BYTES).hex())
             self._workers = WorkerVolumes(self._config, self.data, identity, self._log)
             if self._started:
                 self._workers.begin()
         return self._workers
+
+    async def _forgotten(self, name: str) -> None:
+        if self.shared is not None:
+            await self.shared.forget(name)
 
     def add(self, lun: int, volume: Volume) -> None:
         """Show a volume to initiators."""
@@ -154,7 +189,9 @@ class Volumes:
             port_designators=self._port_designators,
             defer=asyncio.get_running_loop().call_soon,
         )
-        self._bus.add(lun, disk)
+        unit = self._bus.add(lun, disk)
+        if self.clustering is not None:
+            self.clustering.gate(volume, unit, self.workers())
         self._by_lun[lun] = volume
 
     def grown(self, lun: int, size_bytes: int) -> None:
@@ -171,6 +208,8 @@ class Volumes:
         gone = asyncio.Event()
         self._bus.remove(lun, gone.set)
         await gone.wait()  # a store answers, or its I/O reaches its deadline
+        if self.clustering is not None:
+            await self.clustering.ungate(volume)
         volume.close()
 
     async def flush(self) -> None:
@@ -264,3 +303,16 @@ class Volumes:
                 WorkerInfo(address=p.address, served=False, reason=gone) for p in record.workers
             ]
         return self._workers.infos(self._by_lun[lun])
+
+
+def _itself(record: VolumeRecord) -> VolumeRecord:
+    return record
+
+
+def _check_shared(wanted: VolumeConfig, record: VolumeRecord) -> None:
+    """What is configured here against what the nodes have in common.  Raises DataDirError."""
+    if record.block_bytes != wanted.block_bytes:
+        raise DataDirError(
+            f"volume {wanted.name} has blocks of {record.block_bytes} bytes,"
+            f" not {wanted.block_bytes}"
+        )

@@ -11,9 +11,10 @@ import itertools
 import random
 import time
 import uuid as uuids
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from target.block.failover import Failover
 from target.block.layout import Layout, MovingLayout
@@ -31,6 +32,8 @@ from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
 from target.identity import NodeIdentity
 from target.logs import Log
 from target.volume_info import WorkerInfo
+
+FENCE_RETRY_SECONDS: Final = 0.2
 
 
 class WorkerVolumes:
@@ -182,6 +185,25 @@ class WorkerVolumes:
         seconds = self._config.worker_wait_seconds
         reasons = await asyncio.gather(*(s.wait_open(seconds) for s in _stores(volume)))
         return next(filter(None, reasons), "")
+
+    def fencer(self, volume: Volume) -> Callable[[str, int], Awaitable[None]]:
+        """A function of (node, epoch) that returns when all workers of ``volume`` refuse it."""
+
+        async def at_one(store: RemoteStore, node: str, epoch: int) -> None:
+            while True:
+                try:
+                    await store.link.fence(node, epoch)
+                    return
+                except (WorkerGone, ShareRefused) as exc:
+                    self._log.debug(
+                        "not fenced yet", worker=str(store.link.address), reason=str(exc)
+                    )
+                await asyncio.sleep(FENCE_RETRY_SECONDS)
+
+        async def fence(node: str, epoch: int) -> None:
+            await asyncio.gather(*(at_one(store, node, epoch) for store in _stores(volume)))
+
+        return fence
 
     async def grow(self, volume: Volume, size: int) -> None:
         """Make all shares of ``volume`` larger.

@@ -187,6 +187,18 @@ class WorkerChannel:
         )
         _check(await _called(self._control.Evict(request, timeout=seconds)))
 
+    async def fence(self, node: str, epoch: int, seconds: float) -> None:
+        """Have the worker refuse that epoch of a node, and wait until nothing of it runs there.
+
+        Raises WorkerGone where that is not known.
+        """
+        request = pb.FenceRequest(
+            fence=pb.NodeFence(node=node, epoch=epoch), timeout_ms=int(seconds * 1000)
+        )
+        answer = await _called(self._control.Fence(request, timeout=seconds + _LIMIT))
+        if STATUS_FROM_WIRE.get(answer.status) is not StoreStatus.OK:
+            raise WorkerGone(answer.detail[:DETAIL_CHARS_MAX] or "it could not")
+
     async def delete_volume(self, uuid: bytes) -> None:
         """Remove a share and its data; one that is not there is as good."""
         request = pb.DeleteVolumeRequest(uuid=uuid)

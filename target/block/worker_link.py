@@ -38,6 +38,7 @@ FIRST_ANSWER_SECONDS_MAX: Final = 10.0
 PROBE_SECONDS: Final = 1.0
 PROBE_SECONDS_MAX: Final = 3.0  # without an answer for so long, it is gone
 EXPIRY_SECONDS: Final = 0.1  # how late a deadline may be noticed
+FENCE_SECONDS: Final = 5.0  # for what runs at the worker to end
 GATHER_SECONDS: Final = 0.005  # the most that an I/O waits for others to go with
 
 
@@ -174,6 +175,17 @@ class WorkerLink:
         if self.channel is None:
             raise WorkerGone(self.reason)
         await self.channel.evict(store_id, instance, EVICT_SECONDS)
+
+    async def fence(self, node: str, epoch: int) -> None:
+        """Have the worker refuse an epoch of another node, for good; nothing of it runs there then.
+
+        Raises WorkerGone where that is not known.
+        """
+        if self.channel is None:
+            if self.out:
+                return  # shut out of its store itself, whatever it has of that node
+            raise WorkerGone(self.reason)
+        await self.channel.fence(node, epoch, FENCE_SECONDS)
 
     def cut(self, reason: str) -> None:
         """Give the connection up, at once; another one follows."""

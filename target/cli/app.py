@@ -86,6 +86,27 @@ def serve(
         str | None,
         flag("Workers", "What a command is told then. [default: busy]", "busy|not-ready"),
     ] = None,
+    redis: Annotated[
+        str | None,
+        flag(
+            "Cluster",
+            "Serve the disks together with other nodes, by this Redis. Shows in ps: see "
+            "LUNMESH_REDIS.",
+            "URL",
+        ),
+    ] = None,
+    node_id: Annotated[
+        str | None,
+        flag("Cluster", "This node's name among them. [default: one that data-dir keeps]", "ID"),
+    ] = None,
+    lease: Annotated[
+        str | None,
+        flag("Cluster", "A node that is silent for so long is shut out. [default: 5]", "SECONDS"),
+    ] = None,
+    cluster_wait: Annotated[
+        str | None,
+        flag("Cluster", "How long a command waits for other nodes. [default: 5]", "SECONDS"),
+    ] = None,
     admin: Annotated[
         str | None,
         flag(
@@ -174,6 +195,10 @@ def serve(
         worker_timeout=number("worker-timeout", worker_timeout, float),
         worker_wait=number("worker-wait", worker_wait, float),
         worker_away=given(worker_away),
+        redis=given(redis),
+        node_id=given(node_id),
+        lease=number("lease", lease, float),
+        cluster_wait=number("cluster-wait", cluster_wait, float),
         admin=given(admin),
         buffer_memory=given(buffer_memory),
         chap=given(chap),

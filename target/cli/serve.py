@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import uvloop
@@ -10,6 +11,7 @@ from target import logs
 from target.cli.errors import CliError
 from target.cli.process import check_memory, stop_event
 from target.cli.ready import ready_text
+from target.cluster.registry import RegistryAway
 from target.config import Portal, ServeConfig
 from target.datadir import DataDirError
 from target.node import Node
@@ -21,24 +23,35 @@ def run_serve(config: ServeConfig) -> None:
     log = logs.configure(config.log_level, config.log_format)
     try:
         uvloop.run(_serve(config, log))
-    except DataDirError as exc:
+    except (DataDirError, RegistryAway) as exc:
         raise CliError(str(exc)) from exc
 
 
 async def _serve(config: ServeConfig, log: logs.Log) -> None:
     stop = stop_event(log)
+    for note in config.notes:
+        log.warning(note)
+    while not stop.is_set():
+        await _serve_one_life(config, log, stop)
+    log.info("stopped")
+
+
+async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Event) -> None:
+    """Until told to stop, or until the other nodes have shut this one out."""
     node = Node(config, log)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.stop)
         await node.start()
         admin = await _start_admin(node, config, log, stack)
-        for note in config.notes:
-            log.warning(note)
         if not stop.is_set():
             with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
                 print(ready_text(node.ready, config, admin), flush=True)
-        await stop.wait()
-    log.info("stopped")
+        ends = [asyncio.ensure_future(event.wait()) for event in (stop, node.fenced)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+    if not stop.is_set():
+        log.warning("starting anew: the commands of before are over, sessions begin again")
 
 
 async def _start_admin(

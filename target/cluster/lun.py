@@ -36,7 +36,6 @@ from target.scsi.gate import Gate
 from target.scsi.unit_events import UnitEvent, decode_event, encode_event
 
 if TYPE_CHECKING:
-    from target.scsi.bus import LogicalUnit
     from target.scsi.request import SCSIRequest
 
 ENTRIES_MAX: Final = 1000  # in one call
@@ -58,6 +57,19 @@ class Log(Protocol):
 
     def error(self, event: str, **fields: object) -> object:
         """As structlog has it."""
+
+
+class Unit(Protocol):
+    """What commands and events are for: a ``LogicalUnit``, as a rule."""
+
+    def admit(self, req: SCSIRequest) -> None:
+        """A command may run."""
+
+    def turn_away(self, req: SCSIRequest) -> None:
+        """A command may not run, and its initiator is to try again."""
+
+    def happened(self, event: UnitEvent, done: Callable[[], None]) -> None:
+        """Do what another node says; ``done()`` when that is over."""
 
 
 class Host(Protocol):
@@ -109,7 +121,7 @@ class LunTracker(Gate):
         self,
         host: Host,
         lun: str,
-        unit: LogicalUnit,
+        unit: Unit,
         fence_workers: Callable[[str, int], Awaitable[None]],
         *,
         load: Callable[[], Awaitable[None]] | None = None,
@@ -118,6 +130,7 @@ class LunTracker(Gate):
         self.unit = unit
         self.attached: dict[str, Attachment] = {}  # as far as is known
         self.opened = False
+        self._open = asyncio.Event()
         self._host = host
         self._fence_workers = fence_workers
         self._load = load
@@ -146,26 +159,28 @@ class LunTracker(Gate):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def stop(self) -> None:
-        """Serve it no more.  Nothing may be in flight.  Raises RegistryAway."""
-        assert not self._passages, "stopped with commands in flight"
-        await self._abandon()
-        try:
-            await self._host.registry.detach(self.lun, self._host.id, self._host.epoch)
-        except StaleNode:
-            return
+    async def wait_open(self) -> None:
+        """Wait until it can be served."""
+        await self._open.wait()
 
-    async def _abandon(self) -> None:
+    async def stop(self) -> None:
+        """Serve it no more.  Raises RegistryAway.
+
+        If commands are in flight still, it counts as served until this life of the node is fenced.
+        """
+        in_flight = bool(self._passages)
+        await self.abandon()
+        if not in_flight:
+            await self._host.registry.detach(self.lun, self._host.id, self._host.epoch)
+
+    async def abandon(self) -> None:
+        """Serve it no more, without a word."""
         if self._expiry is not None:
             self._expiry.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def abandon(self) -> None:
-        """The node has been fenced: the registry is not asked any more."""
-        await self._abandon()
 
     # --- the gate ---------------------------------------------------------------------------------
 
@@ -209,6 +224,11 @@ class LunTracker(Gate):
             self._expire_later()
 
     @property
+    def busy(self) -> bool:
+        """Whether commands are in flight."""
+        return bool(self._passages)
+
+    @property
     def blocked(self) -> bool:
         """Whether something waits for another node."""
         return self._telling > 0 or any(p.waits and p.registered for p in self._passages.values())
@@ -245,6 +265,7 @@ class LunTracker(Gate):
         if self._load is not None:
             await self._load()
         self.opened = True
+        self._open.set()
 
     async def _submit(self) -> None:
         """One call: what has ended, and what has come."""

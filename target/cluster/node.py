@@ -17,9 +17,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from target.cluster.lun import Log, LunTracker
+from target.cluster.lun import Log, LunTracker, Unit
 from target.cluster.registry import Event, Member, Notices, Registry, RegistryAway, StaleNode
-from target.scsi.bus import LogicalUnit
 
 RENEWALS: Final = 4  # in the time of a lease
 MARGIN: Final = 0.1  # of a lease: clocks may go at rates that differ by so much
@@ -89,14 +88,16 @@ class ClusterNode(Notices):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
+            busy = False
             for tracker in self._trackers.values():
+                busy = busy or tracker.busy
                 if self.over:
                     await tracker.abandon()
                 else:
                     await tracker.stop()
-            if not self.over:
+            if not self.over and not busy:
                 await self.registry.leave(self.id, self.epoch)
-        except RegistryAway as exc:
+        except (RegistryAway, StaleNode) as exc:
             # The others find the lease over, and do what is to be done.
             self.log.warning("left without a word", reason=str(exc))
             for tracker in self._trackers.values():
@@ -105,7 +106,7 @@ class ClusterNode(Notices):
     def track(
         self,
         lun: str,
-        unit: LogicalUnit,
+        unit: Unit,
         fence_workers: Callable[[str, int], Awaitable[None]],
         load: Callable[[], Awaitable[None]] | None = None,
     ) -> LunTracker:

@@ -44,31 +44,6 @@ class Log(Protocol):
         """As structlog has it."""
 
 
-class RedisUrlError(ValueError):
-    """A URL that names no Redis; one line."""
-
-
-def check_url(url: str) -> None:
-    """Raises RedisUrlError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster"):
-        raise RedisUrlError(
-            "must be redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-        )
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise RedisUrlError("unix:// needs the path of a socket")
-        return
-    try:
-        addresses = _addresses(parts.netloc)
-    except ValueError:
-        raise RedisUrlError("must have HOST:PORT") from None
-    if parts.scheme == "redis+sentinel" and not parts.path.strip("/"):
-        raise RedisUrlError("redis+sentinel://HOST:PORT,…/SERVICE needs the service's name")
-    if parts.scheme in ("redis", "rediss") and len(addresses) != 1:
-        raise RedisUrlError("has one HOST:PORT; several are for redis+sentinel or redis+cluster")
-
-
 def _addresses(netloc: str) -> list[tuple[str, int]]:
     found = []
     for one in netloc.rpartition("@")[2].split(","):
@@ -80,7 +55,7 @@ def _addresses(netloc: str) -> list[tuple[str, int]]:
 
 
 def make_client(url: str) -> aioredis.Redis | aioredis.RedisCluster:
-    """A client of redis-py for a checked URL."""
+    """A client of redis-py for a URL that target/config/cluster.py has checked."""
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
         return aioredis.Redis.from_url(url, max_connections=4, **_OPTIONS)

@@ -9,6 +9,7 @@ from typing import Any
 
 from target.block.pool import POOL_BYTES_MIN
 from target.config.chap import chap_users, mutual_chap
+from target.config.cluster import ENV_REDIS, check_volumes, cluster
 from target.config.merge import Merged, Source, file_source, flag_source
 from target.config.model import (
     ADMIN_PORT_DEFAULT,
@@ -49,7 +50,11 @@ def load_serve_config(
     """The configuration that a node starts with, or :class:`ConfigError`."""
     here = Path()
     sources = [flag_source(flags)]
-    for variable, name in ((ENV_CHAP, "chap"), (ENV_MUTUAL_CHAP, "mutual-chap")):
+    for variable, name in (
+        (ENV_CHAP, "chap"),
+        (ENV_MUTUAL_CHAP, "mutual-chap"),
+        (ENV_REDIS, "redis"),
+    ):
         text = (environ or {}).get(variable, "")
         if text.strip():
             value: Any = text.split() if name == "chap" else text.strip()
@@ -83,6 +88,7 @@ def _build(merged: Merged) -> ServeConfig:
         worker_timeout_seconds=merged.one("worker-timeout", seconds(1), 10.0),
         worker_wait_seconds=merged.one("worker-wait", seconds(0), 10.0),
         worker_away=merged.one("worker-away", choice(WorkerAway), "busy"),
+        cluster=cluster(merged),
         admin=_admin(merged),
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
         chap=chap,
@@ -122,6 +128,7 @@ def _volumes(merged: Merged) -> tuple[VolumeConfig, ...]:
     # The same image under two names would be two disks that corrupt one another.
     images = [os.path.realpath(volume.path) for volume in volumes if volume.path is not None]
     merged.check_unique("volume", images)
+    check_volumes(merged, volumes)
     return volumes
 
 

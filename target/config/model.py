@@ -49,6 +49,18 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True):
     readonly: bool = False
 
 
+class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a node shares its volumes with others."""
+
+    url: str  # of Redis; has a password in it, perhaps
+    node_id: str | None  # None: the one that the data directory keeps
+    lease_seconds: float
+    wait_seconds: float  # of a command, for Redis and for commands of other nodes
+
+    def __repr__(self) -> str:
+        return f"ClusterConfig(node_id={self.node_id!r}, lease_seconds={self.lease_seconds})"
+
+
 class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that ``lunmesh serve`` may be told."""
 
@@ -62,6 +74,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     worker_timeout_seconds: float  # of one I/O, retries and all
     worker_wait_seconds: float  # at start, for workers to come
     worker_away: WorkerAway  # what a command is told when that time is over
+    cluster: ClusterConfig | None  # None: alone
     admin: Portal | None  # where the admin API listens; None: nowhere
     buffer_memory_bytes: int
     chap: tuple[ChapUser, ...]  # who may log in; empty: everybody

@@ -39,6 +39,10 @@ class Options(
     worker_timeout: float | UnsetType = UNSET
     worker_wait: float | UnsetType = UNSET
     worker_away: str | UnsetType = UNSET
+    redis: str | UnsetType = UNSET
+    node_id: str | UnsetType = UNSET
+    lease: float | UnsetType = UNSET
+    cluster_wait: float | UnsetType = UNSET
     admin: str | UnsetType = UNSET
     buffer_memory: Size | UnsetType = UNSET
     chap: str | list[str] | UnsetType = UNSET

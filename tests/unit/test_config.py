@@ -103,6 +103,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         worker_timeout_seconds=20,
         worker_wait_seconds=0,
         worker_away="not-ready",
+        cluster=None,
         admin=Portal("127.0.0.1", 3281),
         buffer_memory_bytes=64 << 20,
         chap=config.chap,

@@ -1,0 +1,103 @@
+"""A node's place among others, put together from its configuration.
+
+Part of the composition root; in a module of its own because redis-py costs start-up time that a
+node alone need not pay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from target.block.volume import Volume
+from target.cluster.node import ClusterNode
+from target.cluster.redis_registry import RedisRegistry
+from target.cluster.registry import Notices, Registry, RegistryAway
+from target.config.model import ClusterConfig
+from target.datadir import DataDir
+from target.identity import NodeIdentity
+from target.logs import Log
+from target.scsi.bus import LogicalUnit
+from target.shared_catalog import SharedCatalog
+from target.worker_volumes import WorkerVolumes
+
+JOIN_SECONDS: Final = 10.0  # how long a start waits for Redis
+JOIN_RETRY_SECONDS: Final = 0.5
+
+
+class MemberInfo(msgspec.Struct, frozen=True):
+    """Where a node can be reached."""
+
+    portals: list[str]  # as SendTargets has them
+
+
+class Clustering:
+    """The node ``identity.id``; ``identity.epoch`` is the last one that it knows to have had."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        identity: NodeIdentity,
+        data: DataDir,
+        log: Log,
+        on_fenced: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._registry: RedisRegistry | None = None
+        self._floor = identity.epoch
+        self._id = config.node_id or identity.id
+        self.node = ClusterNode(
+            self._make_registry,
+            self._id,
+            lease_seconds=config.lease_seconds,
+            wait_seconds=config.wait_seconds,
+            clock=time.monotonic,
+            wall=time.time,
+            log=log,
+            on_fenced=on_fenced,
+        )
+        self.catalog = SharedCatalog(self.node, data, log)
+
+    def _make_registry(self, notices: Notices) -> Registry:
+        assert self._registry is None, "once"
+        url = self._config.url
+        self._registry = RedisRegistry(url, self._id, notices, self._log)
+        return self._registry
+
+    async def join(self, portals: list[str]) -> NodeIdentity:
+        """Become a member; the epoch of this life.  Raises RegistryAway."""
+        assert self._registry is not None, "made with the node"
+        info = msgspec.json.encode(MemberInfo(portals)).decode()
+        deadline = time.monotonic() + JOIN_SECONDS
+        while True:
+            try:
+                await self.node.join(self._floor, info)
+                break
+            except RegistryAway as exc:
+                if time.monotonic() > deadline:
+                    raise RegistryAway(f"cannot join the other nodes: {exc}") from exc
+                await asyncio.sleep(JOIN_RETRY_SECONDS)
+        await self._registry.start()
+        self.node.start()
+        self._log.info("joined", node=self.node.id, epoch=self.node.epoch, number=self.node.number)
+        return NodeIdentity(id=self.node.id, epoch=self.node.epoch)
+
+    def gate(self, volume: Volume, unit: LogicalUnit, workers: WorkerVolumes) -> None:
+        """Serve ``unit`` together with the others."""
+        unit.gate = self.node.track(volume.uuid.hex, unit, workers.fencer(volume))
+
+    async def ungate(self, volume: Volume) -> None:
+        """The volume is gone from this node; nothing of it is in flight."""
+        await self.node.untrack(volume.uuid.hex)
+
+    async def stop(self) -> None:
+        """Leave."""
+        await self.catalog.close()
+        await self.node.stop()
+        assert self._registry is not None, "made with the node"
+        await self._registry.close()

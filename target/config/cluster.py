@@ -1,0 +1,77 @@
+"""The options of a node that is one of several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from target.config.merge import Merged
+from target.config.model import ClusterConfig, VolumeConfig
+from target.config.scalars import seconds
+
+ENV_REDIS = "LUNMESH_REDIS"
+LEASE_SECONDS_DEFAULT = 5.0
+WAIT_SECONDS_DEFAULT = 5.0
+
+_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+
+
+def cluster(merged: Merged) -> ClusterConfig | None:
+    """None without ``redis``; the other options need it."""
+    url = merged.one("redis", _url, None)
+    if url is None:
+        for name in ("node-id", "lease", "cluster-wait"):
+            if merged.source(name) is not None:
+                raise merged.fail(name, "needs redis")
+        return None
+    return ClusterConfig(
+        url=url,
+        node_id=merged.one("node-id", _node_id, None),
+        lease_seconds=merged.one("lease", seconds(1), LEASE_SECONDS_DEFAULT),
+        wait_seconds=merged.one("cluster-wait", seconds(0.1), WAIT_SECONDS_DEFAULT),
+    )
+
+
+def check_volumes(merged: Merged, volumes: Sequence[VolumeConfig]) -> None:
+    """What several nodes serve must be where all of them reach it.  Raises ConfigError."""
+    if merged.source("redis") is None:
+        return
+    if merged.source("worker") is None:
+        raise merged.fail("redis", "needs worker: other nodes do not reach disks of this machine")
+    for volume in volumes:
+        if volume.path is not None:
+            raise merged.fail(
+                "volume", f"{volume.name} is an image, which other nodes do not reach"
+            )
+
+
+def _node_id(given: str) -> str:
+    if not _NODE_ID.fullmatch(given):
+        raise ValueError(f"must be letters, digits, '.', '_' and '-', at most 63, not {given!r}")
+    return given
+
+
+def _url(given: str) -> str | None:
+    """Whether it can be one is said here; the rest when it is used.  Never repeated: secrets."""
+    parts = urlsplit(given)
+    if parts.scheme not in _SCHEMES:
+        raise ValueError(f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ValueError("unix:// needs the path of a socket")
+        return given
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    try:
+        named = [urlsplit(f"//{host}") for host in hosts]
+        bad = any(not one.hostname or one.port == 0 for one in named)
+    except ValueError:
+        bad = True
+    if bad:
+        raise ValueError("must have HOST or HOST:PORT behind ://")
+    if parts.scheme in ("redis", "rediss") and len(hosts) > 1:
+        raise ValueError("takes one HOST:PORT: several are for redis+sentinel and redis+cluster")
+    if parts.scheme == "redis+sentinel" and not parts.path.strip("/"):
+        raise ValueError("redis+sentinel://HOST:PORT,.../SERVICE needs the service's name")
+    return given

@@ -1,0 +1,87 @@
+"""The options of a node that is one of several."""
+
+from __future__ import annotations
+
+import pytest
+
+from target.config import ConfigError, Options, load_serve_config
+from target.config.model import ClusterConfig, ServeConfig
+
+
+def load(**options: object) -> ServeConfig:
+    return load_serve_config(Options(**options))  # type: ignore[arg-type]
+
+
+def test_a_node_is_alone_by_default() -> None:
+    assert load().cluster is None
+
+
+def test_all_of_them() -> None:
+    url = "rediss://alice:hush@redis:6380/0"
+    config = load(redis=url, worker=["w:1"], node_id="node-1", lease=4.0, cluster_wait=2.5)
+    assert config.cluster == ClusterConfig(
+        url=url, node_id="node-1", lease_seconds=4, wait_seconds=2.5
+    )
+    assert "hush" not in repr(config)
+
+
+def test_the_url_may_come_from_the_environment() -> None:
+    flags = Options(worker=["w:1"])
+    config = load_serve_config(flags, environ={"LUNMESH_REDIS": "redis://r"})
+    assert config.cluster == ClusterConfig(
+        url="redis://r", node_id=None, lease_seconds=5, wait_seconds=5
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://h:1/3",
+        "rediss://u:p@h:1",
+        "unix:///run/redis.sock",
+        "redis://[::1]:7",
+        "redis+sentinel://a:1,b:2,c/main",
+        "redis+cluster://a,b:2",
+    ],
+)
+def test_urls(url: str) -> None:
+    assert load(redis=url, worker=["w:1"]).cluster is not None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "h:1",
+        "http://h",
+        "unix://",
+        "redis://",
+        "redis://h:port",
+        "redis://h:99999",
+        "redis://a,b",
+        "redis+sentinel://a:1",
+        "redis+cluster://a:1,:2",
+    ],
+)
+def test_what_is_no_url(url: str) -> None:
+    with pytest.raises(ConfigError, match="redis"):
+        load(redis=url, worker=["w:1"])
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"node_id": "a"}, "node-id: needs redis"),
+        ({"lease": 3.0}, "lease: needs redis"),
+        ({"cluster_wait": 3.0}, "cluster-wait: needs redis"),
+        ({"redis": "redis://h"}, "needs worker"),
+        ({"redis": "redis://h", "worker": ["w:1"], "node_id": "a b"}, "node-id"),
+        ({"redis": "redis://h", "worker": ["w:1"], "node_id": "x" * 64}, "node-id"),
+        ({"redis": "redis://h", "worker": ["w:1"], "lease": 0.5}, "lease"),
+        ({"redis": "redis://h", "worker": ["w:1"], "volume": ["a=/dev/null"]}, "image"),
+    ],
+)
+def test_what_does_not_go_together(options: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load(**options)
