@@ -5,7 +5,9 @@ Rules:
 1. A command that changes blocks runs when the registry has it and every overlapping one of another
    node that came before it has ended.  Others are registered, and wait for nobody.
 2. What has gathered while the last call was under way goes in the next one: one call at a time for
-   a unit, however many commands.  A command that came and went meanwhile is in none.
+   a unit, however many commands.  A command that came and went meanwhile is in none.  The
+   end of one waits ``SETTLE_SECONDS`` for more to go with, a
+   read ``READ_SECONDS``.
 3. Nothing runs without a lease.  A command waits ``wait_seconds`` at most, for the lease, for the
    registry and for others together; then it is turned away, and its initiator tries again.
 4. A command that has ended is told until the registry has heard it.
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 ENTRIES_MAX: Final = 1000  # in one call
 RETRY_SECONDS: Final = 0.1
+SETTLE_SECONDS: Final = 0.001
+READ_SECONDS: Final = 0.01
 EXPIRY_SECONDS: Final = 0.25  # how late the end of a wait may be noticed
 LBA_MAX: Final = 1 << 53  # what Lua can tell apart
 
@@ -140,6 +144,7 @@ class LunTracker(Gate):
         self._new: deque[_Passage] = deque()
         self._settled: deque[int] = deque()
         self._dirty = asyncio.Event()
+        self._linger: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._heard = 0  # the last event that has been taken up
         self._events: deque[Event] = deque()
@@ -175,8 +180,9 @@ class LunTracker(Gate):
 
     async def abandon(self) -> None:
         """Serve it no more, without a word."""
-        if self._expiry is not None:
-            self._expiry.cancel()
+        for timer in (self._expiry, self._linger):
+            if timer is not None:
+                timer.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -190,10 +196,12 @@ class LunTracker(Gate):
         passage = _Passage(next(self._sequences), req, exclusive, 0.0)
         self._passages[req] = passage
         self._new.append(passage)
-        self._dirty.set()
         if not exclusive and (kind is Kind.INFORM or (self.opened and host.leased)):
             passage.waits = False
+            if self._linger is None:
+                self._soon(READ_SECONDS)
             return True
+        self._dirty.set()
         passage.deadline = host.clock() + host.wait_seconds
         if self._expiry is None:
             self._expire_later()
@@ -205,7 +213,21 @@ class LunTracker(Gate):
         if passage.registered:
             del self._by_sequence[passage.sequence]
             self._settled.append(passage.sequence)
-            self._dirty.set()
+            if len(self._settled) == 1:
+                self._soon(SETTLE_SECONDS if passage.exclusive else READ_SECONDS)
+
+    def _soon(self, seconds: float) -> None:
+        """There is something to tell, in so long at the latest."""
+        loop = asyncio.get_running_loop()
+        if self._linger is not None:
+            if self._linger.when() <= loop.time() + seconds:
+                return
+            self._linger.cancel()
+        self._linger = loop.call_later(seconds, self._lingered)
+
+    def _lingered(self) -> None:
+        self._linger = None
+        self._dirty.set()
 
     def _pass(self, passage: _Passage) -> None:
         passage.waits = False
@@ -243,7 +265,8 @@ class LunTracker(Gate):
             while True:
                 await self._dirty.wait()
                 self._dirty.clear()
-                await self._host.until_leased()
+                if not self._host.leased:
+                    await self._host.until_leased()
                 while self._settled or self._new:
                     await self._submit()
         except StaleNode:

@@ -14,9 +14,10 @@ from collections import deque
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import hiredis
 import redis.asyncio as aioredis
 from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from target.cluster.registry import RegistryAway, StaleNode
 
@@ -78,8 +79,99 @@ def make_client(url: str) -> aioredis.Redis | aioredis.RedisCluster:
     return aioredis.RedisCluster(startup_nodes=nodes, **options)
 
 
+class _Wire(asyncio.Protocol):
+    """Commands and answers on a connection that has been set up."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.gone = False
+        self._transport = transport
+        self._reader = hiredis.Reader(replyError=_error)
+        self._asked: deque[asyncio.Future[Any]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes] = []
+        self._answered = 0
+        self._watch: asyncio.TimerHandle | None = None
+        transport.set_protocol(self)
+
+    def ask(self, args: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """The answer, in time."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self.gone:
+            future.set_exception(EOFError("the connection has ended"))
+            return future
+        self._asked.append(future)
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(hiredis.pack_command(args))
+        if self._watch is None:
+            self._watch_later()
+        return future
+
+    def _flush(self) -> None:
+        """All that this wake-up asked for, in one piece."""
+        out, self._out = self._out, []
+        if not self.gone:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _watch_later(self) -> None:
+        answered = self._answered
+
+        def over() -> None:
+            self._watch = None
+            if self._asked:
+                if self._answered == answered:
+                    self.end("does not answer")
+                else:
+                    self._watch_later()
+
+        self._watch = self._loop.call_later(ANSWER_SECONDS, over)
+
+    def data_received(self, data: bytes) -> None:
+        reader, asked = self._reader, self._asked
+        reader.feed(data)
+        try:
+            while (answer := reader.gets()) is not False:
+                self._answered += 1
+                future = asked.popleft()
+                if future.done():
+                    continue
+                if isinstance(answer, ResponseError):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+        except (hiredis.ProtocolError, IndexError) as exc:
+            self.end(f"talks nonsense: {exc}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(str(exc) if exc is not None else "the connection has ended")
+
+    def eof_received(self) -> bool:
+        return False
+
+    def end(self, reason: str) -> None:
+        """No more: what was asked is answered by that."""
+        if self.gone:
+            return
+        self.gone = True
+        if self._watch is not None:
+            self._watch.cancel()
+        self._transport.abort()
+        while self._asked:
+            future = self._asked.popleft()
+            if not future.done():
+                future.set_exception(EOFError(reason))
+
+
+def _error(text: str) -> ResponseError:
+    return ResponseError(text)
+
+
 class RedisLink:
-    """Commands to Redis.  ``library``: the source of the functions that are called."""
+    """Commands to Redis.  ``library``: the source of the functions that are called.
+
+    The connection is redis-py's, as it connects and authenticates; what is asked and answered on it
+    goes past redis-py's streams, which cost more than all the rest.
+    """
 
     def __init__(self, url: str, library: str, log: Log) -> None:
         self._url = url
@@ -87,12 +179,9 @@ class RedisLink:
         self._log = log
         self._client = make_client(url)
         self._spread = isinstance(self._client, aioredis.RedisCluster)
+        self._wire: _Wire | None = None
         self._connection: Any = None
-        self._asked: deque[asyncio.Future[Any]] = deque()
-        self._out: list[bytes] = []
-        self._flushing = False
-        self._connecting: asyncio.Task[None] | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[_Wire] | None = None
         self._loading = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -102,112 +191,61 @@ class RedisLink:
 
     async def execute(self, *args: Any) -> Any:
         """One command.  Raises RegistryAway or StaleNode."""
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await self._execute(*args)
-        except TimeoutError:
-            self._lost("does not answer")
-            raise RegistryAway("Redis does not answer") from None
-
-    async def _execute(self, *args: Any) -> Any:
         for attempt in range(2):
             try:
-                return await self._once(*args)
+                return await self._once(args)
             except ResponseError as exc:
                 text = str(exc)
                 if text.startswith(STALE):
                     raise StaleNode("this epoch of this node is over") from None
-                if isinstance(exc, NoScriptError) or "Function not found" in text:
-                    if attempt == 0:
-                        await self._load()
-                        continue
-                self._lost(text)
-                raise RegistryAway(f"Redis: {text}") from exc
-            except (RedisError, OSError, EOFError) as exc:
-                self._lost(str(exc))
+                if "Function not found" not in text or attempt:
+                    self._lost()
+                    raise RegistryAway(f"Redis: {text}") from exc
+            except (RedisError, OSError, EOFError, TimeoutError) as exc:
+                self._lost()
                 raise RegistryAway(f"Redis: {exc}" if str(exc) else "Redis is away") from exc
-        raise RegistryAway("Redis has lost its functions again")
+            await self._load()
+        raise AssertionError("the second attempt ends")
 
-    async def _once(self, *args: Any) -> Any:
+    async def _once(self, args: tuple[Any, ...]) -> Any:
         if self._spread:
-            return await self._client.execute_command(*args)
-        if self._connection is None:
-            await self._connect()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._out.extend(self._connection.pack_command(*args))
-        self._asked.append(future)
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
-        return await future
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._client.execute_command(*args)
+        wire = self._wire
+        if wire is None or wire.gone:
+            wire = await self._connected()
+        return await wire.ask(args)
 
-    def _flush(self) -> None:
-        """All that this wake-up asked for, in one piece."""
-        self._flushing = False
-        out, self._out = self._out, []
-        if self._connection is None or not out:
-            return
-        writer = self._connection._writer
-        if writer is None or writer.is_closing():
-            self._lost("the connection has ended")
-        else:
-            writer.write(b"".join(out))
-
-    async def _connect(self) -> None:
+    async def _connected(self) -> _Wire:
+        """One attempt, whoever asks for it."""
         if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.ensure_future(self._connect_now())
-        await asyncio.shield(self._connecting)
+            self._lost()
+            self._connecting = asyncio.ensure_future(self._connect())
+        return await asyncio.shield(self._connecting)
 
-    async def _connect_now(self) -> None:
-        assert isinstance(self._client, aioredis.Redis), "a cluster has its own connections"
-        pool: Any = self._client.connection_pool
+    async def _connect(self) -> _Wire:
+        pool: Any = self._client.connection_pool  # type: ignore[union-attr]  # not a cluster
         connection = pool.make_connection()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await connection.connect()
-        except TimeoutError:
-            await closed(connection)
-            raise RegistryAway("Redis cannot be reached") from None
         except BaseException:
             await closed(connection)
             raise
         self._connection = connection
-        self._reader = asyncio.ensure_future(self._read(connection))
+        self._wire = _Wire(connection._writer.transport)
+        return self._wire
 
-    async def _read(self, connection: Any) -> None:
-        asked = self._asked
-        try:
-            while True:
-                answer = await connection.read_response(disconnect_on_error=False)
-                future = asked.popleft()
-                if not future.done():
-                    future.set_result(answer)
-        except ResponseError as exc:
-            future = asked.popleft()
-            if not future.done():
-                future.set_exception(exc)
-            if self._connection is connection:
-                self._reader = asyncio.ensure_future(self._read(connection))
-        except (RedisError, OSError, EOFError) as exc:
-            if self._connection is connection:
-                self._lost(str(exc) or "the connection has ended")
-
-    def _lost(self, reason: str) -> None:
-        """Give the connection up; what was asked on it is answered by that."""
+    def _lost(self) -> None:
+        """Give the connection up."""
+        wire, self._wire = self._wire, None
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
-        asked, self._asked = self._asked, deque()
-        self._out.clear()
-        for future in asked:
-            if not future.done():
-                future.set_exception(RegistryAway(f"Redis: {reason}"))
-        closing = asyncio.ensure_future(closed(connection))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        if wire is not None:
+            wire.end("given up")
+        if connection is not None:
+            closing = asyncio.ensure_future(closed(connection))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def _load(self) -> None:
         async with self._loading:
@@ -215,7 +253,7 @@ class RedisLink:
                 assert isinstance(self._client, aioredis.RedisCluster)
                 await self._client.function_load(self._library, replace=True)
             else:
-                await self._once("FUNCTION", "LOAD", "REPLACE", self._library)
+                await self.execute("FUNCTION", "LOAD", "REPLACE", self._library)
 
     @property
     def client(self) -> aioredis.Redis | aioredis.RedisCluster:
@@ -224,7 +262,7 @@ class RedisLink:
 
     async def close(self) -> None:
         """Hang up."""
-        self._lost("closed")
+        self._lost()
         await closed(self._client)
 
 
