@@ -45,6 +45,7 @@ class Clustering:
         data: DataDir,
         log: Log,
         on_fenced: Callable[[], None],
+        on_stalled: Callable[[], None],
     ) -> None:
         self._config = config
         self._log = log
@@ -60,6 +61,7 @@ class Clustering:
             wall=time.time,
             log=log,
             on_fenced=on_fenced,
+            on_stalled=on_stalled,
         )
         self.catalog = SharedCatalog(self.node, data, log)
 

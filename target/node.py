@@ -124,13 +124,18 @@ class Node:
         from target.clustering import Clustering  # redis-py: not without need
 
         last = last_epoch(self._data.path, os.urandom(ID_BYTES).hex())
-        return Clustering(config, last, self._data, self._log, self.fenced.set)
+        return Clustering(config, last, self._data, self._log, self.fenced.set, self._drop_sessions)
 
     async def _join(self, clustering: Clustering) -> NodeIdentity:
         assert self._data is not None, "opened first"
         identity = await clustering.join([str(portal) for portal in self._config.portals])
         keep_epoch(self._data.path, identity)
         return identity
+
+    def _drop_sessions(self) -> None:
+        """What initiators have sent may be theirs no more: they begin new sessions."""
+        for portal in self._portals:
+            portal.drop_all("this node was stopped for too long")
 
     def _sessions(self) -> int:
         """Initiators that are logged in, discovery aside."""

@@ -8,7 +8,10 @@ Rules:
    cannot renew it.  Its commands are forgotten when the workers refuse its epoch.
 3. Who has just been without the registry may not claim for the time of a lease: the others were
    perhaps without it too, and come back now.
-4. A node that has been shut out (``StaleNode``) ends this life: ``on_fenced`` is called, once.
+4. A node that finds that it has been stopped for half a lease does not know what of its
+   initiators' commands they have given up and sent elsewhere: ``on_stalled`` is called, before it
+   has a lease again.
+5. A node that has been shut out (``StaleNode``) ends this life: ``on_fenced`` is called, once.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class ClusterNode(Notices):
         wall: Callable[[], float],
         log: Log,
         on_fenced: Callable[[], None],
+        on_stalled: Callable[[], None],
     ) -> None:
         self.id = node_id
         self.epoch = 0
@@ -57,6 +61,7 @@ class ClusterNode(Notices):
         self.registry = make_registry(self)
         self.over = False
         self._on_fenced = on_fenced
+        self._on_stalled = on_stalled
         self._leased_until = 0.0
         self._unbroken_since: float | None = None
         self._leased = asyncio.Event()
@@ -149,7 +154,7 @@ class ClusterNode(Notices):
             self._leased.set()
 
     def fenced(self) -> None:
-        """Rule 4."""
+        """Rule 5."""
         if not self.over:
             self.over = True
             self._leased_until = 0.0
@@ -169,7 +174,13 @@ class ClusterNode(Notices):
             except StaleNode:
                 self.fenced()
                 return
-            await asyncio.sleep(max(0.0, interval - (self.clock() - began)))
+            sleeps = max(0.0, interval - (self.clock() - began))
+            wakes = self.clock() + sleeps
+            await asyncio.sleep(sleeps)
+            stopped = self.clock() - wakes
+            if stopped > self.lease_seconds / 2:  # rule 4
+                self.log.warning("this node was stopped", seconds=round(stopped, 1))
+                self._on_stalled()
 
     async def _renew_once(self) -> None:
         troubled = [tracker for tracker in self._trackers.values() if tracker.blocked]
