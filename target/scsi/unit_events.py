@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from target.scsi.reservations.names import NexusName
-from target.scsi.reservations.state import Attention
+from target.scsi.reservations.state import Attention, ReservationState
 
 
 class ResetUnit(msgspec.Struct, frozen=True, tag="reset"):
@@ -27,12 +27,19 @@ class ReservationsChanged(msgspec.Struct, frozen=True, tag="reservations"):
     """
 
     version: int
-    document: bytes
+    state: ReservationState
     attentions: tuple[Attention, ...]
     aborted: tuple[NexusName, ...]
 
 
-UnitEvent = ResetUnit | ClearTaskSet | ReservationsChanged
+class DocumentChanged(msgspec.Struct, frozen=True, tag="document"):
+    """What all nodes keep together has a new version."""
+
+    key: str
+    version: int
+
+
+UnitEvent = ResetUnit | ClearTaskSet | ReservationsChanged | DocumentChanged
 
 
 def encode_event(event: UnitEvent) -> bytes:

@@ -1,4 +1,5 @@
-"""Reservations: who may use a logical unit, for RESERVE/RELEASE and PERSISTENT RESERVE (SPC-4 5.13).
+"""Reservations: who may use a logical unit, by RESERVE/RELEASE and PERSISTENT
+RESERVE (SPC-4 5.13).
 
     names.py        I_T nexuses by name; iSCSI TransportIDs
     state.py        what there is to know of one logical unit; what may run under it

@@ -114,7 +114,7 @@ def attend(nexuses: Iterable[NexusName], sense: Sense) -> tuple[Attention, ...]:
     return tuple(Attention(nexus, sense.asc, sense.ascq) for nexus in nexuses)
 
 
-# --- as bytes ---------------------------------------------------------------------------------------
+# --- as bytes -------------------------------------------------------------------------------------
 
 
 def encode_state(state: ReservationState) -> bytes:

@@ -21,6 +21,9 @@ class ReservationStore(Protocol):
     tries again) or ``StoreError``.  What was asked for may have been done then.
     """
 
+    lasting: bool = True
+    """Whether what is kept outlives the loss of power, where APTPL asks for that."""
+
     @abstractmethod
     def load(self, done: Callable[[Kept | Exception], None]) -> None:
         """What is kept now."""
@@ -33,7 +36,9 @@ class ReservationStore(Protocol):
 
 
 class MemoryStore(ReservationStore):
-    """Kept as long as the process lives: for one node alone, and for tests."""
+    """Kept as long as the process lives."""
+
+    lasting = False
 
     def __init__(self) -> None:
         self.kept = Kept(0, b"")
