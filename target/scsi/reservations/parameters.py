@@ -114,12 +114,12 @@ def _type_of(scope_type: int) -> Type | None:
 
 def _decode_register(action: Action, data: bytes, nexus: Nexus) -> Register:
     existing, new, flags = _BASIC.unpack_from(data)
-    ports = nexus.bus.ports if flags & _ALL_TG_PT else (nexus.bus.port,)
+    ports = nexus.bus.ports if flags & _ALL_TG_PT else ()
     others: tuple[NexusName, ...] | None = None
     if flags & _SPEC_I_PT:
         if action is Action.REGISTER_AND_IGNORE_EXISTING_KEY:
             raise _wrong(SPEC_I_PT_AT, 3)
-        others = _decode_others(data, nexus, ports)
+        others = _decode_others(data, nexus, {nexus.bus.port, *ports})
     elif len(data) != LIST_BYTES:
         raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
     return Register(

@@ -51,15 +51,15 @@ TRANSPORT_ID_AT: Final = 24  # of REGISTER AND MOVE
 class Register(msgspec.Struct, frozen=True, kw_only=True):
     """REGISTER; REGISTER AND IGNORE EXISTING KEY if ``existing`` is None.
 
-    ``ports`` are the target ports through which it counts as received (ALL_TG_PT), ``others`` the
-    nexuses that it names (SPEC_I_PT; None: it names none).
+    ``ports`` are further target ports through which it counts as received (ALL_TG_PT), ``others``
+    the nexuses that it names (SPEC_I_PT; None: it names none).
     """
 
     nexus: NexusName
     existing: int | None
     key: int
     aptpl: bool
-    ports: tuple[int, ...]
+    ports: tuple[int, ...] = ()
     others: tuple[NexusName, ...] | None = None
 
 
@@ -147,7 +147,7 @@ def _register(state: ReservationState, change: Register) -> Outcome:
     if mine is None and change.key == 0:
         return Outcome(state)
     keys = _keys(state)
-    for port in change.ports:
+    for port in dict.fromkeys((change.nexus.port, *change.ports)):
         nexus = replace(change.nexus, port=port)
         if change.existing is None or keys.get(nexus, 0) == existing:
             keys[nexus] = change.key
