@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRIES_MAX: Final = 100  # other nodes may be faster, but not every time
+TRIES_MAX: Final = 20  # other nodes may be faster, but not every time
 
 Loss = NexusLost | PortLost | UnitReset
 Change = PersistentChange | ExclusiveChange | None
