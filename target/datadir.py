@@ -5,6 +5,7 @@
       catalog.json    format version; per volume its UUID, size, block and chunk size, its workers
       node.json       who this node is to its workers (target/identity.py)
       volumes/NAME.raw
+      reservations/UUID.json   what outlives a restart of them (target/reservation_file.py)
       volumes/NAME.migration   while a volume moves: which of its chunks have (migration_log.py)
 
 The catalog is written to a new file, synced and renamed, so that a crash leaves the old or the new
@@ -95,6 +96,7 @@ class DataDir:
         self.on_place: Callable[[], None] = lambda: None  # something is known of a place
         try:
             (path / "volumes").mkdir(parents=True, exist_ok=True)
+            (path / "reservations").mkdir(exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             raise DataDirError(f"data directory {path}: {exc.strerror}") from exc
@@ -239,6 +241,10 @@ class DataDir:
         """The file of a migration's journal."""
         return self.path / "volumes" / f"{name}.migration"
 
+    def reservations_of(self, record: VolumeRecord) -> Path:
+        """The file of a volume's reservations."""
+        return self.path / "reservations" / f"{record.uuid}.json"
+
     def plan_places(self, name: str, addresses: Sequence[str]) -> list[WorkerPlace]:
         """Places for a volume to move to; a worker that has it already keeps its place.
 
@@ -298,6 +304,7 @@ class DataDir:
         if record.path is None and record.workers is None:
             self.file_of(name).unlink(missing_ok=True)
         self.journal_of(name).unlink(missing_ok=True)
+        self.reservations_of(record).unlink(missing_ok=True)
         del self._catalog.volumes[name]
         try:
             self._write()
@@ -421,7 +428,12 @@ def write_atomically(file: Path, data: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     new.rename(file)
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_directory(file.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make what was created, renamed or removed in ``path`` survive a crash.  Raises OSError."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

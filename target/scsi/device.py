@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from target.scsi.cdb import data_in
-from target.scsi.command import Command, CommandTable, Kind, answer, usage
+from target.scsi.command import Access, Command, CommandTable, Kind, answer, usage
 from target.scsi.identity import VENDOR
 from target.scsi.report_luns import report_luns
 from target.scsi.sense import INVALID_FIELD_IN_CDB, LUN_NOT_SUPPORTED, CheckCondition
@@ -56,6 +56,7 @@ class AbsentDevice(Device):
                     data_in(3, 2),
                     _inquiry,
                     through_unit_attention=True,
+                    access=Access.ALWAYS,
                 ),
                 Command(
                     "REQUEST SENSE",
@@ -64,6 +65,7 @@ class AbsentDevice(Device):
                     data_in(4, 1),
                     _request_sense,
                     through_unit_attention=True,
+                    access=Access.ALWAYS,
                 ),
                 report_luns(),
             ]
