@@ -310,6 +310,8 @@ class LogicalUnit:
 
     def _tell_aborters(self, req: SCSIRequest) -> None:
         for wait in list(self._abort_waits):
+            if req not in wait.victims:
+                continue  # perhaps over since: what is done may end other commands
             wait.victims.discard(req)
             if not wait.victims:
                 self._abort_waits.remove(wait)
