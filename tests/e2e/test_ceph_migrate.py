@@ -77,13 +77,13 @@ def cluster(ceph: CephCluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
     pool = ceph.create_pool()
     stores = [f"rados:{pool}@{ceph.conf}"] * 2 + [""]
     with contextlib.ExitStack() as stack:
-        workers = [
+        first, second, files = [
             stack.enter_context(LunmeshWorker(folder / f"worker{n}", store=store))
             for n, store in enumerate(stores)
         ]
         server = LunmeshServer(folder / "server", ["disk0=16M"], arguments=["--worker-wait", "2"])
         stack.enter_context(server)
-        yield Cluster(ceph, pool, *workers, server, image)
+        yield Cluster(ceph, pool, first, second, files, server, image)
 
 
 def at(*workers: LunmeshWorker) -> list[str]:
