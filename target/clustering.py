@@ -23,6 +23,7 @@ from target.identity import NodeIdentity
 from target.logs import Log
 from target.scsi.bus import LogicalUnit
 from target.shared_catalog import SharedCatalog
+from target.shared_reservations import SharedReservations
 from target.worker_volumes import WorkerVolumes
 
 JOIN_SECONDS: Final = 10.0  # how long a start waits for Redis
@@ -91,7 +92,27 @@ class Clustering:
 
     def gate(self, volume: Volume, unit: LogicalUnit, workers: WorkerVolumes) -> None:
         """Serve ``unit`` together with the others."""
-        unit.gate = self.node.track(volume.uuid.hex, unit, workers.fencer(volume))
+        lun = volume.uuid.hex
+        reservations = SharedReservations(self.node, lun)
+
+        async def load() -> None:
+            """Until they are known, no command runs."""
+            said = False
+            while True:
+                try:
+                    unit.reservations.keep_in(reservations, await reservations.kept())
+                    return
+                except RegistryAway:
+                    pass
+                except ValueError as exc:
+                    if not said:
+                        self._log.error(
+                            "reservations cannot be read", volume=volume.name, reason=str(exc)
+                        )
+                    said = True
+                await asyncio.sleep(JOIN_RETRY_SECONDS)
+
+        unit.gate = self.node.track(lun, unit, workers.fencer(volume), load)
 
     async def ungate(self, volume: Volume) -> None:
         """The volume is gone from this node; nothing of it is in flight."""

@@ -77,10 +77,15 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
     retired: list[WorkerPlace] = []
 
     @property
+    def in_use(self) -> list[WorkerPlace]:
+        """The workers that the volume is on, and those that it is moving to."""
+        moving_to = self.migration.workers if self.migration is not None else []
+        return [*(self.workers or []), *moving_to]
+
+    @property
     def places(self) -> list[WorkerPlace]:
         """All workers that may have a share of the volume."""
-        moving_to = self.migration.workers if self.migration is not None else []
-        return [*(self.workers or []), *moving_to, *self.retired]
+        return [*self.in_use, *self.retired]
 
 
 class _Catalog(msgspec.Struct, kw_only=True):

@@ -7,16 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.ceph_cluster import CephCluster
 from tests.support.lunmesh_server import LunmeshServer, free_port
 from tests.support.lunmesh_worker import LunmeshWorker
 from tests.support.relay import Relay
 from tests.support.small_disk import CannotMount, SmallDisk
 
-WORKERS = 3
+FILE_WORKERS = 3
+RADOS_WORKERS = 2
 VOLUME_BYTES = 192 << 20
 CHUNK_BYTES = 64 << 10  # so that many commands cross workers
 DISK_BYTES = 96 << 20  # room for a worker's share
-WORKER_SECONDS = 1.5  # --worker-timeout
+# --worker-timeout: over files so short that commands end in doubt, over RADOS so long that they go
+# to another worker.
+FILE_WORKER_SECONDS = 1.5
+RADOS_WORKER_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,36 +39,49 @@ class Cluster:
 
     targets: list[LunmeshServer]
     members: list[Member]
+    worker_seconds: float  # that a command waits for a worker
     no_disks: str  # why there are no disks to fill
+    ceph: CephCluster | None  # where the chunks are; None: in files of the workers
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path) -> Iterator[Cluster]:
+def running_cluster(folder: Path, ceph: CephCluster | None = None) -> Iterator[Cluster]:
     """Everything runs; at the end everything has ended and is unmounted."""
     with contextlib.ExitStack() as stack:
-        members, no_disks = [], ""
-        for number in range(WORKERS):
-            disk: SmallDisk | None = None
-            try:
-                disk = stack.enter_context(SmallDisk(folder / f"disk{number}", DISK_BYTES))
-            except CannotMount as exc:
-                no_disks = str(exc)
-            store = disk.folder if disk is not None else folder / f"store{number}"
-            port = free_port()
-            worker = LunmeshWorker(
-                folder / f"worker{number}",
-                listen=f"127.0.0.1:{port}",
-                store=f"file:{store}/worker",
-                arguments=["--buffer-memory", "32M"],
-            )
-            stack.enter_context(worker)
-            relay = stack.enter_context(Relay("127.0.0.1", port, keep=False))
-            members.append(Member(worker, relay, disk))
-        flags = ["--worker-timeout", str(WORKER_SECONDS)]
+        members: list[Member] = []
+        if ceph is not None:
+            seconds, no_disks = RADOS_WORKER_SECONDS, "the chunks are in RADOS"
+            store = f"rados:{ceph.create_pool()}@{ceph.conf}"
+            for number in range(RADOS_WORKERS):
+                members.append(_member(stack, folder / f"worker{number}", store, None))
+        else:
+            seconds, no_disks = FILE_WORKER_SECONDS, ""
+            for number in range(FILE_WORKERS):
+                disk: SmallDisk | None = None
+                try:
+                    disk = stack.enter_context(SmallDisk(folder / f"disk{number}", DISK_BYTES))
+                except CannotMount as exc:
+                    no_disks = str(exc)
+                place = disk.folder if disk is not None else folder / f"store{number}"
+                store = f"file:{place}/worker"
+                members.append(_member(stack, folder / f"worker{number}", store, disk))
+        flags = ["--worker-timeout", str(seconds)]
         for member in members:
             flags += ["--worker", f"{member.relay.host}:{member.relay.port}"]
         target = LunmeshServer(
             folder / "target", [f"disk0={VOLUME_BYTES},chunk={CHUNK_BYTES}"], arguments=flags
         )
         stack.enter_context(target)
-        yield Cluster([target], members, no_disks)
+        yield Cluster([target], members, seconds, no_disks, ceph)
+
+
+def _member(
+    stack: contextlib.ExitStack, folder: Path, store: str, disk: SmallDisk | None
+) -> Member:
+    port = free_port()
+    worker = LunmeshWorker(
+        folder, listen=f"127.0.0.1:{port}", store=store, arguments=["--buffer-memory", "32M"]
+    )
+    stack.enter_context(worker)
+    relay = stack.enter_context(Relay("127.0.0.1", port, keep=False))
+    return Member(worker, relay, disk)

@@ -1,8 +1,13 @@
-"""Does harm to a cluster, one thing at a time, in an order that a seed decides."""
+"""Does harm to a cluster, one thing at a time, in an order that a seed decides.
+
+Over files a worker that is away is waited for.  Over RADOS others stand in for it, after it has
+been shut out at the OSDs: the long faults last until they do.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import signal
 import time
@@ -10,12 +15,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from tests.chaos.checker import LOST_FLUSH
-from tests.chaos.cluster import WORKER_SECONDS, Cluster, Member
+from tests.chaos.cluster import Cluster, Member
 from tests.chaos.history import End, History, Op
 
 PAUSE_SECONDS = (0.1, 0.6)
 SHORT_SECONDS = (0.1, 0.6)
-LONG_SECONDS = (1.2 * WORKER_SECONDS, 2.5 * WORKER_SECONDS)
+LONG_FACTORS = (1.2, 2.5)  # of the time that a command waits for a worker
+STAND_IN_SECONDS_MAX = 60.0
 
 
 class Nemesis:
@@ -26,6 +32,7 @@ class Nemesis:
         self._history = history
         self._random = random.Random(seed)
         self.injected: Counter[str] = Counter()
+        self._stand_ins_seen = 0
         self._faults: dict[str, Callable[[Member], None]] = {
             "kill": self._kill,
             "kill while away": self._kill_and_wait,
@@ -33,8 +40,11 @@ class Nemesis:
             "stop": self._stop,
             "cut": self._cut,
             "hold": self._hold,
-            LOST_FLUSH: self._lose_flushes,
         }
+        if cluster.ceph is not None:
+            self._faults["stop with the OSD"] = self._stop_with_osd
+        else:
+            self._faults[LOST_FLUSH] = self._lose_flushes
         if not cluster.no_disks:
             self._faults["fill disk"] = self._fill
 
@@ -53,6 +63,7 @@ class Nemesis:
 
     def _inject(self, name: str, member: Member) -> None:
         self.injected[name] += 1
+        self._stand_ins_seen = self.stand_ins
         if name == LOST_FLUSH:  # it says itself from when to when it holds
             self._faults[name](member)
             return
@@ -63,25 +74,58 @@ class Nemesis:
     def _wait(self, seconds: tuple[float, float]) -> None:
         time.sleep(self._random.uniform(*seconds))
 
+    def _wait_long(self) -> None:
+        """Over RADOS, until others stand in for the member that is away."""
+        if self._cluster.ceph is None:
+            low, high = LONG_FACTORS
+            self._wait((low * self._cluster.worker_seconds, high * self._cluster.worker_seconds))
+            return
+        deadline = time.monotonic() + STAND_IN_SECONDS_MAX
+        while self.stand_ins == self._stand_ins_seen:
+            if time.monotonic() > deadline:
+                raise TimeoutError("nobody stands in for a worker that is away")
+            time.sleep(0.05)
+        self._wait(SHORT_SECONDS)
+
+    @property
+    def stand_ins(self) -> int:
+        """How often others have stood in for a worker."""
+        return sum(target.stderr().count("others stand in") for target in self._cluster.targets)
+
     def _kill(self, member: Member) -> None:
         member.worker.kill()
         member.worker.start()
 
     def _kill_and_wait(self, member: Member) -> None:
         member.worker.kill()
-        self._wait(LONG_SECONDS)
+        self._wait_long()
         member.worker.start()
 
     def _stop_briefly(self, member: Member) -> None:
-        self._stopped_for(member, SHORT_SECONDS)
+        member.worker.signal(signal.SIGSTOP)
+        self._wait(SHORT_SECONDS)
+        member.worker.signal(signal.SIGCONT)
 
     def _stop(self, member: Member) -> None:
-        """For longer than a command waits: its writes are in doubt when it wakes."""
-        self._stopped_for(member, LONG_SECONDS)
-
-    def _stopped_for(self, member: Member, seconds: tuple[float, float]) -> None:
+        """For longer than a command waits, or until its chunks are elsewhere: its writes are in
+        doubt, or have been superseded, when it wakes.
+        """
         member.worker.signal(signal.SIGSTOP)
-        self._wait(seconds)
+        self._wait_long()
+        member.worker.signal(signal.SIGCONT)
+
+    def _stop_with_osd(self, member: Member) -> None:
+        """Its writes are in the queue of the OSD while it is shut out there."""
+        assert self._cluster.ceph is not None
+        osd = self._cluster.ceph.osd_pid
+        os.kill(osd, signal.SIGSTOP)
+        try:
+            self._wait(SHORT_SECONDS)
+            member.worker.signal(signal.SIGSTOP)
+            self._wait_long()
+        finally:
+            os.kill(osd, signal.SIGCONT)
+        self._wait(SHORT_SECONDS)
         member.worker.signal(signal.SIGCONT)
 
     def _cut(self, member: Member) -> None:
@@ -92,7 +136,10 @@ class Nemesis:
     def _hold(self, member: Member) -> None:
         """The network drops everything; then what was in it arrives, or is cut off."""
         member.relay.hold()
-        self._wait(self._random.choice((SHORT_SECONDS, LONG_SECONDS)))
+        if self._random.random() < 0.5:
+            self._wait(SHORT_SECONDS)
+        else:
+            self._wait_long()
         if self._random.random() < 0.5:
             member.relay.cut()
         member.relay.release()
@@ -100,14 +147,14 @@ class Nemesis:
     def _fill(self, member: Member) -> None:
         assert member.disk is not None
         member.disk.fill()
-        self._wait(LONG_SECONDS)
+        self._wait_long()
         member.disk.empty()
 
     def _lose_flushes(self, member: Member) -> None:
         member.worker.kill()
         member.worker.start("--fault", "lost-flush=1")
         fault = self._history.invoke("nemesis", Op.FAULT, detail=LOST_FLUSH)
-        self._wait(LONG_SECONDS)
+        self._wait_long()
         self._history.end(End.INFO, fault, "nemesis", Op.FAULT, detail=LOST_FLUSH)
         member.worker.kill()
         member.worker.start()

@@ -14,6 +14,7 @@ from tests.chaos.cluster import VOLUME_BYTES, Cluster, running_cluster
 from tests.chaos.history import End, History, Op
 from tests.chaos.nemesis import Nemesis
 from tests.support import cdb
+from tests.support.ceph_cluster import CephCluster
 from tests.support.initiator import Initiator
 
 CLIENTS = 4
@@ -35,6 +36,7 @@ class Report:
     senses: Counter[tuple[int, int, int]]
     blocks_checked: int
     no_disks: str
+    stand_ins: int
     violations: list[Violation] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -54,15 +56,20 @@ class Report:
         ]
         if self.no_disks:
             lines.append(f"no disk was filled: {self.no_disks}")
+        if self.stand_ins:
+            lines.append(f"others stood in for a worker: {self.stand_ins} times")
         lines.append(f"violations: {len(self.violations)}")
         lines += [f"  at {each.at}: {each.what}" for each in self.violations[:20]]
         return "\n".join(lines)
 
 
-def run(folder: Path, *, seconds: float, seed: int) -> Report:
-    """Raises what a client ended with, if one did; TimeoutError where nothing goes on."""
+def run(folder: Path, *, seconds: float, seed: int, ceph: CephCluster | None = None) -> Report:
+    """The workers have files of their own, or a new pool of ``ceph``.
+
+    Raises what a client ended with, if one did; TimeoutError where nothing goes on.
+    """
     history = History()
-    with running_cluster(folder) as cluster:
+    with running_cluster(folder, ceph) as cluster:
         address = _address(cluster)
         clients = [Client(f"client{n}", address, history, LAYOUT, seed) for n in range(CLIENTS)]
         nemesis = Nemesis(cluster, history, seed)
@@ -81,6 +88,7 @@ def run(folder: Path, *, seconds: float, seed: int) -> Report:
             member.worker.kill()
             member.worker.start()
         checked = _read_back(cluster, history)
+        stand_ins = nemesis.stand_ins
     ends = [event for event in history.events if event.end is not End.INVOKE]
     return Report(
         seed,
@@ -89,6 +97,7 @@ def run(folder: Path, *, seconds: float, seed: int) -> Report:
         sum((client.senses for client in clients), Counter()),
         checked,
         cluster.no_disks,
+        stand_ins,
         check(history.events),
     )
 

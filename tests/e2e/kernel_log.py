@@ -3,7 +3,8 @@
 Everything that the kernel logs as a warning or worse is one, and so is anything that reads like
 one at a lower level, except what the emulated machine itself causes and what a healthy target
 must cause. While a test restarts the target (between two marks that it writes into the log) the
-kernel may also say that it lost the connection; it may never say that a command failed.
+kernel may also say that it lost the connection; it may never say that a command failed. While it
+changes volumes the kernel may say that it was told, and that a disk that was deleted is gone.
 """
 
 import re
@@ -15,6 +16,8 @@ from tests.e2e.vm import VirtualMachine
 WARNING = 4
 OUTAGE_BEGINS = "lunmesh-e2e: outage begins"
 OUTAGE_ENDS = "lunmesh-e2e: outage ends"
+CHANGE_BEGINS = "lunmesh-e2e: change begins"
+CHANGE_ENDS = "lunmesh-e2e: change ends"
 
 _LINE = re.compile(r"<(\d+)>\[[ .\d]+\] (.*)")
 _READS_LIKE_ONE = re.compile(
@@ -30,6 +33,7 @@ _EMULATION = re.compile(r"clocksource|rcu|hrtimer|perf: interrupt|soft lockup|wo
 _OUTAGE = re.compile(
     r"detected conn error|ping timeout|[Tt]arget requests? logout|connection.*closed"
 )
+_CHANGE = re.compile(r"Capacity data has changed|LUN assignments on this target have changed")
 
 
 def begin(vm: VirtualMachine) -> None:
@@ -45,6 +49,14 @@ def outage(vm: VirtualMachine) -> Iterator[None]:
     vm.sh(f"echo '<5>{OUTAGE_ENDS}' > /dev/kmsg")
 
 
+@contextmanager
+def change(vm: VirtualMachine, gone: str = "") -> Iterator[None]:
+    """Inside, volumes are made, grown and deleted; ``gone`` is the device file of such a one."""
+    vm.sh(f"echo '<5>{CHANGE_BEGINS} {gone.removeprefix('/dev/')}' > /dev/kmsg")
+    yield
+    vm.sh(f"echo '<5>{CHANGE_ENDS}' > /dev/kmsg")
+
+
 def complaints(vm: VirtualMachine) -> list[str]:
     return find_complaints(vm.sh("dmesg -r"))
 
@@ -53,11 +65,17 @@ def find_complaints(raw_log: str) -> list[str]:
     """The complaints in a log as `dmesg -r` prints it: "<priority>[time] text"."""
     found = []
     in_outage = False
+    change: list[re.Pattern[str]] = []
     for priority, text in _LINE.findall(raw_log):
         if OUTAGE_BEGINS in text or OUTAGE_ENDS in text:
             in_outage = OUTAGE_BEGINS in text
+        elif CHANGE_BEGINS in text or CHANGE_ENDS in text:
+            _, began, gone = text.partition(CHANGE_BEGINS)
+            change = [_CHANGE] if began else []
+            if gone.strip():
+                change.append(re.compile(rf"\[{gone.strip()}\]|I/O error, dev {gone.strip()},"))
         elif int(priority) % 8 <= WARNING or _READS_LIKE_ONE.search(text):
-            excuses = [_HEALTHY, _EMULATION, *([_OUTAGE] if in_outage else [])]
+            excuses = [_HEALTHY, _EMULATION, *([_OUTAGE] if in_outage else []), *change]
             if not any(excuse.search(text) for excuse in excuses):
                 found.append(text)
     return found
