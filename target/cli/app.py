@@ -97,7 +97,7 @@ def serve(
     ] = None,
     node_id: Annotated[
         str | None,
-        flag("Cluster", "This node's name among them. [default: one that data-dir keeps]", "ID"),
+        flag("Cluster", "This node's name among them; without, one that data-dir keeps.", "ID"),
     ] = None,
     lease: Annotated[
         str | None,
