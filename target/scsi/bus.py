@@ -363,6 +363,8 @@ class LogicalUnit:
             for it in event.attentions:
                 if it.nexus == attachment.nexus.name:
                     attachment.attend(Sense(SenseKey.UNIT_ATTENTION, it.asc, it.ascq))
+            if attachment.nexus.name in event.aborted:
+                self.device.preempted(attachment.nexus)
         victims = [r for r in self.tasks_of() if r.attachment.nexus.name in event.aborted]
         for attachment in {r.attachment for r in victims}:
             attachment.attend(UA_COMMANDS_CLEARED)
