@@ -19,6 +19,7 @@ Rules of the task set (SAM-5 clause 8):
 from __future__ import annotations
 
 import enum
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -80,7 +81,8 @@ class Attachment:
 class Nexus:
     """One I_T nexus: an initiator port logged in to a target port.
 
-    ``name`` is what remains of it when it is gone, and says the same on every node.
+    ``name`` is what remains of it when it is gone, and says the same on every node; ``life`` tells
+    it from others that have had, or will have, this name.
     """
 
     def __init__(self, bus: SCSIBus, initiator: str, isid: bytes) -> None:
@@ -88,6 +90,7 @@ class Nexus:
         self.initiator = initiator
         self.isid = isid
         self.name = NexusName(initiator.lower(), isid, bus.port)
+        self.life = next(bus.lives)
         self.attachments: dict[bytes, Attachment] = {}
         self.absent = Attachment(self, bus.absent)
         for unit in bus.units.values():
@@ -96,7 +99,7 @@ class Nexus:
     def _attach(self, unit: LogicalUnit) -> None:
         attachment = Attachment(self, unit)
         attachment.attend(UA_POWER_ON)
-        attachment.forbidden = unit.reservations.forbidden(self.name)
+        attachment.forbidden = unit.reservations.forbidden(self)
         unit.attachments.append(attachment)
         for spelling in lun_spellings(unit.number):
             self.attachments[spelling] = attachment
@@ -419,6 +422,7 @@ class SCSIBus:
 
     def __init__(self, port: int = 1) -> None:
         self.port = port
+        self.lives = itertools.count(1)
         self.other_ports: Callable[[], Iterable[int]] = tuple
         self.units: dict[int, LogicalUnit] = {}
         self.absent = LogicalUnit(0, AbsentDevice())
@@ -469,7 +473,7 @@ class SCSIBus:
         attachments = nexus.each_attachment()
         one_done = countdown(len(attachments) + 1, done)
         for attachment in attachments:
-            attachment.unit.reservations.lose(NexusLost(nexus.name), one_done)
+            attachment.unit.reservations.lose(NexusLost(nexus.name, nexus.life), one_done)
         one_done()
 
     def disconnect(self, nexus: Nexus, done: Callable[[], None]) -> None:

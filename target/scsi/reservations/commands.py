@@ -162,6 +162,7 @@ def _row_exclusive(name: str, bits: str, change: type[ReserveUnit] | type[Releas
             raise refuse(1, obsolete.bit_length() - 1)
 
     def start(req: SCSIRequest) -> None:
-        req.run(_carry_out(req, change(req.attachment.nexus.name)))
+        nexus = req.attachment.nexus
+        req.run(_carry_out(req, change(nexus.name, nexus.life)))
 
     return Command(name, Kind.CONTROL, usage(bits), parse, start, access=Access.RESERVATION)

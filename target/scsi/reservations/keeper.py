@@ -30,7 +30,6 @@ from target.scsi.reservations.exclusive import (
     UnitReset,
     change_exclusive,
 )
-from target.scsi.reservations.names import NexusName
 from target.scsi.reservations.persistent import PersistentChange, change_persistent
 from target.scsi.reservations.state import (
     EMPTY,
@@ -47,7 +46,7 @@ from target.scsi.unit_events import ReservationsChanged
 from workers.store import StoreStatus
 
 if TYPE_CHECKING:
-    from target.scsi.bus import LogicalUnit
+    from target.scsi.bus import LogicalUnit, Nexus
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +102,9 @@ class Reservations:
         """Whether a command may be in conflict."""
         return self.state.type is not None or self.state.reserved_by is not None
 
-    def forbidden(self, nexus: NexusName) -> frozenset[Access]:
+    def forbidden(self, nexus: Nexus) -> frozenset[Access]:
         """Which commands of a nexus end in RESERVATION CONFLICT."""
-        return forbidden(self.state, nexus)
+        return forbidden(self.state, nexus.name, nexus.life)
 
     def learn(self, version: int, state: ReservationState) -> None:
         """A version that is kept; an older one than that in force is no news."""
@@ -115,7 +114,7 @@ class Reservations:
 
     def _in_force(self) -> None:
         for attachment in self._unit.attachments:
-            attachment.forbidden = self.forbidden(attachment.nexus.name)
+            attachment.forbidden = self.forbidden(attachment.nexus)
         self._unit.reservations_changed()
 
     # --- changes ----------------------------------------------------------------------------------
