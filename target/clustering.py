@@ -16,7 +16,7 @@ import msgspec
 from target.block.volume import Volume
 from target.cluster.node import ClusterNode
 from target.cluster.redis_registry import RedisRegistry
-from target.cluster.registry import Notices, Registry, RegistryAway
+from target.cluster.registry import Member, Notices, Registry, RegistryAway
 from target.config.model import ClusterConfig
 from target.datadir import DataDir
 from target.identity import NodeIdentity
@@ -64,6 +64,7 @@ class Clustering:
             on_fenced=on_fenced,
             on_stalled=on_stalled,
         )
+        self._units: dict[str, LogicalUnit] = {}
         self.catalog = SharedCatalog(self.node, data, log)
 
     def _make_registry(self, notices: Notices) -> Registry:
@@ -112,10 +113,27 @@ class Clustering:
                     said = True
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
 
+        self._units[lun] = unit
         unit.gate = self.node.track(lun, unit, workers.fencer(volume), load)
+
+    def members(self) -> list[tuple[Member, list[str]]]:
+        """The nodes and their portals, as of the last renewal."""
+        found = []
+        for member in self.node.members.values():
+            try:
+                info = msgspec.json.decode(member.info, type=MemberInfo)
+            except msgspec.MsgspecError:
+                info = MemberInfo([])  # of another version
+            found.append((member, info.portals))
+        return found
+
+    def units(self) -> list[tuple[str, LogicalUnit]]:
+        """The units that are served together with others, by what they are registered as."""
+        return list(self._units.items())
 
     async def ungate(self, volume: Volume) -> None:
         """The volume is gone from this node; nothing of it is in flight."""
+        del self._units[volume.uuid.hex]
         await self.node.untrack(volume.uuid.hex)
 
     async def stop(self) -> None:

@@ -61,8 +61,10 @@ async def _start_admin(
     if config.admin is None:
         return None
     from target.admin.server import AdminServer  # an HTTP server: not without need
+    from target.admin.sight import sight_routes
     from target.admin.volumes import volume_routes
 
-    server = AdminServer(volume_routes(node.volumes, node.changes, config), config.admin, log)
+    routes = [*volume_routes(node.volumes, node.changes, config), *sight_routes(node.sight)]
+    server = AdminServer(routes, config.admin, log)
     stack.push_async_callback(server.stop)
     return await server.start()
