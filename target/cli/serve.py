@@ -29,8 +29,6 @@ def run_serve(config: ServeConfig) -> None:
 
 async def _serve(config: ServeConfig, log: logs.Log) -> None:
     stop = stop_event(log)
-    for note in config.notes:
-        log.warning(note)
     while not stop.is_set():
         await _serve_one_life(config, log, stop)
     log.info("stopped")
@@ -43,6 +41,8 @@ async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Even
         stack.push_async_callback(node.stop)
         await node.start()
         admin = await _start_admin(node, config, log, stack)
+        for note in config.notes:
+            log.warning(note)
         if not stop.is_set():
             with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
                 print(ready_text(node.ready, config, admin), flush=True)
