@@ -22,6 +22,7 @@ from target.datadir import DataDir
 from target.identity import NodeIdentity
 from target.logs import Log
 from target.scsi.bus import LogicalUnit
+from target.scsi.reservations.exclusive import PortLost
 from target.shared_catalog import SharedCatalog
 from target.shared_reservations import SharedReservations
 from target.worker_volumes import WorkerVolumes
@@ -102,7 +103,7 @@ class Clustering:
             while True:
                 try:
                     unit.reservations.keep_in(reservations, await reservations.kept())
-                    return
+                    break
                 except RegistryAway:
                     pass
                 except ValueError as exc:
@@ -112,9 +113,22 @@ class Clustering:
                         )
                     said = True
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
+            # The sessions of an earlier life of this node are gone.
+            unit.reservations.lose(PortLost(self.node.number), _nobody_waits)
+
+        async def gone(node: str, fenced: bool) -> None:
+            lost_port = self.node.numbers.get(node) if fenced else None
+            while True:
+                if await _looked(unit, lost_port):
+                    return
+                await asyncio.sleep(JOIN_RETRY_SECONDS)
 
         self._units[lun] = unit
-        unit.gate = self.node.track(lun, unit, workers.fencer(volume), load)
+        unit.gate = self.node.track(lun, unit, workers.fencer(volume), load, gone)
+
+    def other_ports(self) -> list[int]:
+        """The relative target ports of the nodes that there are."""
+        return [member.number for member in self.node.members.values()]
 
     def members(self) -> list[tuple[Member, list[str]]]:
         """The nodes and their portals, as of the last renewal."""
@@ -142,3 +156,19 @@ class Clustering:
         await self.node.stop()
         assert self._registry is not None, "made with the node"
         await self._registry.close()
+
+
+async def _looked(unit: LogicalUnit, lost_port: int | None) -> bool:
+    """Have reservations looked up; whether that could be done."""
+    looked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def done(sure: bool) -> None:
+        if not looked.done():
+            looked.set_result(sure)
+
+    unit.reservations.look(done, lost_port=lost_port)
+    return await looked
+
+
+def _nobody_waits() -> None:
+    return

@@ -97,6 +97,7 @@ class Node:
         )
         if self._clustering is not None:
             self._volumes.identity = identity
+            bus.other_ports = self._clustering.other_ports
             self._volumes.shared = self._clustering.catalog
         self.changes = VolumeChanges(self._volumes, self._sessions, self._log)
         self._volumes.follow = self.changes.follow

@@ -128,7 +128,8 @@ class LunTracker(Gate):
     """The unit ``lun`` (the UUID of its volume) as ``host`` serves it.
 
     ``fence_workers(node, epoch)`` returns when every worker of the volume refuses that epoch and
-    nothing of it runs there; it may take as long as a worker is away.
+    nothing of it runs there; it may take as long as a worker is away.  ``gone(node, fenced)``: a
+    node serves the unit no more, because it has been fenced or by itself.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class LunTracker(Gate):
         fence_workers: Callable[[str, int], Awaitable[None]],
         *,
         load: Callable[[], Awaitable[None]] | None = None,
+        gone: Callable[[str, bool], Awaitable[None]] | None = None,
     ) -> None:
         self.lun = lun
         self.unit = unit
@@ -148,6 +150,7 @@ class LunTracker(Gate):
         self._host = host
         self._fence_workers = fence_workers
         self._load = load
+        self._gone = gone
         self._sequences = itertools.count(1)
         self._passages: dict[SCSIRequest, _Passage] = {}
         self._by_sequence: dict[int, _Passage] = {}  # those that the registry may have
@@ -387,6 +390,8 @@ class LunTracker(Gate):
         """A node serves the unit no more."""
         self.attached.pop(node, None)
         self._moved.set()
+        if self._gone is not None and node != self._host.id:
+            self._spawn(self._gone(node, False))
 
     def renewed(self) -> None:
         """Notices may have been missed."""
@@ -527,4 +532,7 @@ class LunTracker(Gate):
                 break
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
-        self.departed(node)
+        self.attached.pop(node, None)
+        self._moved.set()
+        if self._gone is not None:
+            await self._gone(node, True)

@@ -58,6 +58,7 @@ class ClusterNode(Notices):
         # Long enough for a node to be found dead and shut out meanwhile.
         self.tell_seconds = 3 * lease_seconds + wait_seconds
         self.members: dict[str, Member] = {}
+        self.numbers: dict[str, int] = {}  # of members, gone ones as well: a number stays
         self.registry = make_registry(self)
         self.over = False
         self._on_fenced = on_fenced
@@ -114,9 +115,10 @@ class ClusterNode(Notices):
         unit: Unit,
         fence_workers: Callable[[str, int], Awaitable[None]],
         load: Callable[[], Awaitable[None]] | None = None,
+        gone: Callable[[str, bool], Awaitable[None]] | None = None,
     ) -> LunTracker:
         """The gate of a unit, which is the caller's to put there."""
-        tracker = LunTracker(self, lun, unit, fence_workers, load=load)
+        tracker = LunTracker(self, lun, unit, fence_workers, load=load, gone=gone)
         self._trackers[lun] = tracker
         tracker.start()
         return tracker
@@ -193,6 +195,7 @@ class ClusterNode(Notices):
             self.log.info("lease renewed: commands go on", node=self.id)
         self._has_lease(asked)
         self.members = {member.node: member for member in members}
+        self.numbers.update({member.node: member.number for member in members})
         for member in members:
             if member.node != self.id and member.left_ms <= 0 and not member.reaper:
                 await self._claim(member)

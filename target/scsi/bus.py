@@ -374,6 +374,8 @@ class LogicalUnit:
             for it in event.attentions:
                 if it.nexus == attachment.nexus.name:
                     attachment.attend(Sense(SenseKey.UNIT_ATTENTION, it.asc, it.ascq))
+            if attachment.nexus.name in event.aborted:
+                self.device.preempted(attachment.nexus)
         victims = [r for r in self.tasks_of() if r.attachment.nexus.name in event.aborted]
         for attachment in {r.attachment for r in victims}:
             attachment.attend(UA_COMMANDS_CLEARED)
@@ -424,15 +426,20 @@ class LogicalUnit:
 class SCSIBus:
     """The logical units of one target, as one target port shows them.
 
-    ``port`` is its relative target port identifier; ``ports`` are those of all nodes.
+    ``port`` is its relative target port identifier; ``other_ports`` asks for those of other nodes.
     """
 
     def __init__(self, port: int = 1) -> None:
         self.port = port
-        self.ports: tuple[int, ...] = (port,)
+        self.other_ports: Callable[[], Iterable[int]] = tuple
         self.units: dict[int, LogicalUnit] = {}
         self.absent = LogicalUnit(0, AbsentDevice())
         self.nexuses: list[Nexus] = []
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The relative identifiers of all target ports that there are now."""
+        return tuple(sorted({self.port, *self.other_ports()}))
 
     def add(self, number: int, device: Device) -> LogicalUnit:
         """Put a device at a LUN."""

@@ -31,6 +31,9 @@ class Device:
     def nexus_lost(self, nexus: Nexus) -> None:
         """An initiator port is gone: forget what was kept for it."""
 
+    def preempted(self, nexus: Nexus) -> None:
+        """PREEMPT AND ABORT has ended what an initiator port was doing."""
+
 
 NOT_CAPABLE: Final = 0x7F
 """Peripheral qualifier 3, type 1Fh: no device can be at this LUN (SPC-4 6.6.2)."""

@@ -139,3 +139,7 @@ class DiskDevice(Device):
 
     def nexus_lost(self, nexus: Nexus) -> None:
         self.removal_prevented_by.discard(nexus)
+
+    def preempted(self, nexus: Nexus) -> None:
+        """As if it had allowed the removal of the medium (SPC-4 6.17)."""
+        self.removal_prevented_by.discard(nexus)

@@ -26,8 +26,11 @@ _READS_LIKE_ONE = re.compile(
     r"|not a multiple|assuming drive cache",
     re.IGNORECASE,
 )
-# A new I_T nexus starts with this unit attention (SAM-5, 5.14), and the kernel prints it.
-_HEALTHY = re.compile(r"Power-on or device reset occurred|re-mounted|no debug enabled")
+# A new I_T nexus starts with the first unit attention (SAM-5, 5.14), one whose registration another
+# initiator has preempted has the second (2Ah, SPC-4 5.13.11), and the kernel prints them.
+_HEALTHY = re.compile(
+    r"Power-on or device reset occurred|: Parameters changed$|re-mounted|no debug enabled"
+)
 # An emulated CPU on a busy machine is late; that says nothing about a target.
 _EMULATION = re.compile(r"clocksource|rcu|hrtimer|perf: interrupt|soft lockup|workqueue|tsc:")
 _OUTAGE = re.compile(

@@ -160,7 +160,7 @@ def test_a_transport_id_is_read_as_it_was_written(name: str) -> None:
         pr.transport_id("iqn.a", ISID).replace(b",i,", b",t,"),
         pr.transport_id("iqn.a")[:-1] + b"x",
         b"\x05\0\xff\xfc" + pr.transport_id("iqn.a")[4:],
-        pr.transport_id("iqn.\xff"),
+        pr.transport_id("iqn.a", ISID).replace(b"a,", b"\xff,"),
     ],
 )
 def test_what_is_no_transport_id(one: Initiator, data: bytes) -> None:
@@ -227,7 +227,7 @@ def test_a_list_of_names_has_its_length(one: Initiator) -> None:
 
 
 def test_all_target_ports(it: Rig, one: Initiator) -> None:
-    it.bus.ports = (1, 2, 3)
+    it.bus.other_ports = lambda: (2, 3)
     out(one, pr.REGISTER, pr.keys(0, KEY_A, pr.ALL_TG_PT))
     assert keys_of(one) == (KEY_A,) * 3
     out(one, pr.REGISTER, pr.keys(KEY_A, 0))
@@ -405,6 +405,20 @@ def test_preempt_and_abort_answers_when_the_commands_are_gone(bench: Bench) -> N
     assert attentions == [s.UA_REGISTRATIONS_PREEMPTED, s.UA_COMMANDS_CLEARED]
     bench.two.settle()
     assert bench.write(bench.two).status == CONFLICT
+
+
+@pytest.mark.parametrize(
+    ("action", "prevented"), [(pr.PREEMPT, True), (pr.PREEMPT_AND_ABORT, False)]
+)
+def test_who_is_aborted_prevents_the_removal_of_the_medium_no_more(
+    bench: Bench, action: int, prevented: bool
+) -> None:
+    bench.two.submit(bytes.fromhex("1e0000000100"))
+    assert bench.out(bench.one, action, pr.keys(KEY_A, KEY_B)).status == GOOD
+    disk = bench.unit.device
+    assert isinstance(disk, DiskDevice)
+    assert bool(disk.removal_prevented_by) == prevented
+    bench.two.settle()
 
 
 def test_two_that_preempt_each_other(bench: Bench) -> None:

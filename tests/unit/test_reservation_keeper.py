@@ -112,7 +112,7 @@ class Node:
     def __init__(self, port: int, shared: Shared) -> None:
         self.store = HeldStore(MemoryVolume(1 << 20))
         self.bus = SCSIBus(port)
-        self.bus.ports = (1, 2)
+        self.bus.other_ports = lambda: (1, 2)
         self.unit = self.bus.add(0, DiskDevice(Volume("disk0", UUID, [self.store])))
         self.unit.reservations.keep_in(shared, shared.inner.kept)
         self.wire = Wire()
@@ -271,11 +271,41 @@ def test_after_doubt_the_next_change_looks_first(it: Cluster) -> None:
 def test_who_looks_learns_what_is_kept(it: Cluster) -> None:
     it.one.wire.hold = True
     it.one.register(KEY_A)
-    looked: list[str] = []
-    it.two.unit.reservations.look(lambda: looked.append("looked"))
-    assert looked == ["looked"]
+    looked: list[bool] = []
+    it.two.unit.reservations.look(looked.append)
+    assert looked == [True]
     assert it.two.unit.reservations.state.registrations[0].key == KEY_A
     it.one.wire.held.pop()()
+
+
+def test_a_node_that_goes_between_keeping_and_telling(it: Cluster) -> None:
+    """Whom it has preempted is treated as if it had been told to abort."""
+    it.one.register(KEY_A)
+    it.two.register(KEY_B)
+    running = it.two.hba.submit(write10(0, 1), early=BLOCK)
+    it.one.wire.hold = True
+    it.one.out(pr.PREEMPT_AND_ABORT, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A, KEY_B))
+    looked: list[bool] = []
+    it.two.unit.reservations.look(looked.append, lost_port=1)
+    assert (looked, running.state) == ([], 3), "the store has it still"
+    it.two.store.release_all()
+    assert (looked, running.state) == ([True], 5)
+    attentions = it.two.hba.nexus.attachments[it.two.hba.lun].unit_attentions
+    assert attentions == [s.UA_REGISTRATIONS_PREEMPTED, s.UA_COMMANDS_CLEARED]
+    it.one.wire.held.pop()()
+    it.two.hba.settle()
+
+
+def test_a_node_that_goes_takes_its_reservations_of_spc2_along(it: Cluster) -> None:
+    it.one.hba.submit(pr.RESERVE6)
+    for port, status in ((2, CONFLICT), (1, GOOD)):
+        looked: list[bool] = []
+        it.two.unit.reservations.look(looked.append, lost_port=port)
+        assert looked == [True]
+        assert it.two.status(TEST_UNIT_READY) is status
+    it.shared.load_fails = True
+    it.two.unit.reservations.look(looked.append)
+    assert looked == [True, False]
 
 
 def test_what_was_kept_and_cannot_be_read(it: Cluster) -> None:
@@ -325,7 +355,7 @@ def test_what_ends_while_the_store_is_away_is_owed(it: Cluster) -> None:
     other.close()
     assert it.two.status(TEST_UNIT_READY) is CONFLICT
     it.shared.replace_fails, it.shared.load_fails = "", False
-    it.one.unit.reservations.look(lambda: None)
+    it.one.unit.reservations.look(lambda sure: None)
     assert it.two.status(TEST_UNIT_READY) is GOOD
     loads = it.shared.loads
     assert it.one.status(pr.RESERVE6) is GOOD

@@ -36,11 +36,13 @@ from target.scsi.reservations.state import (
     EMPTY,
     Outcome,
     ReservationState,
+    attend,
     decode_state,
     encode_state,
     forbidden,
 )
 from target.scsi.reservations.store import Kept, MemoryStore, ReservationStore
+from target.scsi.sense import UA_REGISTRATIONS_PREEMPTED
 from target.scsi.unit_events import ReservationsChanged
 from workers.store import StoreStatus
 
@@ -149,10 +151,26 @@ class Reservations:
 
         self.change(loss, ended)
 
-    def look(self, done: Callable[[], None]) -> None:
-        """Look what is kept, and make good what is owed; ``done()`` when that was tried."""
+    def look(self, done: Callable[[bool], None], *, lost_port: int | None = None) -> None:
+        """Look what is kept: another node has gone, perhaps between keeping a change and telling.
+
+        Who has lost its registration by that may have been preempted, and is treated as if it had
+        been aborted.  ``lost_port``: that of the node; nothing of SPC-2 is reserved by it any more.
+        ``done(False)``: it could not be looked up.
+        """
+        before = self.state
         self._in_doubt = True
-        self.change(None, lambda outcome: done())
+
+        def looked(outcome: Outcome | Exception) -> None:
+            if isinstance(outcome, Exception):
+                done(False)
+                return
+            lost = tuple(set(before.nexuses()) - set(self.state.nexuses()))
+            told = attend(lost, UA_REGISTRATIONS_PREEMPTED)
+            event = ReservationsChanged(self._version, self.state, told, lost)
+            self._unit.happened(event, lambda: done(True))
+
+        self.change(PortLost(lost_port) if lost_port is not None else None, looked)
 
     def _next(self) -> None:
         if self._advancing:

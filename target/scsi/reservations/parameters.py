@@ -119,7 +119,7 @@ def _decode_register(action: Action, data: bytes, nexus: Nexus) -> Register:
     if flags & _SPEC_I_PT:
         if action is Action.REGISTER_AND_IGNORE_EXISTING_KEY:
             raise _wrong(SPEC_I_PT_AT, 3)
-        others = _decode_others(data, nexus, {nexus.bus.port, *ports})
+        others = _decode_others(data, nexus, ports or (nexus.bus.port,))
     elif len(data) != LIST_BYTES:
         raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
     return Register(
