@@ -347,10 +347,12 @@ class LogicalUnit:
 
         ``done(False)``: it is not known whether other nodes have done it.
         """
-        here = self._everywhere(ResetUnit(asc=attention.asc, ascq=attention.ascq), done)
-        one_done = countdown(2, here)
-        self.reservations.lose(UnitReset(), one_done)
-        self._reset(attention, one_done)
+
+        def let_go(sure: bool) -> None:
+            self.reservations.lose(UnitReset(), lambda: done(sure))
+
+        here = self._everywhere(ResetUnit(asc=attention.asc, ascq=attention.ascq), let_go)
+        self._reset(attention, here)
 
     def _reset(self, attention: Sense, done: Callable[[], None]) -> None:
         self.device.reset()
@@ -473,15 +475,25 @@ class SCSIBus:
         self.nexuses.append(nexus)
         return nexus
 
+    def let_go(self, nexus: Nexus, done: Callable[[], None]) -> None:
+        """End what a nexus that is to go has reserved (SPC-2); ``done()`` when that is over.
+
+        None of its commands may run: the next holder must not meet them.
+        """
+        attachments = nexus.each_attachment()
+        one_done = countdown(len(attachments) + 1, done)
+        for attachment in attachments:
+            attachment.unit.reservations.lose(NexusLost(nexus.name), one_done)
+        one_done()
+
     def disconnect(self, nexus: Nexus, done: Callable[[], None]) -> None:
         """I_T nexus loss: its commands end, ``done()`` when they have (SAM-5 6.3.4)."""
         attachments = nexus.each_attachment()
-        one_done = countdown(2 * len(attachments) + 1, done)
+        one_done = countdown(len(attachments) + 1, lambda: self.let_go(nexus, done))
         for attachment in attachments:
             unit = attachment.unit
             unit.attachments.remove(attachment)
             unit.device.nexus_lost(nexus)
-            unit.reservations.lose(NexusLost(nexus.name), one_done)
             unit.abort(unit.tasks_of(attachment), one_done)
         self.absent.abort(self.absent.tasks_of(nexus.absent), one_done)
         self.nexuses.remove(nexus)

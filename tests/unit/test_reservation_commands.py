@@ -448,6 +448,34 @@ def test_who_preempts_is_aborted_in_turn(bench: Bench) -> None:
     third.close()
 
 
+@pytest.mark.parametrize("end", ["reset", "nexus loss"])
+def test_a_reservation_ends_when_the_commands_of_its_holder_have(bench: Bench, end: str) -> None:
+    """The next holder must not meet a write of the last one."""
+    third = RecordingHba(bench.bus, bench.pool, "three")
+    third.settle()
+    for hba, key in ((bench.one, KEY_A), (bench.two, KEY_B)):
+        bench.out(hba, pr.REGISTER, pr.keys(key, 0))
+    assert third.submit(pr.RESERVE6).status == GOOD
+    running = bench.write(third)
+    done: list[str] = []
+    if end == "reset":
+        bench.unit.reset(lambda sure: done.append("done"))
+        bench.one.settle()
+    else:
+        bench.bus.disconnect(third.nexus, lambda: done.append("done"))
+    assert (running.state, done) == (State.RUNNING, [])
+    assert bench.one.submit(pr.RESERVE6).status == CONFLICT
+    bench.store.release_all()
+    assert (running.state, done) == (State.ABORTED, ["done"])
+    assert bench.one.submit(pr.RESERVE6).status == GOOD
+    assert bench.one.submit(pr.RELEASE6).status == GOOD
+    bench.two.settle()
+    if end == "reset":
+        third.close()
+    else:
+        third.share.close()
+
+
 def test_a_command_in_conflict_gives_its_data_back(bench: Bench) -> None:
     bench.out(bench.one, pr.RESERVE, pr.keys(KEY_A))
     for transient in (False, True):
