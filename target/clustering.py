@@ -46,13 +46,16 @@ class Clustering:
         identity: NodeIdentity,
         data: DataDir,
         log: Log,
+        *,
         on_fenced: Callable[[], None],
         on_stalled: Callable[[], None],
+        on_peers: Callable[[dict[str, int]], None],
     ) -> None:
         self._config = config
         self._log = log
         self._registry: RedisRegistry | None = None
         self._floor = identity.epoch
+        self._peers = identity.peers
         self._id = config.node_id or identity.id
         self.node = ClusterNode(
             self._make_registry,
@@ -64,6 +67,7 @@ class Clustering:
             log=log,
             on_fenced=on_fenced,
             on_stalled=on_stalled,
+            on_peers=on_peers,
         )
         self._units: dict[str, LogicalUnit] = {}
         self.catalog = SharedCatalog(self.node, data, log)
@@ -81,7 +85,7 @@ class Clustering:
         deadline = time.monotonic() + JOIN_SECONDS
         while True:
             try:
-                await self.node.join(self._floor, info)
+                await self.node.join(self._floor, info, self._peers)
                 break
             except RegistryAway as exc:
                 if time.monotonic() > deadline:
@@ -90,7 +94,7 @@ class Clustering:
         await self._registry.start()
         self.node.start()
         self._log.info("joined", node=self.node.id, epoch=self.node.epoch, number=self.node.number)
-        return NodeIdentity(id=self.node.id, epoch=self.node.epoch)
+        return NodeIdentity(id=self.node.id, epoch=self.node.epoch, peers=self.node.peers)
 
     def gate(self, volume: Volume, unit: LogicalUnit, workers: WorkerVolumes) -> None:
         """Serve ``unit`` together with the others."""
