@@ -16,7 +16,7 @@ import msgspec
 from target.block.volume import Volume
 from target.cluster.node import ClusterNode
 from target.cluster.redis_registry import RedisRegistry
-from target.cluster.registry import Notices, Registry, RegistryAway
+from target.cluster.registry import Member, Notices, Registry, RegistryAway
 from target.config.model import ClusterConfig
 from target.datadir import DataDir
 from target.identity import NodeIdentity
@@ -46,13 +46,16 @@ class Clustering:
         identity: NodeIdentity,
         data: DataDir,
         log: Log,
+        *,
         on_fenced: Callable[[], None],
         on_stalled: Callable[[], None],
+        on_peers: Callable[[dict[str, int]], None],
     ) -> None:
         self._config = config
         self._log = log
         self._registry: RedisRegistry | None = None
         self._floor = identity.epoch
+        self._peers = identity.peers
         self._id = config.node_id or identity.id
         self.node = ClusterNode(
             self._make_registry,
@@ -64,7 +67,9 @@ class Clustering:
             log=log,
             on_fenced=on_fenced,
             on_stalled=on_stalled,
+            on_peers=on_peers,
         )
+        self._units: dict[str, LogicalUnit] = {}
         self.catalog = SharedCatalog(self.node, data, log)
 
     def _make_registry(self, notices: Notices) -> Registry:
@@ -80,7 +85,7 @@ class Clustering:
         deadline = time.monotonic() + JOIN_SECONDS
         while True:
             try:
-                await self.node.join(self._floor, info)
+                await self.node.join(self._floor, info, self._peers)
                 break
             except RegistryAway as exc:
                 if time.monotonic() > deadline:
@@ -89,7 +94,7 @@ class Clustering:
         await self._registry.start()
         self.node.start()
         self._log.info("joined", node=self.node.id, epoch=self.node.epoch, number=self.node.number)
-        return NodeIdentity(id=self.node.id, epoch=self.node.epoch)
+        return NodeIdentity(id=self.node.id, epoch=self.node.epoch, peers=self.node.peers)
 
     def gate(self, volume: Volume, unit: LogicalUnit, workers: WorkerVolumes) -> None:
         """Serve ``unit`` together with the others."""
@@ -122,14 +127,31 @@ class Clustering:
                     return
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
 
+        self._units[lun] = unit
         unit.gate = self.node.track(lun, unit, workers.fencer(volume), load, gone)
 
     def other_ports(self) -> list[int]:
         """The relative target ports of the nodes that there are."""
         return [member.number for member in self.node.members.values()]
 
+    def members(self) -> list[tuple[Member, list[str]]]:
+        """The nodes and their portals, as of the last renewal."""
+        found = []
+        for member in self.node.members.values():
+            try:
+                info = msgspec.json.decode(member.info, type=MemberInfo)
+            except msgspec.MsgspecError:
+                info = MemberInfo([])  # of another version
+            found.append((member, info.portals))
+        return found
+
+    def units(self) -> list[tuple[str, LogicalUnit]]:
+        """The units that are served together with others, by what they are registered as."""
+        return list(self._units.items())
+
     async def ungate(self, volume: Volume) -> None:
         """The volume is gone from this node; nothing of it is in flight."""
+        del self._units[volume.uuid.hex]
         await self.node.untrack(volume.uuid.hex)
 
     async def stop(self) -> None:

@@ -47,6 +47,8 @@ class WorkerPlace(msgspec.Struct, kw_only=True):
     # store's engine knows it.  The next life of the node has to know whom to shut out.
     store_id: str = ""
     instance: str = ""
+    # Its worker has been asked to delete its share, and may do so at any time until it answers.
+    doomed: bool = False
 
 
 class MigrationRecord(msgspec.Struct, kw_only=True):
@@ -284,6 +286,18 @@ class DataDir:
         keys = {place.key for place in workers}
         left = [place for place in record.workers or () if place.key not in keys]
         self._change(record, workers=workers, migration=None, retired=[*record.retired, *left])
+
+    def doom_retired(self, place: WorkerPlace, store_id: str) -> None:
+        """Keep, before its worker is asked, that a share in that store may go.  Raises OSError."""
+        before = place.store_id, place.doomed
+        if before == (store_id, True):
+            return
+        place.store_id, place.doomed = store_id, True
+        try:
+            self._write()
+        except OSError:
+            place.store_id, place.doomed = before
+            raise
 
     def forget_retired(self, name: str, place: WorkerPlace) -> None:
         """Nothing of the volume is at ``place``.  Raises OSError."""

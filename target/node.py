@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from target.block.pool import BufferPool
 from target.config import ServeConfig
 from target.config.model import ChapUser, ClusterConfig
 from target.config.model import Portal as PortalAddress
-from target.datadir import DataDir
+from target.datadir import DataDir, DataDirError
 from target.identity import ID_BYTES, NodeIdentity, keep_epoch, last_epoch
 from target.iscsi.chap import ChapPolicy, Secret
 from target.iscsi.parameters import TargetLimits
@@ -28,6 +30,7 @@ from target.iscsi.target import PORTAL_GROUP_TAG, IscsiTarget, TargetOptions
 from target.logs import Log
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
+from target.sight import Sight
 from target.volume_changes import VolumeChanges
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from target.clustering import Clustering
 
 SESSIONS_MAX = 128
+ALONE = "alone"  # the name of a node that has none
 RELATIVE_TARGET_PORT = 1  # all portals of a node are one port
 # Discovery sessions and connections that have not logged in yet come on top of the sessions.
 CONNECTIONS_MAX = 2 * SESSIONS_MAX
@@ -58,6 +62,7 @@ class Node:
         self._portals: list[Portal] = []
         self._something_ended = asyncio.Event()
         self._clustering: Clustering | None = None
+        self._identity: NodeIdentity | None = None  # of a node among others
         self.fenced = asyncio.Event()  # others have shut this node out: it has to start anew
 
     @property
@@ -76,10 +81,13 @@ class Node:
         self._data = DataDir(config.data_dir)
         self._executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
         pool = BufferPool(config.buffer_memory_bytes)
-        bus = SCSIBus()
+        port, identity = RELATIVE_TARGET_PORT, None
         if config.cluster is not None:
             self._clustering = self._make_clustering(config.cluster)
-        names = port_designators(config.iqn, PORTAL_GROUP_TAG, RELATIVE_TARGET_PORT)
+            identity = await self._join(self._clustering)
+            port = self._clustering.node.number
+        bus = SCSIBus(port)
+        names = port_designators(config.iqn, PORTAL_GROUP_TAG, port)
         self._volumes = Volumes(
             config,
             self._data,
@@ -91,8 +99,7 @@ class Node:
             clustering=self._clustering,
         )
         if self._clustering is not None:
-            self._volumes.identity = await self._join(self._clustering)
-            bus.port = self._clustering.node.number
+            self._volumes.identity = identity
             bus.other_ports = self._clustering.other_ports
             self._volumes.shared = self._clustering.catalog
         self.changes = VolumeChanges(self._volumes, self._sessions, self._log)
@@ -126,13 +133,46 @@ class Node:
         from target.clustering import Clustering  # redis-py: not without need
 
         last = last_epoch(self._data.path, os.urandom(ID_BYTES).hex())
-        return Clustering(config, last, self._data, self._log, self.fenced.set, self._drop_sessions)
+        return Clustering(
+            config,
+            last,
+            self._data,
+            self._log,
+            on_fenced=self.fenced.set,
+            on_stalled=self._drop_sessions,
+            on_peers=self._keep_peers,
+        )
 
     async def _join(self, clustering: Clustering) -> NodeIdentity:
         assert self._data is not None, "opened first"
         identity = await clustering.join([str(portal) for portal in self._config.portals])
         keep_epoch(self._data.path, identity)
+        self._identity = identity
         return identity
+
+    def _keep_peers(self, peers: dict[str, int]) -> None:
+        if self._identity is not None and self._data is not None:
+            self._identity = msgspec.structs.replace(self._identity, peers=peers)
+            try:
+                keep_epoch(self._data.path, self._identity)
+            except DataDirError as exc:
+                self._log.error("cannot keep who the other nodes are", reason=str(exc))
+
+    @property
+    def sight(self) -> Sight:
+        """What happens here; once it has been started."""
+        assert self._target is not None, "not started"
+        assert self._data is not None, "not started"
+        clustering = self._clustering
+        return Sight(
+            clustering.node.id if clustering is not None else ALONE,
+            [str(portal) for portal in self.ready.portals],
+            self._target,
+            self._target.bus,
+            clustering,
+            clock=time.monotonic,
+            wall=time.time,
+        )
 
     def _drop_sessions(self) -> None:
         """What initiators have sent may be theirs no more: they begin new sessions."""

@@ -249,7 +249,8 @@ class VolumeChanges:
             workers.know_stores(old, record.workers or [])
             there = {place.store_id for place in record.workers or []}
             entered = {place.store_id for place in places} - there - {""}
-            self._check_deleted(volume.name, (p for p in retired if p.store_id in entered))
+            doomed = (p for p in retired if p.doomed and p.store_id in entered)
+            self._check_deleted(volume.name, doomed)
             identity = uuids.uuid4()
             journal = MigrationLog.create(self._data.journal_of(volume.name), identity)
             try:

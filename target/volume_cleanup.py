@@ -10,8 +10,8 @@ Rules, for what a volume that is in use has left:
    a migration was tried is not known to have any.
 2. The deletion names the store and the place that were looked at, and the worker refuses another.
 3. No migration begins between the look and the worker's answer (``held``).  A deletion that was
-   not answered may still land.  The catalog has noted in which store, and the volume does not move
-   into that until the worker has answered.
+   not answered may still land.  The catalog has noted in which store (``doomed``), and the volume
+   does not move into that until the worker has answered.
 """
 
 from __future__ import annotations
@@ -105,8 +105,7 @@ class Cleanup:
             self._data.forget_retired(name, place)
             self._log.info("share left to its store", volume=name, worker=place.address)
             return
-        if store_id:
-            self._data.worker_is([place], store_id, place.instance)  # rule 3
+        self._data.doom_retired(place, store_id)  # rule 3
         await workers.delete_retired(record, place, store_id)
         self._data.forget_retired(name, place)
         self._log.info("share deleted", volume=name, worker=place.address)

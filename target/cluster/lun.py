@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from target.cluster.registry import (
@@ -83,6 +83,7 @@ class Host(Protocol):
     epoch: int
     registry: Registry
     log: Log
+    suspects: Mapping[str, int]  # lives of other nodes to be fenced before anything is served
     clock: Callable[[], float]
     wall: Callable[[], float]
     wait_seconds: float
@@ -297,6 +298,8 @@ class LunTracker(Gate):
                 await host.registry.fence(self.lun, host.id, host.epoch, host.id, it.behind)
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
+        for node, epoch in host.suspects.items():
+            await self._fence_workers(node, epoch)
         self._heard = it.event
         if self._load is not None:
             await self._load()

@@ -36,6 +36,7 @@ from target.scsi.reservations.names import NexusName
 from target.scsi.reservations.state import NOTHING
 from target.scsi.sense import (
     INVALID_MESSAGE,
+    IO_PROCESS_TERMINATED,
     LUN_NOT_SUPPORTED,
     UA_BUS_RESET,
     UA_COMMANDS_CLEARED,
@@ -46,7 +47,7 @@ from target.scsi.sense import (
     SenseKey,
     Status,
 )
-from target.scsi.unit_events import ClearTaskSet, ReservationsChanged, ResetUnit, UnitEvent
+from target.scsi.unit_events import ClearTaskSet, EndTask, ReservationsChanged, ResetUnit, UnitEvent
 
 
 class Attribute(enum.IntEnum):
@@ -320,6 +321,16 @@ class LogicalUnit:
                 self._abort_waits.remove(wait)
                 wait.done()
 
+    def end_task(self, event: EndTask) -> bool:
+        """End a command because the operator says so; False: it is not here."""
+        for attachment in self.attachments:
+            if attachment.nexus.name == event.nexus:
+                req = self.find(attachment, event.tag)
+                if req is not None:
+                    req.interrupt(IO_PROCESS_TERMINATED)
+                    return True
+        return False
+
     def clear_task_set(self, asker: Attachment, done: Callable[[bool], None]) -> None:
         """CLEAR TASK SET: the commands of all nexuses; the others learn of it.
 
@@ -404,6 +415,9 @@ class LogicalUnit:
                 self._clear(None, done)
             case ReservationsChanged():
                 self._reserve(event, done)
+            case EndTask():
+                self.end_task(event)
+                done()
             case _:
                 done()
 

@@ -39,7 +39,14 @@ class DocumentChanged(msgspec.Struct, frozen=True, tag="document"):
     version: int
 
 
-UnitEvent = ResetUnit | ClearTaskSet | ReservationsChanged | DocumentChanged
+class EndTask(msgspec.Struct, frozen=True, tag="end"):
+    """The operator ends a command."""
+
+    nexus: NexusName
+    tag: int
+
+
+UnitEvent = EndTask | ResetUnit | ClearTaskSet | ReservationsChanged | DocumentChanged
 
 
 def encode_event(event: UnitEvent) -> bytes:

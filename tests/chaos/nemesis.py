@@ -17,11 +17,12 @@ from collections.abc import Callable
 from tests.chaos.checker import LOST_FLUSH
 from tests.chaos.cluster import Cluster, Member
 from tests.chaos.history import End, History, Op
+from tests.support.volume_command import VolumeCommand
 
 PAUSE_SECONDS = (0.1, 0.6)
 SHORT_SECONDS = (0.1, 0.6)
 LONG_FACTORS = (1.2, 2.5)  # of the time that a command waits for a worker
-STAND_IN_SECONDS_MAX = 60.0
+RECOVERY_SECONDS_MAX = 60.0
 
 
 class Nemesis:
@@ -80,12 +81,26 @@ class Nemesis:
             low, high = LONG_FACTORS
             self._wait((low * self._cluster.worker_seconds, high * self._cluster.worker_seconds))
             return
-        deadline = time.monotonic() + STAND_IN_SECONDS_MAX
-        while self.stand_ins == self._stand_ins_seen:
-            if time.monotonic() > deadline:
-                raise TimeoutError("nobody stands in for a worker that is away")
-            time.sleep(0.05)
+        seen = self._stand_ins_seen
+        self._until("nobody stands in for a worker that is away", lambda: self.stand_ins > seen)
         self._wait(SHORT_SECONDS)
+
+    def _until_all_serve(self) -> None:
+        volumes = [VolumeCommand(target) for target in self._cluster.targets]
+
+        def served() -> bool:
+            shown = [volume.json("show", "disk0") for volume in volumes]
+            return all(worker["served"] for each in shown for worker in each["workers"])
+
+        self._until("a worker does not come back", served)
+
+    def _until(self, problem: str, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + RECOVERY_SECONDS_MAX
+        while not condition():
+            if time.monotonic() > deadline:
+                said = self._cluster.targets[0].stderr()[-3000:]
+                raise TimeoutError(f"{problem}:\n{said}")
+            time.sleep(0.05)
 
     @property
     def stand_ins(self) -> int:
@@ -115,8 +130,12 @@ class Nemesis:
         member.worker.signal(signal.SIGCONT)
 
     def _stop_with_osd(self, member: Member) -> None:
-        """Its writes are in the queue of the OSD while it is shut out there."""
+        """Its writes are in the queue of the OSD while it is shut out there.
+
+        A worker that is just coming back would need the OSD before it can stand in.
+        """
         assert self._cluster.ceph is not None
+        self._until_all_serve()
         osd = self._cluster.ceph.osd_pid
         os.kill(osd, signal.SIGSTOP)
         try:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from target.cluster.memory_registry import MemoryRegistry
 from target.cluster.redis_registry import RedisRegistry
 from target.cluster.registry import Event, Member, Notices, Registry, StaleNode, TaskEntry
-from target.logs import configure
 
 
 class Heard(Notices):
@@ -61,7 +61,7 @@ class World:
         memory = MemoryRegistry(lambda: self._now, lambda node, told: told(self.heard[node]))
         self.of: dict[str, Registry] = dict.fromkeys("abc", memory)
         if redis is not None:
-            log = configure("error", "text")
+            log = structlog.get_logger()
             self.of = {n: RedisRegistry(redis, n, self.heard[n], log) for n in "abc"}
 
     async def start(self) -> None:

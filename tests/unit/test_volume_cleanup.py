@@ -167,7 +167,8 @@ async def test_what_is_planned_meanwhile_waits_for_the_answer(tmp_path: Path) ->
         await until(lambda: bool(left.deletions))
         assert node.cleanup.held.locked()
         kept = json.loads((node.data.path / "catalog.json").read_text())["volumes"][NAME]
-        assert [place["store_id"] for place in kept["retired"]] == [STORE], "for the next life"
+        (place,) = kept["retired"]
+        assert (place["store_id"], place["doomed"]) == (STORE, True), "for the next life"
         left.deletes.set()
         async with node.cleanup.held:
             assert node.record.retired == []
