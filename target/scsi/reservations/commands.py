@@ -66,7 +66,7 @@ def _row_in(action: int, name: str, read: Callable[[ReservationState, bool], byt
 
     return Command(
         f"PERSISTENT RESERVE IN, {name}",
-        Kind.INFORM,
+        Kind.READ,  # as fresh as blocks are: not from a node that the others may have shut out
         usage(f"5e {action:02x} 00 00 00 00 00 ff ff 04"),
         data_in(7, 2),
         start,
