@@ -33,7 +33,7 @@ from target.cluster.registry import (
     StaleNode,
     TaskEntry,
 )
-from target.scsi.command import Kind
+from target.scsi.command import CHANGING, Kind
 from target.scsi.gate import Gate
 from target.scsi.unit_events import UnitEvent, decode_event, encode_event
 
@@ -46,8 +46,6 @@ SETTLE_SECONDS: Final = 0.001
 READ_SECONDS: Final = 0.01
 EXPIRY_SECONDS: Final = 0.25  # how late the end of a wait may be noticed
 LBA_MAX: Final = 1 << 53  # what Lua can tell apart
-
-WriteKinds: Final = (Kind.WRITE, Kind.EXCLUSIVE)
 
 
 class Log(Protocol):
@@ -206,7 +204,7 @@ class LunTracker(Gate):
 
     def enter(self, req: SCSIRequest) -> bool:
         host, kind = self._host, req.command.kind
-        exclusive = kind in WriteKinds
+        exclusive = kind in CHANGING
         passage = _Passage(next(self._sequences), req, exclusive, 0.0)
         self._passages[req] = passage
         self._new.append(passage)

@@ -1,6 +1,6 @@
 """The reservations of one logical unit, in force: one change at a time, kept, then told.
 
-    change ──▶ decided (persistent.py, exclusive.py) ──▶ kept (store.py) ──▶ in force here
+    change ──▶ decided (persistent.py, exclusive.py) ──▶ kept (documents.py) ──▶ in force here
            ──▶ in force on other nodes, commands of whoever was preempted are gone ──▶ done
 
 Rules:
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from target.block.volume import VolumeBusy
 from target.scsi.command import Access
+from target.scsi.documents import DocumentStore, Kept, MemoryStore
 from target.scsi.reservations.exclusive import (
     ExclusiveChange,
     NexusLost,
@@ -40,7 +41,6 @@ from target.scsi.reservations.state import (
     encode_state,
     forbidden,
 )
-from target.scsi.reservations.store import Kept, MemoryStore, ReservationStore
 from target.scsi.sense import UA_REGISTRATIONS_PREEMPTED
 from target.scsi.unit_events import ReservationsChanged
 from workers.store import StoreStatus
@@ -76,14 +76,14 @@ class Reservations:
         self.state = EMPTY
         self._unit = unit
         self._version = 0
-        self._store: ReservationStore = MemoryStore()
+        self._store: DocumentStore = MemoryStore()
         self._in_doubt = False  # rule 2
         self._owed: list[Loss] = []  # rule 4
         self._queue: deque[Ticket] = deque()
         self._current: Ticket | None = None
         self._advancing = False
 
-    def keep_in(self, store: ReservationStore, kept: Kept) -> None:
+    def keep_in(self, store: DocumentStore, kept: Kept) -> None:
         """Where they are kept, and what is there.  Raises ValueError if that cannot be read."""
         state = decode_state(kept.document)
         self._store = store
