@@ -44,7 +44,7 @@ from workers.rados_catalog import (
     volume_of,
 )
 from workers.rados_client import RadosClient
-from workers.rados_module import RadosError
+from workers.rados_pool import RadosError
 from workers.rados_store import MISCOMPARE, PREFIX, RadosStore, object_prefix
 from workers.shares import Share, ShareError, ShareFault, ShareInfo, Shares, Wrap
 from workers.store import VolumeStore

@@ -16,7 +16,7 @@ from target.config.worker import RadosPool, WorkerConfig
 from workers.executor import BlockingExecutor
 from workers.fault_store import FaultStore
 from workers.fences import FenceError
-from workers.rados_module import RadosError
+from workers.rados_pool import RadosError
 from workers.rados_shares import RadosShares
 from workers.server import ServerError, TlsFiles, WorkerServer
 from workers.share_dir import ShareDir, ShareDirError
