@@ -9,8 +9,6 @@ Rules:
 3. A client that the cluster has shut out stays so.  The first operation that says it calls
    ``evicted``, once.  After ``abandon`` every operation ends, and every new one, with -ESHUTDOWN:
    what is late comes to nobody, and nothing goes to the cluster any more.
-4. librados throttles a caller that has too much in flight by blocking it.  Its bounds are raised
-   beyond what a worker can have in flight by its own (workers/rados_pool.py).
 
 A full cluster or pool answers with -ENOSPC or -EDQUOT (``rados_set_osdmap_full_try``); librados
 would otherwise hold writes back until there is space.
@@ -88,7 +86,7 @@ class RadosClient:
         def ended(result: int) -> None:
             self._ended(done, result, data if result == length else data[: max(0, result)])
 
-        self._start(lambda c: read(ioctx, key, c, data, length, offset), ended, data)
+        self._start(lambda c: read(ioctx, key, c, data, length, offset), ended, length, data)
 
     def write(self, name: str, data: bytes, offset: int, done: Done) -> None:
         """The object is made if it is not there."""
@@ -96,6 +94,7 @@ class RadosClient:
         self._start(
             lambda c: write(ioctx, key, c, data, len(data), offset),
             lambda result: self._ended(done, result, b""),
+            len(data),
         )
 
     def write_zeros(self, name: str, offset: int, length: int, done: Done) -> None:
@@ -152,29 +151,37 @@ class RadosClient:
         self._start(
             lambda c: stat(ioctx, key, c, size, None),
             lambda result: self._ended(done, result if result < 0 else size.value, b""),
-            size,
+            kept=size,
         )
 
     def _operate(self, name: str, done: Done, steps: Callable[[int], None], flags: int = 0) -> None:
-        quick, key = self._quick, name.encode()
-        op = quick.rados_create_write_op()
-        steps(op)
-        operate, ioctx = quick.rados_aio_write_op_operate, self._ioctx
-        self._start(
-            lambda c: operate(op, ioctx, c, key, None, flags),
-            lambda result: self._ended(done, result, b""),
-        )
-        quick.rados_release_write_op(op)
+        quick, ioctx, key = self._quick, self._ioctx, name.encode()
+
+        def submit(completion: int) -> int:
+            op = quick.rados_create_write_op()
+            try:
+                steps(op)
+                result: int = quick.rados_aio_write_op_operate(
+                    op, ioctx, completion, key, None, flags
+                )
+                return result
+            finally:
+                quick.rados_release_write_op(op)
+
+        self._start(submit, lambda result: self._ended(done, result, b""))
 
     def _start(
-        self, submit: Callable[[int], int], ended: Callable[[int], None], kept: Any = None
+        self,
+        submit: Callable[[int], int],
+        ended: Callable[[int], None],
+        nbytes: int = 0,
+        kept: Any = None,
     ) -> None:
         """Rule 1."""
-        result = -errno.ESHUTDOWN
-        if not self._abandoned:
-            result = self._completions.start(submit, ended, kept)
-        if result < 0:
-            self._loop.call_soon(ended, result)
+        if self._abandoned:
+            self._loop.call_soon(ended, -errno.ESHUTDOWN)
+        else:
+            self._completions.start(submit, ended, nbytes, kept)
 
     def _ended(self, done: Done, result: int, data: bytes) -> None:
         if result == -errno.ESHUTDOWN and not self._shut_out:

@@ -7,7 +7,9 @@ Rules:
 2. An operation that hangs hides no others.  The thread cannot wait for those as well, so the loop
    also looks by itself: every ``TICK_SECONDS`` while it finds something that way, more and more
    seldom while it does not.
-3. A completion is given back to librados on the loop, when it is complete, and when the thread does
+3. librados throttles a caller that has too much in flight by blocking it.  At most ``OPS_MAX`` and
+   ``BYTES_MAX`` are, well below its bounds (workers/rados_pool.py); the others wait here, in order.
+4. A completion is given back to librados on the loop, when it is complete, and when the thread does
    not wait for it any more.  What belongs to it (the memory that is read into) lives as long.
 """
 
@@ -18,16 +20,26 @@ import ctypes
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from workers.librados import Librados
 
+OPS_MAX: Final = 4096
+BYTES_MAX: Final = 64 << 20  # of data that is written or read, and one operation
 TICK_SECONDS: Final = 0.002
 TICK_SECONDS_MAX: Final = 0.064
 
 log = logging.getLogger(__name__)
+Submit = Callable[[int], int]  # hands a completion to librados; a negative error number
 Ended = Callable[[int], None]  # with what the operation returned
+
+
+class _Operation(NamedTuple):
+    ended: Ended
+    nbytes: int  # of data
+    kept: Any  # what librados fills; lives as long as the operation
 
 
 class RadosCompletions:
@@ -44,7 +56,9 @@ class RadosCompletions:
         self._loop = loop
         self._slot = ctypes.c_void_p()
         self._slot_reference = ctypes.byref(self._slot)
-        self._running: dict[int, tuple[Ended, Any]] = {}  # by completion, the oldest first
+        self._running: dict[int, _Operation] = {}  # by completion, the oldest first
+        self._waiting: deque[tuple[Submit, _Operation]] = deque()  # rule 3
+        self._nbytes = 0  # of those that run
         self._watched = 0  # the completion that the thread waits for
         self._to_watch: queue.SimpleQueue[int] = queue.SimpleQueue()  # 0: no more
         self._thread: threading.Thread | None = None
@@ -53,27 +67,35 @@ class RadosCompletions:
         self._swept = False  # since the last tick
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self._running) + len(self._waiting)
 
-    def start(self, submit: Callable[[int], int], ended: Ended, kept: object = None) -> int:
-        """``submit`` hands a completion to librados; ``ended`` is called when it is complete.
+    def start(self, submit: Submit, ended: Ended, nbytes: int = 0, kept: object = None) -> None:
+        """``ended`` is called once, on the loop, after this has returned."""
+        operation = _Operation(ended, nbytes, kept)
+        if self._waiting or self._full:
+            self._waiting.append((submit, operation))
+        else:
+            self._submit(submit, operation)
 
-        Returns what ``submit`` does; where that is an error, ``ended`` is not called.  ``kept``
-        lives as long as the operation does.
-        """
+    @property
+    def _full(self) -> bool:
+        return len(self._running) >= OPS_MAX or self._nbytes >= BYTES_MAX
+
+    def _submit(self, submit: Submit, operation: _Operation) -> None:
         self._create(None, None, self._slot_reference)
         completion = self._slot.value
         assert completion, "librados has it, or the process has no memory"
         result = submit(completion)
         if result < 0:
             self._release(completion)
-            return result
-        self._running[completion] = (ended, kept)
+            self._loop.call_soon(operation.ended, result)
+            return
+        self._running[completion] = operation
+        self._nbytes += operation.nbytes
         if not self._watched:
             self._watch(completion)
         if self._timer is None:
             self._timer = self._loop.call_later(self._tick_seconds, self._tick)
-        return 0
 
     # --- the thread (rule 1) ----------------------------------------------------------------------
 
@@ -108,13 +130,16 @@ class RadosCompletions:
         is_complete, watched = self._is_complete, self._watched
         found = [c for c in self._running if c != watched and is_complete(c)]
         for completion in found:
-            ended, _ = self._running.pop(completion)
+            operation = self._running.pop(completion)
+            self._nbytes -= operation.nbytes
             result = self._result(completion)
             self._release(completion)
             try:
-                ended(result)
+                operation.ended(result)
             except Exception:  # a bug with one completion must not lose the others
                 log.exception("internal error at the end of an operation")
+        while self._waiting and not self._full:
+            self._submit(*self._waiting.popleft())
         return bool(found)
 
     def _tick(self) -> None:
@@ -132,9 +157,11 @@ class RadosCompletions:
 
     def abandon(self, ioctx: ctypes.c_void_p) -> list[Ended]:
         """Give up what is in flight; whom to tell.  Memory stays until librados is done."""
-        told = [ended for ended, _ in self._running.values()]
-        for completion, (_, kept) in list(self._running.items()):
-            self._running[completion] = (_nobody, kept)
+        told = [operation.ended for operation in self._running.values()]
+        told += [operation.ended for _, operation in self._waiting]
+        self._waiting.clear()
+        for completion, operation in list(self._running.items()):
+            self._running[completion] = operation._replace(ended=_nobody)
             self._cancel(ioctx, completion)
         return told
 

@@ -13,7 +13,7 @@ from workers.librados import SONAME, Librados, check, load
 
 MON_SECONDS: Final = 10  # for the monitors to answer: connecting, commands
 FSID_CHARS: Final = 36
-# librados throttles by blocking its caller: its bounds are beyond what a worker can have in flight.
+# Bounds of librados, which blocks its caller there: beyond ours (workers/rados_completions.py).
 INFLIGHT_OPS: Final = 8192
 INFLIGHT_BYTES: Final = 2 << 30
 SETTINGS: Final = {
