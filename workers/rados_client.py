@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar
 
 from workers.executor import BlockingExecutor
 from workers.librados import CREATE_EXCLUSIVE, FULL_FORCE, new_bytes
-from workers.rados_completions import RadosCompletions
+from workers.rados_completions import Call, RadosCompletions
 from workers.rados_pool import MON_SECONDS, RadosError, RadosPool
 
 CALL_SECONDS: Final = 2 * MON_SECONDS  # for a call that asks them, whatever librados does
@@ -36,6 +36,10 @@ CLOSE_SECONDS: Final = 5.0
 # A worker that was stopped for longer than this may find itself let in again, with writes that it
 # had not sent.  The monitors' own default is an hour; a paused virtual machine sleeps for longer.
 EVICTED_SECONDS: Final = 30 * 86400
+# Zeros cost less than a call for bytes that are not filled, as long as they are few.
+SMALL_BYTES_MAX: Final = 16384
+
+
 Done = Callable[[int, bytes], None]  # result, data that was read
 T = TypeVar("T")
 
@@ -48,11 +52,10 @@ class RadosClient:
         self.instance = pool.instance
         self.store_id = pool.store_id
         self._pool = pool
-        self._ioctx = pool.ioctx
         self._quick = pool.librados.quick
         self._loop = loop
         self._blocking = BlockingExecutor(BLOCKING_THREADS, loop.call_soon_threadsafe)
-        self._completions = RadosCompletions(pool.librados, loop)
+        self._completions = RadosCompletions(pool, loop, self._on_shut_out)
         self._shut_out = False
         self._abandoned = False
         self._closed = False
@@ -80,31 +83,25 @@ class RadosClient:
 
     def read(self, name: str, length: int, offset: int, done: Done) -> None:
         """``done`` with the bytes that there are: fewer at the end of the object."""
-        data = new_bytes(length)
-        read, ioctx, key = self._quick.rados_aio_read, self._ioctx, name.encode()
+        data = bytes(length) if length <= SMALL_BYTES_MAX else new_bytes(length)
 
         def ended(result: int) -> None:
-            self._ended(done, result, data if result == length else data[: max(0, result)])
+            done(result, data if result == length else data[: max(0, result)])
 
-        self._start(lambda c: read(ioctx, key, c, data, length, offset), ended, length, data)
+        call = self._quick.rados_aio_read
+        self._start(call, name, (data, length, offset), ended, length, data)
 
     def write(self, name: str, data: bytes, offset: int, done: Done) -> None:
         """The object is made if it is not there."""
-        write, ioctx, key = self._quick.rados_aio_write, self._ioctx, name.encode()
-        self._start(
-            lambda c: write(ioctx, key, c, data, len(data), offset),
-            lambda result: self._ended(done, result, b""),
-            len(data),
-        )
+        length = len(data)
+        call = self._quick.rados_aio_write
+        self._start(call, name, (data, length, offset), _without_data(done), length)
 
     def write_zeros(self, name: str, offset: int, length: int, done: Done) -> None:
         """Real zeros: the space is taken."""
         unit = bytes(length if length % 512 else 512)
-        write, ioctx, key = self._quick.rados_aio_writesame, self._ioctx, name.encode()
-        self._start(
-            lambda c: write(ioctx, key, c, unit, len(unit), length, offset),
-            lambda result: self._ended(done, result, b""),
-        )
+        call = self._quick.rados_aio_writesame
+        self._start(call, name, (unit, len(unit), length, offset), _without_data(done))
 
     def compare_and_write(
         self, name: str, compare: bytes, data: bytes, offset: int, done: Done
@@ -141,23 +138,21 @@ class RadosClient:
 
     def remove(self, name: str, done: Done) -> None:
         """-ENOENT: there was none."""
-        remove, ioctx, key = self._quick.rados_aio_remove, self._ioctx, name.encode()
-        self._start(lambda c: remove(ioctx, key, c), lambda result: self._ended(done, result, b""))
+        self._start(self._quick.rados_aio_remove, name, (), _without_data(done))
 
     def stat(self, name: str, done: Done) -> None:
         """``done`` with the size, or -ENOENT."""
         size = ctypes.c_uint64()
-        stat, ioctx, key = self._quick.rados_aio_stat, self._ioctx, name.encode()
-        self._start(
-            lambda c: stat(ioctx, key, c, size, None),
-            lambda result: self._ended(done, result if result < 0 else size.value, b""),
-            kept=size,
-        )
+
+        def ended(result: int) -> None:
+            done(result if result < 0 else size.value, b"")
+
+        self._start(self._quick.rados_aio_stat, name, (size, None), ended, 0, size)
 
     def _operate(self, name: str, done: Done, steps: Callable[[int], None], flags: int = 0) -> None:
-        quick, ioctx, key = self._quick, self._ioctx, name.encode()
+        quick = self._quick
 
-        def submit(completion: int) -> int:
+        def operate(ioctx: ctypes.c_void_p, key: bytes, completion: int) -> int:
             op = quick.rados_create_write_op()
             try:
                 steps(op)
@@ -168,11 +163,13 @@ class RadosClient:
             finally:
                 quick.rados_release_write_op(op)
 
-        self._start(submit, lambda result: self._ended(done, result, b""))
+        self._start(operate, name, (), _without_data(done))
 
     def _start(
         self,
-        submit: Callable[[int], int],
+        call: Call,
+        name: str,
+        arguments: tuple[Any, ...],
         ended: Callable[[int], None],
         nbytes: int = 0,
         kept: Any = None,
@@ -181,13 +178,12 @@ class RadosClient:
         if self._abandoned:
             self._loop.call_soon(ended, -errno.ESHUTDOWN)
         else:
-            self._completions.start(submit, ended, nbytes, kept)
+            self._completions.start(call, name.encode(), arguments, ended, nbytes, kept)
 
-    def _ended(self, done: Done, result: int, data: bytes) -> None:
-        if result == -errno.ESHUTDOWN and not self._shut_out:
+    def _on_shut_out(self) -> None:
+        if not self._shut_out:
             self._shut_out = True
             self.evicted()
-        done(result, data)
 
     async def wait(self, start: Callable[[Done], None]) -> tuple[int, bytes]:
         """(result, data) of one operation: ``await client.wait(partial(client.read, …))``."""
@@ -234,7 +230,7 @@ class RadosClient:
         if self._abandoned:
             return
         self._abandoned = self._shut_out = True
-        for ended in self._completions.abandon(self._ioctx):
+        for ended in self._completions.abandon():
             ended(-errno.ESHUTDOWN)
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
@@ -281,3 +277,10 @@ async def _in_thread(
     executor.run(run, done)
     async with asyncio.timeout(seconds):
         return await future
+
+
+def _without_data(done: Done) -> Callable[[int], None]:
+    def ended(result: int) -> None:
+        done(result, b"")
+
+    return ended

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from workers.librados import Librados
+from workers.rados_pool import RadosPool
 
 OPS_MAX: Final = 4096
 BYTES_MAX: Final = 64 << 20  # of data that is written or read, and one operation
@@ -32,32 +33,33 @@ TICK_SECONDS: Final = 0.002
 TICK_SECONDS_MAX: Final = 0.064
 
 log = logging.getLogger(__name__)
-Submit = Callable[[int], int]  # hands a completion to librados; a negative error number
+# ``call(ioctx, name, completion, *arguments)`` of librados; a negative error number.
+Call = Callable[..., int]
 Ended = Callable[[int], None]  # with what the operation returned
-
-
-class _Operation(NamedTuple):
-    ended: Ended
-    nbytes: int  # of data
-    kept: Any  # what librados fills; lives as long as the operation
+# (ended, bytes of data, what librados fills, which lives as long): this runs for every I/O.
+_Operation = tuple[Ended, int, Any]
 
 
 class RadosCompletions:
-    """The completions of one client."""
+    """The completions of one client; ``on_shut_out``: an operation ended with -ESHUTDOWN."""
 
-    def __init__(self, librados: Librados, loop: asyncio.AbstractEventLoop) -> None:
-        quick = librados.quick
+    def __init__(
+        self, pool: RadosPool, loop: asyncio.AbstractEventLoop, on_shut_out: Callable[[], None]
+    ) -> None:
+        quick = pool.librados.quick
+        self._ioctx = pool.ioctx
+        self._on_shut_out = on_shut_out
         self._create = quick.rados_aio_create_completion2
         self._is_complete = quick.rados_aio_is_complete
         self._result = quick.rados_aio_get_return_value
         self._release = quick.rados_aio_release
         self._cancel = quick.rados_aio_cancel
-        self._wait = librados.slow.rados_aio_wait_for_complete
+        self._wait = pool.librados.slow.rados_aio_wait_for_complete
         self._loop = loop
         self._slot = ctypes.c_void_p()
         self._slot_reference = ctypes.byref(self._slot)
         self._running: dict[int, _Operation] = {}  # by completion, the oldest first
-        self._waiting: deque[tuple[Submit, _Operation]] = deque()  # rule 3
+        self._waiting: deque[tuple[Call, bytes, tuple[Any, ...], _Operation]] = deque()
         self._nbytes = 0  # of those that run
         self._watched = 0  # the completion that the thread waits for
         self._to_watch: queue.SimpleQueue[int] = queue.SimpleQueue()  # 0: no more
@@ -69,29 +71,35 @@ class RadosCompletions:
     def __len__(self) -> int:
         return len(self._running) + len(self._waiting)
 
-    def start(self, submit: Submit, ended: Ended, nbytes: int = 0, kept: object = None) -> None:
+    def start(
+        self,
+        call: Call,
+        name: bytes,
+        arguments: tuple[Any, ...],
+        ended: Ended,
+        nbytes: int = 0,
+        kept: object = None,
+    ) -> None:
         """``ended`` is called once, on the loop, after this has returned."""
-        operation = _Operation(ended, nbytes, kept)
-        if self._waiting or self._full:
-            self._waiting.append((submit, operation))
+        operation = (ended, nbytes, kept)
+        if self._waiting or len(self._running) >= OPS_MAX or self._nbytes >= BYTES_MAX:
+            self._waiting.append((call, name, arguments, operation))
         else:
-            self._submit(submit, operation)
+            self._submit(call, name, arguments, operation)
 
-    @property
-    def _full(self) -> bool:
-        return len(self._running) >= OPS_MAX or self._nbytes >= BYTES_MAX
-
-    def _submit(self, submit: Submit, operation: _Operation) -> None:
+    def _submit(
+        self, call: Call, name: bytes, arguments: tuple[Any, ...], operation: _Operation
+    ) -> None:
         self._create(None, None, self._slot_reference)
         completion = self._slot.value
         assert completion, "librados has it, or the process has no memory"
-        result = submit(completion)
+        result = call(self._ioctx, name, completion, *arguments)
         if result < 0:
             self._release(completion)
-            self._loop.call_soon(operation.ended, result)
+            self._loop.call_soon(operation[0], result)
             return
         self._running[completion] = operation
-        self._nbytes += operation.nbytes
+        self._nbytes += operation[1]
         if not self._watched:
             self._watch(completion)
         if self._timer is None:
@@ -130,15 +138,17 @@ class RadosCompletions:
         is_complete, watched = self._is_complete, self._watched
         found = [c for c in self._running if c != watched and is_complete(c)]
         for completion in found:
-            operation = self._running.pop(completion)
-            self._nbytes -= operation.nbytes
+            ended, nbytes, _ = self._running.pop(completion)
+            self._nbytes -= nbytes
             result = self._result(completion)
             self._release(completion)
             try:
-                operation.ended(result)
+                if result == -errno.ESHUTDOWN:
+                    self._on_shut_out()
+                ended(result)
             except Exception:  # a bug with one completion must not lose the others
                 log.exception("internal error at the end of an operation")
-        while self._waiting and not self._full:
+        while self._waiting and len(self._running) < OPS_MAX and self._nbytes < BYTES_MAX:
             self._submit(*self._waiting.popleft())
         return bool(found)
 
@@ -155,14 +165,14 @@ class RadosCompletions:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def abandon(self, ioctx: ctypes.c_void_p) -> list[Ended]:
+    def abandon(self) -> list[Ended]:
         """Give up what is in flight; whom to tell.  Memory stays until librados is done."""
-        told = [operation.ended for operation in self._running.values()]
-        told += [operation.ended for _, operation in self._waiting]
+        told = [ended for ended, _, _ in self._running.values()]
+        told += [operation[0] for *_, operation in self._waiting]
         self._waiting.clear()
-        for completion, operation in list(self._running.items()):
-            self._running[completion] = operation._replace(ended=_nobody)
-            self._cancel(ioctx, completion)
+        for completion, (_, nbytes, kept) in list(self._running.items()):
+            self._running[completion] = (_nobody, nbytes, kept)
+            self._cancel(self._ioctx, completion)
         return told
 
     def close(self) -> None:
