@@ -61,6 +61,8 @@ class Node:
         self._target: IscsiTarget | None = None
         self._portals: list[Portal] = []
         self._something_ended = asyncio.Event()
+        self.lost = ""  # why it cannot serve any more, and has to end
+        self.on_lost: Callable[[], None] = lambda: None
         self._clustering: Clustering | None = None
         self._identity: NodeIdentity | None = None  # of a node among others
         self.fenced = asyncio.Event()  # others have shut this node out: it has to start anew
@@ -97,6 +99,7 @@ class Node:
             self._log,
             port_designators=names,
             clustering=self._clustering,
+            on_lost=self._lost,
         )
         if self._clustering is not None:
             self._volumes.identity = identity
@@ -126,6 +129,10 @@ class Node:
                 for lun, v in self._volumes.by_lun.items()
             ),
         )
+
+    def _lost(self, reason: str) -> None:
+        self.lost = reason
+        self.on_lost()
 
     def _make_clustering(self, config: ClusterConfig) -> Clustering:
         assert self._data is not None, "opened first"
@@ -233,6 +240,8 @@ class Node:
             # Sessions end when the last store has answered; there is nothing that could be cut
             # short.
             await self._until(self._target_idle, deadline + self._config.shutdown_timeout_seconds)
+            if self._volumes is not None:
+                self._volumes.give_up()
         if self._volumes is not None and not self.fenced.is_set():
             await self._volumes.flush()
         if self._clustering is not None:
