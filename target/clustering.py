@@ -138,10 +138,14 @@ class Clustering:
         """The relative target ports of the nodes that there are."""
         return [member.number for member in self.node.members.values()]
 
-    def members(self) -> list[tuple[Member, list[str]]]:
-        """The nodes and their portals, as of the last renewal."""
+    async def members(self) -> list[tuple[Member, list[str]]]:
+        """The nodes and their portals; without Redis, as this node knew them last."""
+        try:
+            members = await self.node.registry.members()
+        except RegistryAway:
+            members = list(self.node.members.values())
         found = []
-        for member in self.node.members.values():
+        for member in members:
             try:
                 info = msgspec.json.decode(member.info, type=MemberInfo)
             except msgspec.MsgspecError:
