@@ -140,9 +140,9 @@ local function submit(keys, args)
   -- The exclusive entries of others, if there are any: as a rule there are none.
   local others = {}
   if redis.call('HLEN', writes) > tonumber(redis.call('HGET', meta, 'w:' .. node)) then
-    local all = redis.call('HGETALL', writes)
+    local all, own = redis.call('HGETALL', writes), node .. ' '
     for i = 1, #all, 2 do
-      if string.match(all[i], '^%S+') ~= node then
+      if string.sub(all[i], 1, #own) ~= own then
         local first, last = string.match(all[i + 1], '^(%d+) (%d+) ')
         others[#others + 1] = {all[i], tonumber(first), tonumber(last)}
       end
