@@ -245,7 +245,8 @@ def as_json(rows: Sequence[Row], results: Results, judged: Sequence[Verdict]) ->
 
 
 def print_shares(console: Console, server: str, row: str, by_process: list[Counter[str]]) -> None:
-    """Where the CPU time of each process went; the target is the first."""
+    """Where the CPU time of each process went; the target is the first, Redis has no frames."""
+    by_process = [found for found in by_process if found.total()]
     table = Table(title=f"{server}: {row}: share of CPU time", title_justify="left")
     table.add_column("")
     names = ["target", *(f"worker {number}" for number in range(1, len(by_process)))]
