@@ -13,7 +13,8 @@ Rules of the task set (SAM-5 clause 8):
    is 0.
 4. Where other nodes serve the unit too, a command whose turn it is passes the unit's gate first; it
    counts as running from then on.
-5. Reservations are asked last, when a command is about to run: what runs already goes on.
+5. The state of the port's group, and then reservations, are asked last, when a command is about to
+   run: what runs already goes on.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from target.scsi.device import AbsentDevice, Device
 from target.scsi.gate import Gate
 from target.scsi.limits import LUNS_MAX, UNIT_ATTENTIONS_MAX
 from target.scsi.lun import lun_spellings
+from target.scsi.port_groups import AccessState, PortGroup, port_groups
+from target.scsi.port_groups import hindrance as hindrance_of
 from target.scsi.request import BLOCKED, COMPLETED, HbaPort, SCSIRequest
 from target.scsi.reservations.exclusive import NexusLost, UnitReset
 from target.scsi.reservations.keeper import Reservations
@@ -38,11 +41,11 @@ from target.scsi.sense import (
     INVALID_MESSAGE,
     IO_PROCESS_TERMINATED,
     LUN_NOT_SUPPORTED,
+    UA_ACCESS_STATE_CHANGED,
     UA_BUS_RESET,
     UA_COMMANDS_CLEARED,
     UA_DEVICE_RESET,
     UA_LUNS_CHANGED,
-    UA_MODE_PARAMETERS_CHANGED,
     UA_POWER_ON,
     Sense,
     SenseKey,
@@ -136,9 +139,10 @@ class _Wait:
 class LogicalUnit:
     """A device at a LUN, with its task set."""
 
-    def __init__(self, number: int, device: Device) -> None:
+    def __init__(self, bus: SCSIBus, number: int, device: Device) -> None:
         self.number = number
         self.device = device
+        self._bus = bus
         self.command_for = device.table.find
         self.attachments: list[Attachment] = []
         self.active: dict[SCSIRequest, None] = {}  # running and not ended, oldest first
@@ -150,6 +154,8 @@ class LogicalUnit:
         self.reservations = Reservations(self)
         self.settings = Settings(self)
         self._gate: Gate | None = None
+        self._access: dict[int, AccessState] = {}  # of groups, as it was set
+        self._state = AccessState.OPTIMIZED  # of the group that our port is in
         self._straight = True  # neither rule 4 nor rule 5 concerns any command
 
     @property
@@ -160,11 +166,27 @@ class LogicalUnit:
     @gate.setter
     def gate(self, gate: Gate | None) -> None:
         self._gate = gate
-        self.reservations_changed()
+        self.rules_changed()
 
-    def reservations_changed(self) -> None:
-        """What attachments are forbidden is new."""
-        self._straight = self._gate is None and not self.reservations.any
+    def rules_changed(self) -> None:
+        """What rules 4 and 5 ask about is new."""
+        self._straight = (
+            self._gate is None
+            and not self.reservations.any
+            and self._state <= AccessState.NON_OPTIMIZED
+        )
+
+    def port_groups(self) -> list[PortGroup]:
+        """Those of all nodes, as they are for this unit."""
+        return port_groups(self._bus.ports, self._bus.gone_ports(), self._access)
+
+    def set_access(self, access: dict[int, AccessState]) -> bool:
+        """What SET TARGET PORT GROUPS has set; whether a state is other than before."""
+        before = [group.state for group in self.port_groups()]
+        self._access = access
+        self._state = access.get(self._bus.port, AccessState.OPTIMIZED)
+        self.rules_changed()
+        return before != [group.state for group in self.port_groups()]
 
     def submit(self, req: SCSIRequest) -> None:
         """Run a parsed request, now or when its task attribute allows."""
@@ -233,7 +255,10 @@ class LogicalUnit:
     def _run(self, req: SCSIRequest) -> None:
         """Rule 5.  A unit attention is reported before a conflict."""
         attention = req.rejected is not None and req.rejected.key is SenseKey.UNIT_ATTENTION
-        if req.command.needs in req.attachment.forbidden and not (req.harmless or attention):
+        hindrance = None if attention else hindrance_of(self._state, req.command)
+        if hindrance is not None:
+            req.fail(hindrance)
+        elif req.command.needs in req.attachment.forbidden and not (req.harmless or attention):
             req.complete(Status.RESERVATION_CONFLICT)
         else:
             req.start()
@@ -409,8 +434,9 @@ class LogicalUnit:
         here()
 
     def _set(self, event: SettingsChanged, asker: Attachment | None) -> None:
-        if self.settings.learn(event.version, event.state) and not event.quiet:
-            self.attend_all(UA_MODE_PARAMETERS_CHANGED, but=asker)
+        for attention in self.settings.learn(event.version, event.state):
+            if not event.quiet:
+                self.attend_all(attention, but=asker)
 
     def _everywhere(self, event: UnitEvent, done: Callable[[bool], None]) -> Callable[[], None]:
         """Have other nodes do ``event``; call what is returned when it has been done here."""
@@ -461,15 +487,17 @@ class LogicalUnit:
 class SCSIBus:
     """The logical units of one target, as one target port shows them.
 
-    ``port`` is its relative target port identifier; ``other_ports`` asks for those of other nodes.
+    ``port`` is its relative target port identifier; ``other_ports`` asks for those of other nodes
+    that are there, ``gone_ports`` for those of nodes that were.
     """
 
     def __init__(self, port: int = 1) -> None:
         self.port = port
         self.lives = itertools.count(1)
         self.other_ports: Callable[[], Iterable[int]] = tuple
+        self.gone_ports: Callable[[], Iterable[int]] = tuple
         self.units: dict[int, LogicalUnit] = {}
-        self.absent = LogicalUnit(0, AbsentDevice())
+        self.absent = LogicalUnit(self, 0, AbsentDevice())
         self.nexuses: list[Nexus] = []
 
     @property
@@ -477,11 +505,16 @@ class SCSIBus:
         """The relative identifiers of all target ports that there are now."""
         return tuple(sorted({self.port, *self.other_ports()}))
 
+    def ports_changed(self) -> None:
+        """Nodes have come or gone: their groups have another state."""
+        for unit in self.units.values():
+            unit.attend_all(UA_ACCESS_STATE_CHANGED)
+
     def add(self, number: int, device: Device) -> LogicalUnit:
         """Put a device at a LUN."""
         if not 0 <= number < LUNS_MAX or number in self.units:
             raise ValueError(f"LUN {number} is taken or out of range")
-        unit = LogicalUnit(number, device)
+        unit = LogicalUnit(self, number, device)
         self._luns_changed()
         self.units[number] = unit
         for nexus in self.nexuses:

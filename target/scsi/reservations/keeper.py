@@ -115,7 +115,7 @@ class Reservations:
     def _in_force(self) -> None:
         for attachment in self._unit.attachments:
             attachment.forbidden = self.forbidden(attachment.nexus)
-        self._unit.reservations_changed()
+        self._unit.rules_changed()
 
     # --- changes ----------------------------------------------------------------------------------
 
