@@ -50,6 +50,7 @@ class ClusterNode(Notices):
         log: Log,
         on_fenced: Callable[[], None],
         on_stalled: Callable[[], None],
+        on_members: Callable[[Iterable[Member]], None] = lambda members: None,
         on_peers: Callable[[dict[str, int]], None] = lambda peers: None,
     ) -> None:
         self.id = node_id
@@ -71,6 +72,7 @@ class ClusterNode(Notices):
         self.peers: dict[str, int] = {}  # the epochs of the other members
         self.suspects: Mapping[str, int] = {}  # rule 6; its own last life is among them
         self._on_peers = on_peers
+        self._on_members = on_members
         self._leased_until = 0.0
         self._unbroken_since: float | None = None
         self._leased = asyncio.Event()
@@ -106,6 +108,7 @@ class ClusterNode(Notices):
         if peers != self.peers:
             self.peers = peers
             self._on_peers(peers)
+        self._on_members(self.members.values())
 
     def start(self) -> None:
         """Renew the lease from now on."""

@@ -39,7 +39,7 @@ from target.iscsi.session import MANAGEMENT_TASKS_MAX
 if TYPE_CHECKING:
     from target.iscsi.connection import Connection
     from target.iscsi.endpoint import Endpoint
-    from target.scsi.bus import Attachment
+    from target.scsi.nexus import Attachment
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ from target.scsi.sense import (
 from target.scsi.settings import DEFAULTS, SettingsState
 
 if TYPE_CHECKING:
-    from target.scsi.bus import Nexus
+    from target.scsi.nexus import Nexus
 
 MODULES: Final = (
     primary,

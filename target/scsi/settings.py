@@ -27,7 +27,8 @@ from target.scsi.sense import UA_ACCESS_STATE_CHANGED, UA_MODE_PARAMETERS_CHANGE
 from workers.store import StoreStatus
 
 if TYPE_CHECKING:
-    from target.scsi.bus import Attachment, LogicalUnit
+    from target.scsi.logical_unit import LogicalUnit
+    from target.scsi.nexus import Attachment
 
 log = logging.getLogger(__name__)
 

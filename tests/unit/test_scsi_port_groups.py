@@ -78,7 +78,7 @@ def test_the_extended_format(one: Initiator) -> None:
 
 
 def test_nodes_that_are_gone_are_unavailable_and_everybody_is_told(it: Rig, one: Initiator) -> None:
-    it.bus.other_ports = lambda: (1, 7)
+    it.bus.live_ports = lambda: (1, 7)
     it.bus.gone_ports = lambda: (3,)
     it.bus.ports_changed()
     assert one.sense(TEST_UNIT_READY) == s.UA_ACCESS_STATE_CHANGED
