@@ -3,7 +3,9 @@
 Everything that the kernel logs as a warning or worse is one, and so is anything that reads like
 one at a lower level, except what the emulated machine itself causes and what a healthy target
 must cause. While a test restarts the target (between two marks that it writes into the log) the
-kernel may also say that it lost the connection; it may never say that a command failed.
+kernel may also say that it lost the connection; it may never say that a command failed. While it
+takes away one of several paths (between two other marks) commands may fail on that path, to be sent
+through another; none may fail on the device-mapper device that joins them.
 """
 
 import re
@@ -15,6 +17,8 @@ from tests.e2e.vm import VirtualMachine
 WARNING = 4
 OUTAGE_BEGINS = "lunmesh-e2e: outage begins"
 OUTAGE_ENDS = "lunmesh-e2e: outage ends"
+PATH_OUTAGE_BEGINS = "lunmesh-e2e: path outage begins"
+PATH_OUTAGE_ENDS = "lunmesh-e2e: path outage ends"
 
 _LINE = re.compile(r"<(\d+)>\[[ .\d]+\] (.*)")
 _READS_LIKE_ONE = re.compile(
@@ -30,6 +34,18 @@ _EMULATION = re.compile(r"clocksource|rcu|hrtimer|perf: interrupt|soft lockup|wo
 _OUTAGE = re.compile(
     r"detected conn error|ping timeout|[Tt]arget requests? logout|connection.*closed"
 )
+_PATH_OUTAGE = re.compile(
+    _OUTAGE.pattern
+    + r"|session recovery timed out|multipath: \d+:\d+: (?:Failing|Reinstating) path"
+    r"|^I/O error, dev sd|recoverable transport error, dev sd|rejecting I/O to offline device"
+    r"|FAILED Result: hostbyte=DID_(?:TRANSPORT_|NO_CONNECT|BUS_BUSY)|callbacks suppressed"
+)
+_MARKS = {
+    OUTAGE_BEGINS: _OUTAGE,
+    PATH_OUTAGE_BEGINS: _PATH_OUTAGE,
+    OUTAGE_ENDS: None,
+    PATH_OUTAGE_ENDS: None,
+}
 
 
 def begin(vm: VirtualMachine) -> None:
@@ -45,6 +61,14 @@ def outage(vm: VirtualMachine) -> Iterator[None]:
     vm.sh(f"echo '<5>{OUTAGE_ENDS}' > /dev/kmsg")
 
 
+@contextmanager
+def path_outage(vm: VirtualMachine) -> Iterator[None]:
+    """Inside, paths may be lost, but never all of them for those who use the joined device."""
+    vm.sh(f"echo '<5>{PATH_OUTAGE_BEGINS}' > /dev/kmsg")
+    yield
+    vm.sh(f"echo '<5>{PATH_OUTAGE_ENDS}' > /dev/kmsg")
+
+
 def complaints(vm: VirtualMachine) -> list[str]:
     return find_complaints(vm.sh("dmesg -r"))
 
@@ -52,12 +76,13 @@ def complaints(vm: VirtualMachine) -> list[str]:
 def find_complaints(raw_log: str) -> list[str]:
     """The complaints in a log as `dmesg -r` prints it: "<priority>[time] text"."""
     found = []
-    in_outage = False
+    outage: re.Pattern[str] | None = None
     for priority, text in _LINE.findall(raw_log):
-        if OUTAGE_BEGINS in text or OUTAGE_ENDS in text:
-            in_outage = OUTAGE_BEGINS in text
+        mark = next((mark for mark in _MARKS if text.endswith(mark)), None)
+        if mark is not None:
+            outage = _MARKS[mark]
         elif int(priority) % 8 <= WARNING or _READS_LIKE_ONE.search(text):
-            excuses = [_HEALTHY, _EMULATION, *([_OUTAGE] if in_outage else [])]
+            excuses = [_HEALTHY, _EMULATION, *([outage] if outage else [])]
             if not any(excuse.search(text) for excuse in excuses):
                 found.append(text)
     return found

@@ -1,6 +1,12 @@
 """The judge of the guest's kernel log sees what it must, and excuses no more than that."""
 
-from tests.e2e.kernel_log import OUTAGE_BEGINS, OUTAGE_ENDS, find_complaints
+from tests.e2e.kernel_log import (
+    OUTAGE_BEGINS,
+    OUTAGE_ENDS,
+    PATH_OUTAGE_BEGINS,
+    PATH_OUTAGE_ENDS,
+    find_complaints,
+)
 
 QUIET = """\
 <6>[    5.082684] scsi host0: iSCSI Initiator over TCP/IP
@@ -40,3 +46,16 @@ def test_a_lost_connection_is_excused_in_an_outage_only() -> None:
 def test_a_failed_command_is_a_complaint_even_in_an_outage() -> None:
     begins = f"<13>[ 19.0] {OUTAGE_BEGINS}\n"
     assert find_complaints(begins + LOST + "<3>[ 20.1] I/O error, dev sda, sector 0") != []
+
+
+def test_while_a_path_is_away_commands_fail_on_it_and_not_on_the_joined_device() -> None:
+    begins, ends = f"<13>[ 19.0] {PATH_OUTAGE_BEGINS}\n", f"<13>[ 30.0] {PATH_OUTAGE_ENDS}\n"
+    path = (
+        f"{LOST}"
+        "<3>[ 20.1] I/O error, dev sda, sector 7720 op 0x0:(READ) flags 0x4200 phys_seg 13\n"
+        "<4>[ 20.2] device-mapper: multipath: 254:0: Failing path 8:0.\n"
+    )
+    joined = "<3>[ 20.3] I/O error, dev dm-0, sector 7720 op 0x0:(READ) flags 0x0 phys_seg 1\n"
+    assert find_complaints(begins + path + ends) == []
+    assert len(find_complaints(begins + path + joined + ends)) == 1
+    assert len(find_complaints(begins + ends + path)) == 3
