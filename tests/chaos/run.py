@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos import blocks
-from tests.chaos.checker import Violation, check
+from tests.chaos.checker import check
 from tests.chaos.client import Client, Layout
 from tests.chaos.cluster import VOLUME_BYTES, Cluster, running_cluster
 from tests.chaos.history import End, History, Op
 from tests.chaos.nemesis import Nemesis
+from tests.chaos.zones import Violation
 from tests.support import cdb
 from tests.support.initiator import Initiator
 
