@@ -1,4 +1,4 @@
-"""The processes of a chaos run: a target, its workers, what lies between and under them."""
+"""The processes of a chaos run: nodes, their workers, Redis, what lies between and under them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.support.lunmesh_server import LunmeshServer, free_port
 from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.redis_server import RedisServer
 from tests.support.relay import Relay
 from tests.support.small_disk import CannotMount, SmallDisk
 
@@ -17,11 +18,13 @@ VOLUME_BYTES = 192 << 20
 CHUNK_BYTES = 64 << 10  # so that many commands cross workers
 DISK_BYTES = 96 << 20  # room for a worker's share
 WORKER_SECONDS = 1.5  # --worker-timeout
+LEASE_SECONDS = 2.0  # --lease
+WAIT_SECONDS = 3.0  # --cluster-wait
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker, its connection to the target, and its disk, where one could be mounted."""
+    """A worker, the connections of all nodes to it, and its disk, where one could be mounted."""
 
     worker: LunmeshWorker
     relay: Relay
@@ -29,16 +32,25 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """``targets`` are the nodes that serve the volume as LUN 0."""
+class Node:
+    """A node that serves the volume as LUN 0; one of several has its own way to Redis."""
 
-    targets: list[LunmeshServer]
+    server: LunmeshServer
+    to_redis: Relay | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """All of it runs; there is no Redis for one node."""
+
+    nodes: list[Node]
     members: list[Member]
+    redis: RedisServer | None
     no_disks: str  # why there are no disks to fill
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path) -> Iterator[Cluster]:
+def running_cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
     """Everything runs; at the end everything has ended and is unmounted."""
     with contextlib.ExitStack() as stack:
         members, no_disks = [], ""
@@ -48,22 +60,50 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
                 disk = stack.enter_context(SmallDisk(folder / f"disk{number}", DISK_BYTES))
             except CannotMount as exc:
                 no_disks = str(exc)
-            store = disk.folder if disk is not None else folder / f"store{number}"
-            port = free_port()
-            worker = LunmeshWorker(
-                folder / f"worker{number}",
-                listen=f"127.0.0.1:{port}",
-                store=f"file:{store}/worker",
-                arguments=["--buffer-memory", "32M"],
-            )
-            stack.enter_context(worker)
-            relay = stack.enter_context(Relay("127.0.0.1", port, keep=False))
-            members.append(Member(worker, relay, disk))
-        flags = ["--worker-timeout", str(WORKER_SECONDS)]
-        for member in members:
-            flags += ["--worker", f"{member.relay.host}:{member.relay.port}"]
-        target = LunmeshServer(
-            folder / "target", [f"disk0={VOLUME_BYTES},chunk={CHUNK_BYTES}"], arguments=flags
-        )
-        stack.enter_context(target)
-        yield Cluster([target], members, no_disks)
+            members.append(_member(stack, folder, number, disk))
+        redis = None
+        if nodes > 1:
+            redis = stack.enter_context(RedisServer(folder / "redis", port=free_port()))
+        running = [_node(stack, folder, number, members, redis) for number in range(nodes)]
+        yield Cluster(running, members, redis, no_disks)
+
+
+def _member(
+    stack: contextlib.ExitStack, folder: Path, number: int, disk: SmallDisk | None
+) -> Member:
+    store = disk.folder if disk is not None else folder / f"store{number}"
+    port = free_port()
+    worker = LunmeshWorker(
+        folder / f"worker{number}",
+        listen=f"127.0.0.1:{port}",
+        store=f"file:{store}/worker",
+        arguments=["--buffer-memory", "32M"],
+    )
+    stack.enter_context(worker)
+    relay = stack.enter_context(Relay("127.0.0.1", port, keep=False))
+    return Member(worker, relay, disk)
+
+
+def _node(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    number: int,
+    members: list[Member],
+    redis: RedisServer | None,
+) -> Node:
+    flags = ["--worker-timeout", str(WORKER_SECONDS)]
+    for member in members:
+        flags += ["--worker", f"{member.relay.host}:{member.relay.port}"]
+    to_redis = None
+    if redis is not None:
+        to_redis = stack.enter_context(Relay("127.0.0.1", redis.port, keep=False))
+        flags += [
+            *("--redis", f"redis://127.0.0.1:{to_redis.port}", "--node-id", f"node{number}"),
+            *("--lease", str(LEASE_SECONDS), "--cluster-wait", str(WAIT_SECONDS)),
+        ]
+    server = LunmeshServer(
+        folder / f"node{number}",
+        [f"disk0={VOLUME_BYTES},chunk={CHUNK_BYTES}"],
+        arguments=flags,
+    )
+    return Node(stack.enter_context(server), to_redis)

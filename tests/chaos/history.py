@@ -32,6 +32,7 @@ class Op(enum.Enum):
     WRITE = "write"
     FLUSH = "flush"
     SWAP = "compare and write"
+    PROBE = "test unit ready"
     ABORT = "abort task"
     RESET = "lun reset"
     FAULT = "fault"

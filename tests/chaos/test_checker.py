@@ -116,10 +116,10 @@ def test_a_lost_flush_must_not_be_acknowledged() -> None:
 
 
 def test_a_block_says_who_it_is() -> None:
-    data = pack([3, 4], 9)
+    data = pack({3: 9, 4: 9})
     assert versions_of(3, data) == {3: 9, 4: 9}
     assert version_of(3, bytes(BLOCK_BYTES)) == NEVER_WRITTEN
-    torn = data[:256] + pack([3], 8)[256:512]
+    torn = data[:256] + pack({3: 8})[256:512]
     elsewhere = data[BLOCK_BYTES:]
     flipped = bytes([data[0] ^ 1]) + data[1:BLOCK_BYTES]
     assert [version_of(3, each) for each in (torn, elsewhere, flipped)] == [GARBAGE] * 3
