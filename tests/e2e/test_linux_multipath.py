@@ -1,7 +1,10 @@
 """Linux joins several ways to one disk with dm-multipath and multipathd, and ways come and go."""
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from tests.e2e.conftest import ServerFactory
 from tests.e2e.multipath import Multipath, MultipathDisk
 from tests.e2e.vm import VirtualMachine
 from tests.support.lunmesh_server import free_port
+from tests.support.node_cluster import NodeCluster
 from tests.support.relay import Relay
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
@@ -50,21 +54,48 @@ def multipath(vm: VirtualMachine) -> Iterator[Multipath]:
     assert not found, "the guest's kernel complains:\n" + "\n".join(found)
 
 
-def test_one_of_two_ways_to_a_node_is_lost(
+def test_two_portals_of_one_node_are_two_paths(
     vm: VirtualMachine, serve: ServerFactory, multipath: Multipath
 ) -> None:
-    """Two portals of one node; the network drops everything of one, until it breaks."""
+    """A connection that breaks and is there again at once costs no path."""
     second = free_port()
     server = serve(["disk0=64M"], "--portal", f"127.0.0.1:{second}")
     with (
         Relay(server.host, server.port, keep=False) as relay,
         multipath.joined([relay.port, second], server.iqn) as disk,
         verified_writes(vm, disk),
+        kernel_log.outage(vm),
+    ):
+        relay.cut()
+        disk.wait_for_progress()
+        disk.wait_for_paths(active=2)
+
+
+def test_nodes_are_killed_stopped_and_restarted_one_after_the_other(
+    vm: VirtualMachine, tmp_path: Path, multipath: Multipath
+) -> None:
+    """Two nodes, one disk: nobody who uses it may notice, and all that was written is there."""
+    with (
+        NodeCluster(tmp_path, ["disk0=64M"], arguments=["--lease", "3"]) as cluster,
+        multipath.joined([node.port for node in cluster.nodes], cluster.nodes[0].iqn) as disk,
+        verified_writes(vm, disk),
         kernel_log.path_outage(vm),
     ):
-        relay.hold()
+        one, other = cluster.nodes
+        one.kill()
         disk.wait_for_paths(active=1, failed=1)
         disk.wait_for_progress()
-        relay.cut()
-        relay.release()
+        one.start()
         disk.wait_for_paths(active=2)
+
+        # Longer than its lease: the other one shuts it out, and it has to notice when it goes on.
+        os.kill(other.pid, signal.SIGSTOP)
+        disk.wait_for_paths(active=1, failed=1)
+        disk.wait_for_progress()
+        os.kill(other.pid, signal.SIGCONT)
+        disk.wait_for_paths(active=2)
+
+        for node in cluster.nodes:
+            node.restart()
+            disk.wait_for_progress()
+            disk.wait_for_paths(active=2)
