@@ -35,16 +35,17 @@ from tests.support.iscsi_task import Task
 Address = tuple[str, int, str]  # host, port, target name
 
 DEPTH = 8
-TICK_SECONDS = 1.0
+TICK_SECONDS = 0.5
 # A node that is silent for this long, and then for this long after a ping, is given up.  Each is
 # longer than a lease: a node that was given up while it stood still does not serve when it goes on.
 PING_TICKS = 4
+GIVEN_UP_SECONDS = 2 * PING_TICKS * TICK_SECONDS
 OVERDUE_SECONDS = 20.0
 # Behind these, an abort or a reset that nobody answers, and nodes that do not come back.
 TASK_MANAGEMENT_SECONDS = 40.0
 LOGIN_SECONDS = 4.0
 RECONNECT_SECONDS = 60.0
-_ABORTS, _RESETS, _MOVES = 1 / 200, 1 / 4000, 1 / 2000  # of commands
+_ABORTS, _RESETS, _MOVES = 1 / 200, 1 / 4000, 1 / 500  # of commands
 _GOOD, _UNIT_ATTENTION, _MISCOMPARE = 0, 6, 0xE
 # BUS DEVICE RESET and its kin, COMMANDS CLEARED BY …: commands have ended without an answer.
 _ENDED_OTHERS = (0x29, 0x2F)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from tests.chaos.checker import LOST_FLUSH
+from tests.chaos.client import GIVEN_UP_SECONDS
 from tests.chaos.cluster import LEASE_SECONDS, WORKER_SECONDS, Cluster, Member, Node
 from tests.chaos.history import End, History, Op
 from tests.support.redis_server import RedisServer
@@ -22,6 +23,10 @@ SHORT_SECONDS = (0.1, 0.6)
 LONG_SECONDS = (1.2 * WORKER_SECONDS, 2.5 * WORKER_SECONDS)
 # Longer than a lease: by then a node has been shut out, or its clients are served by the others.
 LEASE_OVER_SECONDS = (2.0 * LEASE_SECONDS, 3.0 * LEASE_SECONDS)
+# Until the clients of a node that stands still have given it up, and written elsewhere; but not
+# until a worker takes its connections for dead (workers/server.py: 7 s).
+SUPERSEDED_SECONDS = (GIVEN_UP_SECONDS + 1.4, GIVEN_UP_SECONDS + 1.8)
+LATE_WRITES = "writes of a node that was shut out arrive"
 _Victim = TypeVar("_Victim")
 
 
@@ -66,7 +71,13 @@ class Nemesis:
             "node stopped briefly": self._node_stopped_briefly,
         }
         if len(cluster.nodes) > 1:
-            faults |= {"node killed and away": self._node_away, "node stopped": self._node_stopped}
+            relays = [member.relay for member in cluster.members]
+            faults |= {
+                "node killed and away": self._node_away,
+                "node stopped": self._node_stopped,
+                "node cut off from workers": lambda node: self._node_held(node, relays),
+                LATE_WRITES: lambda node: self._late_writes(node, relays),
+            }
         return {name: self._one_of(cluster.nodes, fault) for name, fault in faults.items()}
 
     def _redis_faults(self, cluster: Cluster, redis: RedisServer) -> dict[str, Callable[[], None]]:
@@ -169,6 +180,27 @@ class Nemesis:
     def _node_stopped(self, node: Node) -> None:
         """It is shut out, and has to notice when it wakes."""
         self._stopped(node.server.pid, LEASE_OVER_SECONDS)
+
+    def _node_held(self, node: Node, relays: Sequence[Relay]) -> None:
+        for relay in relays:
+            relay.hold(node.server.pid)
+        self._wait(LEASE_OVER_SECONDS)
+        for relay in relays:
+            relay.release()
+
+    def _late_writes(self, node: Node, relays: Sequence[Relay]) -> None:
+        """The network keeps what a node sends to the workers until everybody has gone on without
+        it; the node itself knows of nothing.
+        """
+        for relay in relays:
+            relay.hold(node.server.pid)
+        self._wait(SHORT_SECONDS)
+        os.kill(node.server.pid, signal.SIGSTOP)
+        self._wait(SUPERSEDED_SECONDS)
+        for relay in relays:
+            relay.release()
+        self._wait(SHORT_SECONDS)
+        os.kill(node.server.pid, signal.SIGCONT)
 
     # Redis, and the ways to it.
 
