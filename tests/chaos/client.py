@@ -35,10 +35,10 @@ from tests.support.iscsi_task import Task
 Address = tuple[str, int, str]  # host, port, target name
 
 DEPTH = 8
-TICK_SECONDS = 0.5
+TICK_SECONDS = 0.4
 # A node that is silent for this long, and then for this long after a ping, is given up.  Each is
 # longer than a lease: a node that was given up while it stood still does not serve when it goes on.
-PING_TICKS = 4
+PING_TICKS = 3
 GIVEN_UP_SECONDS = 2 * PING_TICKS * TICK_SECONDS
 OVERDUE_SECONDS = 20.0
 # Behind these, an abort or a reset that nobody answers, and nodes that do not come back.

@@ -18,7 +18,7 @@ VOLUME_BYTES = 192 << 20
 CHUNK_BYTES = 64 << 10  # so that many commands cross workers
 DISK_BYTES = 96 << 20  # room for a worker's share
 WORKER_SECONDS = 1.5  # --worker-timeout
-LEASE_SECONDS = 1.5  # --lease; client.py wants it shorter than its pings
+LEASE_SECONDS = 1.0  # --lease; client.py wants it shorter than its pings
 WAIT_SECONDS = 3.0  # --cluster-wait
 
 
