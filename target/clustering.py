@@ -16,13 +16,15 @@ import msgspec
 from target.block.volume import Volume
 from target.cluster.node import ClusterNode
 from target.cluster.redis_registry import RedisRegistry
-from target.cluster.registry import Notices, Registry, RegistryAway
+from target.cluster.registry import Member, Notices, Registry, RegistryAway
 from target.config.model import ClusterConfig
 from target.datadir import DataDir
 from target.identity import NodeIdentity
 from target.logs import Log
 from target.scsi.bus import LogicalUnit
+from target.scsi.reservations.exclusive import PortLost
 from target.shared_catalog import SharedCatalog
+from target.shared_reservations import SharedReservations
 from target.worker_volumes import WorkerVolumes
 
 JOIN_SECONDS: Final = 10.0  # how long a start waits for Redis
@@ -45,6 +47,7 @@ class Clustering:
         data: DataDir,
         log: Log,
         on_fenced: Callable[[], None],
+        on_stalled: Callable[[], None],
     ) -> None:
         self._config = config
         self._log = log
@@ -60,7 +63,9 @@ class Clustering:
             wall=time.time,
             log=log,
             on_fenced=on_fenced,
+            on_stalled=on_stalled,
         )
+        self._units: dict[str, LogicalUnit] = {}
         self.catalog = SharedCatalog(self.node, data, log)
 
     def _make_registry(self, notices: Notices) -> Registry:
@@ -89,10 +94,60 @@ class Clustering:
 
     def gate(self, volume: Volume, unit: LogicalUnit, workers: WorkerVolumes) -> None:
         """Serve ``unit`` together with the others."""
-        unit.gate = self.node.track(volume.uuid.hex, unit, workers.fencer(volume))
+        lun = volume.uuid.hex
+        reservations = SharedReservations(self.node, lun)
+
+        async def load() -> None:
+            """Until they are known, no command runs."""
+            said = False
+            while True:
+                try:
+                    unit.reservations.keep_in(reservations, await reservations.kept())
+                    break
+                except RegistryAway:
+                    pass
+                except ValueError as exc:
+                    if not said:
+                        self._log.error(
+                            "reservations cannot be read", volume=volume.name, reason=str(exc)
+                        )
+                    said = True
+                await asyncio.sleep(JOIN_RETRY_SECONDS)
+            # The sessions of an earlier life of this node are gone.
+            unit.reservations.lose(PortLost(self.node.number), _nobody_waits)
+
+        async def gone(node: str, fenced: bool) -> None:
+            lost_port = self.node.numbers.get(node) if fenced else None
+            while True:
+                if await _looked(unit, lost_port):
+                    return
+                await asyncio.sleep(JOIN_RETRY_SECONDS)
+
+        self._units[lun] = unit
+        unit.gate = self.node.track(lun, unit, workers.fencer(volume), load, gone)
+
+    def other_ports(self) -> list[int]:
+        """The relative target ports of the nodes that there are."""
+        return [member.number for member in self.node.members.values()]
+
+    def members(self) -> list[tuple[Member, list[str]]]:
+        """The nodes and their portals, as of the last renewal."""
+        found = []
+        for member in self.node.members.values():
+            try:
+                info = msgspec.json.decode(member.info, type=MemberInfo)
+            except msgspec.MsgspecError:
+                info = MemberInfo([])  # of another version
+            found.append((member, info.portals))
+        return found
+
+    def units(self) -> list[tuple[str, LogicalUnit]]:
+        """The units that are served together with others, by what they are registered as."""
+        return list(self._units.items())
 
     async def ungate(self, volume: Volume) -> None:
         """The volume is gone from this node; nothing of it is in flight."""
+        del self._units[volume.uuid.hex]
         await self.node.untrack(volume.uuid.hex)
 
     async def stop(self) -> None:
@@ -101,3 +156,19 @@ class Clustering:
         await self.node.stop()
         assert self._registry is not None, "made with the node"
         await self._registry.close()
+
+
+async def _looked(unit: LogicalUnit, lost_port: int | None) -> bool:
+    """Have reservations looked up; whether that could be done."""
+    looked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def done(sure: bool) -> None:
+        if not looked.done():
+            looked.set_result(sure)
+
+    unit.reservations.look(done, lost_port=lost_port)
+    return await looked
+
+
+def _nobody_waits() -> None:
+    return

@@ -5,6 +5,7 @@
       catalog.json    format version; per volume its UUID, size, block and chunk size, its workers
       node.json       who this node is to its workers (target/identity.py)
       volumes/NAME.raw
+      reservations/UUID.json   what outlives a restart of them (target/reservation_file.py)
       volumes/NAME.migration   while a volume moves: which of its chunks have (migration_log.py)
 
 The catalog is written to a new file, synced and renamed, so that a crash leaves the old or the new
@@ -46,6 +47,8 @@ class WorkerPlace(msgspec.Struct, kw_only=True):
     # store's engine knows it.  The next life of the node has to know whom to shut out.
     store_id: str = ""
     instance: str = ""
+    # Its worker has been asked to delete its share, and may do so at any time until it answers.
+    doomed: bool = False
 
 
 class MigrationRecord(msgspec.Struct, kw_only=True):
@@ -76,10 +79,15 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
     retired: list[WorkerPlace] = []
 
     @property
+    def in_use(self) -> list[WorkerPlace]:
+        """The workers that the volume is on, and those that it is moving to."""
+        moving_to = self.migration.workers if self.migration is not None else []
+        return [*(self.workers or []), *moving_to]
+
+    @property
     def places(self) -> list[WorkerPlace]:
         """All workers that may have a share of the volume."""
-        moving_to = self.migration.workers if self.migration is not None else []
-        return [*(self.workers or []), *moving_to, *self.retired]
+        return [*self.in_use, *self.retired]
 
 
 class _Catalog(msgspec.Struct, kw_only=True):
@@ -95,6 +103,7 @@ class DataDir:
         self.on_place: Callable[[], None] = lambda: None  # something is known of a place
         try:
             (path / "volumes").mkdir(parents=True, exist_ok=True)
+            (path / "reservations").mkdir(exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             raise DataDirError(f"data directory {path}: {exc.strerror}") from exc
@@ -239,6 +248,10 @@ class DataDir:
         """The file of a migration's journal."""
         return self.path / "volumes" / f"{name}.migration"
 
+    def reservations_of(self, record: VolumeRecord) -> Path:
+        """The file of a volume's reservations."""
+        return self.path / "reservations" / f"{record.uuid}.json"
+
     def plan_places(self, name: str, addresses: Sequence[str]) -> list[WorkerPlace]:
         """Places for a volume to move to; a worker that has it already keeps its place.
 
@@ -274,6 +287,18 @@ class DataDir:
         left = [place for place in record.workers or () if place.key not in keys]
         self._change(record, workers=workers, migration=None, retired=[*record.retired, *left])
 
+    def doom_retired(self, place: WorkerPlace, store_id: str) -> None:
+        """Keep, before its worker is asked, that a share in that store may go.  Raises OSError."""
+        before = place.store_id, place.doomed
+        if before == (store_id, True):
+            return
+        place.store_id, place.doomed = store_id, True
+        try:
+            self._write()
+        except OSError:
+            place.store_id, place.doomed = before
+            raise
+
     def forget_retired(self, name: str, place: WorkerPlace) -> None:
         """Nothing of the volume is at ``place``.  Raises OSError."""
         record = self._catalog.volumes[name]
@@ -298,6 +323,7 @@ class DataDir:
         if record.path is None and record.workers is None:
             self.file_of(name).unlink(missing_ok=True)
         self.journal_of(name).unlink(missing_ok=True)
+        self.reservations_of(record).unlink(missing_ok=True)
         del self._catalog.volumes[name]
         try:
             self._write()
@@ -421,7 +447,12 @@ def write_atomically(file: Path, data: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     new.rename(file)
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_directory(file.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make what was created, renamed or removed in ``path`` survive a crash.  Raises OSError."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

@@ -28,6 +28,7 @@ from target.iscsi.target import PORTAL_GROUP_TAG, IscsiTarget, TargetOptions
 from target.logs import Log
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
+from target.sight import Sight
 from target.volume_changes import VolumeChanges
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from target.clustering import Clustering
 
 SESSIONS_MAX = 128
+ALONE = "alone"  # the name of a node that has none
 RELATIVE_TARGET_PORT = 1  # all portals of a node are one port
 # Discovery sessions and connections that have not logged in yet come on top of the sessions.
 CONNECTIONS_MAX = 2 * SESSIONS_MAX
@@ -76,10 +78,13 @@ class Node:
         self._data = DataDir(config.data_dir)
         self._executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
         pool = BufferPool(config.buffer_memory_bytes)
-        bus = SCSIBus()
+        port, identity = RELATIVE_TARGET_PORT, None
         if config.cluster is not None:
             self._clustering = self._make_clustering(config.cluster)
-        names = port_designators(config.iqn, PORTAL_GROUP_TAG, RELATIVE_TARGET_PORT)
+            identity = await self._join(self._clustering)
+            port = self._clustering.node.number
+        bus = SCSIBus(port)
+        names = port_designators(config.iqn, PORTAL_GROUP_TAG, port)
         self._volumes = Volumes(
             config,
             self._data,
@@ -91,7 +96,8 @@ class Node:
             clustering=self._clustering,
         )
         if self._clustering is not None:
-            self._volumes.identity = await self._join(self._clustering)
+            self._volumes.identity = identity
+            bus.other_ports = self._clustering.other_ports
             self._volumes.shared = self._clustering.catalog
         self.changes = VolumeChanges(self._volumes, self._sessions, self._log)
         self._volumes.follow = self.changes.follow
@@ -124,13 +130,34 @@ class Node:
         from target.clustering import Clustering  # redis-py: not without need
 
         last = last_epoch(self._data.path, os.urandom(ID_BYTES).hex())
-        return Clustering(config, last, self._data, self._log, self.fenced.set)
+        return Clustering(config, last, self._data, self._log, self.fenced.set, self._drop_sessions)
 
     async def _join(self, clustering: Clustering) -> NodeIdentity:
         assert self._data is not None, "opened first"
         identity = await clustering.join([str(portal) for portal in self._config.portals])
         keep_epoch(self._data.path, identity)
         return identity
+
+    @property
+    def sight(self) -> Sight:
+        """What happens here; once it has been started."""
+        assert self._target is not None, "not started"
+        assert self._data is not None, "not started"
+        clustering = self._clustering
+        return Sight(
+            clustering.node.id if clustering is not None else ALONE,
+            [str(portal) for portal in self.ready.portals],
+            self._target,
+            self._target.bus,
+            clustering,
+            clock=time.monotonic,
+            wall=time.time,
+        )
+
+    def _drop_sessions(self) -> None:
+        """What initiators have sent may be theirs no more: they begin new sessions."""
+        for portal in self._portals:
+            portal.drop_all("this node was stopped for too long")
 
     def _sessions(self) -> int:
         """Initiators that are logged in, discovery aside."""

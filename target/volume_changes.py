@@ -16,14 +16,14 @@ import contextlib
 import copy
 import os
 import uuid as uuids
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from target.block.layout import MovingLayout
 from target.block.volume import Volume
 from target.block.worker_errors import ShareRefused, WorkerGone
 from target.cluster.registry import RegistryAway, StaleNode
 from target.config import VolumeConfig, format_size
-from target.datadir import DataDirError, MigrationRecord, VolumeRecord
+from target.datadir import DataDirError, MigrationRecord, VolumeRecord, WorkerPlace
 from target.logs import Log
 from target.migration_log import MigrationLog
 from target.scsi.limits import LUNS_MAX
@@ -186,14 +186,17 @@ class VolumeChanges:
             if lun is None or record is None:
                 raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
             if not self._is_there(name, record, addresses):
-                self._volumes.cleanup.planning.add(name)
+                cleanup = self._volumes.cleanup
                 try:
-                    await self._begin_migration(self._volumes.by_lun[lun], record, addresses)
+                    async with cleanup.held:
+                        self._check_deleted(
+                            name, (p for p in record.retired if p.address in addresses)
+                        )
+                        await self._begin_migration(self._volumes.by_lun[lun], record, addresses)
                 except DataDirError as exc:
                     raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
                 finally:
-                    self._volumes.cleanup.planning.discard(name)
-                    self._volumes.cleanup.begin()
+                    cleanup.begin()
             return self._volumes.one(name)
 
     @staticmethod
@@ -218,18 +221,22 @@ class VolumeChanges:
             raise VolumeError(
                 VolumeFault.CONFLICT, f"volume {name!r} is moving to {there}: that ends first"
             )
-        for place in record.retired:
-            if place.address in addresses:
-                raise VolumeError(
-                    VolumeFault.CONFLICT,
-                    f"worker {place.address} has not deleted its old share of volume {name!r} yet",
-                )
         return False
+
+    @staticmethod
+    def _check_deleted(name: str, retired: Iterable[WorkerPlace]) -> None:
+        """Raise VolumeError: a deletion there could still come to what is to be moved to."""
+        for place in retired:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"worker {place.address} has not deleted its old share of volume {name!r} yet",
+            )
 
     async def _begin_migration(
         self, volume: Volume, record: VolumeRecord, addresses: Sequence[str]
     ) -> None:
         workers, old = self._volumes.workers(), volume.layout
+        retired = list(record.retired)
         places = self._data.plan_places(volume.name, addresses)
         layout = workers.layout_to(volume, record, places)
         begun = False
@@ -240,6 +247,10 @@ class VolumeChanges:
             # Who deletes what is left has to know it, perhaps after a restart.
             workers.know_stores(layout, places)
             workers.know_stores(old, record.workers or [])
+            there = {place.store_id for place in record.workers or []}
+            entered = {place.store_id for place in places} - there - {""}
+            doomed = (p for p in retired if p.doomed and p.store_id in entered)
+            self._check_deleted(volume.name, doomed)
             identity = uuids.uuid4()
             journal = MigrationLog.create(self._data.journal_of(volume.name), identity)
             try:

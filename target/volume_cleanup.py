@@ -2,6 +2,16 @@
 
 They go in the background, and are asked for again until they are gone: a worker may be away for
 days.  What is to go stands in the catalog, so that the next start goes on.
+
+Rules, for what a volume that is in use has left:
+
+1. A shared store has the volume once, whoever serves it: where the volume is in use, or is to be,
+   nothing is deleted.  Which store a worker has is what it says itself, now: one that was away when
+   a migration was tried is not known to have any.
+2. The deletion names the store and the place that were looked at, and the worker refuses another.
+3. No migration begins between the look and the worker's answer (``held``).  A deletion that was
+   not answered may still land.  The catalog has noted in which store (``doomed``), and the volume
+   does not move into that until the worker has answered.
 """
 
 from __future__ import annotations
@@ -12,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from target.block.worker_errors import ShareRefused, WorkerGone
 from target.cluster.registry import RegistryAway, StaleNode
-from target.datadir import DataDir
+from target.datadir import DataDir, VolumeRecord, WorkerPlace
 from target.logs import Log
 
 if TYPE_CHECKING:
@@ -39,8 +49,9 @@ class Cleanup:
         self._log = log
         self._on_forgotten = on_forgotten
         self._task: asyncio.Task[None] | None = None
-        # Volumes whose new places count as retired until their migration has begun.
-        self.planning: set[str] = set()
+        # While it is held, no share that a migration has left is deleted (rule 3), and the places
+        # that one plans, which count as retired until it has begun, are left alone.
+        self.held = asyncio.Lock()
 
     def begin(self) -> None:
         """There may be something to delete."""
@@ -64,9 +75,7 @@ class Cleanup:
 
     def _to_delete(self) -> list[str]:
         return [
-            name
-            for name, record in self._data.volumes.items()
-            if record.deleting or (record.retired and name not in self.planning)
+            name for name, record in self._data.volumes.items() if record.deleting or record.retired
         ]
 
     async def _delete_retired(self, name: str) -> str:
@@ -75,19 +84,41 @@ class Cleanup:
         assert record is not None, "nobody else forgets it"
         problem = ""
         for place in list(record.retired):
-            # A shared store has its data once, whoever serves them.
-            in_use = record.workers or []
-            if record.migration is not None:
-                in_use = in_use + record.migration.workers
-            common = place.store_id and any(p.store_id == place.store_id for p in in_use)
             try:
-                if not common:
-                    await self._workers().delete_share(record, place, left=True)
-                self._data.forget_retired(name, place)
-                self._log.info("share deleted", volume=name, worker=place.address)
+                async with self.held:
+                    if not record.deleting and any(place is other for other in record.retired):
+                        await self._delete_share(name, record, place)
             except (WorkerGone, ShareRefused, OSError) as exc:
                 problem = str(exc)
         return problem
+
+    async def _delete_share(self, name: str, record: VolumeRecord, place: WorkerPlace) -> None:
+        """Rules 1 and 2.  Raises WorkerGone, ShareRefused or OSError: it is there still."""
+        workers = self._workers()
+        store_id = await workers.store_id_at(place)
+        if place.store_id not in ("", store_id):
+            raise ShareRefused(
+                f"worker {place.address} does not have the store that is known of it: nothing is "
+                "deleted there, for a shared store may hold the volume itself"
+            )
+        if store_id and await self._is_used(record, store_id):
+            self._data.forget_retired(name, place)
+            self._log.info("share left to its store", volume=name, worker=place.address)
+            return
+        self._data.doom_retired(place, store_id)  # rule 3
+        await workers.delete_retired(record, place, store_id)
+        self._data.forget_retired(name, place)
+        self._log.info("share deleted", volume=name, worker=place.address)
+
+    async def _is_used(self, record: VolumeRecord, store_id: str) -> bool:
+        """Whether the volume is in this shared store, or is to be.
+
+        Raises WorkerGone or ShareRefused where that is not known.
+        """
+        for place in record.in_use:
+            if (place.store_id or await self._workers().store_id_at(place)) == store_id:
+                return True
+        return False
 
     async def _delete_data_of(self, name: str) -> str:
         record = self._data.record(name)

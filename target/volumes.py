@@ -24,7 +24,8 @@ from target.identity import NodeIdentity, begin_epoch
 from target.logs import Log
 from target.migration_log import MigrationLog
 from target.migrations import Migrations
-from target.scsi.bus import SCSIBus
+from target.reservation_file import ReservationFile
+from target.scsi.bus import LogicalUnit, SCSIBus
 from target.scsi.disk import DiskDevice
 from target.scsi.sense import UA_CAPACITY_CHANGED
 from target.volume_cleanup import Cleanup
@@ -183,7 +184,7 @@ class Volumes:
             await self.shared.forget(name)
 
     def add(self, lun: int, volume: Volume) -> None:
-        """Show a volume to initiators."""
+        """Show a volume to initiators.  Raises DataDirError."""
         disk = DiskDevice(
             volume,
             port_designators=self._port_designators,
@@ -192,7 +193,16 @@ class Volumes:
         unit = self._bus.add(lun, disk)
         if self.clustering is not None:
             self.clustering.gate(volume, unit, self.workers())
+        else:
+            self.reserve(volume, unit)
         self._by_lun[lun] = volume
+
+    def reserve(self, volume: Volume, unit: LogicalUnit) -> None:
+        """Have ``unit`` know who has reserved the volume.  Raises DataDirError."""
+        record = self.data.record(volume.name)
+        assert record is not None, "the catalog has all of them"
+        store = ReservationFile(self.data.reservations_of(record), self._executor)
+        unit.reservations.keep_in(store, store.kept)
 
     def grown(self, lun: int, size_bytes: int) -> None:
         """All stores of a volume have ``size_bytes`` now: use them, and tell the initiators."""

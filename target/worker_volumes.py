@@ -7,11 +7,13 @@ Part of the composition root (``target/node.py``), in a module of its own becaus
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
 import uuid as uuids
-from collections.abc import Awaitable, Callable, Sequence
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -47,7 +49,10 @@ class WorkerVolumes:
         self._identity = identity
         self._log = log
         self._links: dict[WorkerAddress, WorkerLink] = {}
-        self._places: dict[WorkerAddress, list[WorkerPlace]] = {}
+        # Of the stores that some volume has.
+        self._places: weakref.WeakKeyDictionary[RemoteStore, WorkerPlace] = (
+            weakref.WeakKeyDictionary()
+        )
         self._failover = Failover(log, time.monotonic)
         self._started = False
         # Of the node, not of a link: a number never means two things, wherever it is heard.
@@ -128,10 +133,9 @@ class WorkerVolumes:
         except ValueError as exc:
             raise DataDirError(f"volume {name}: {exc} (in the catalog)") from exc
         link = self._link(address)
-        self._places[address].append(place)
         if place.instance:
             link.suspect(place.store_id, place.instance)
-        return RemoteStore(
+        store = RemoteStore(
             link,
             info,
             create=not place.created,
@@ -139,6 +143,8 @@ class WorkerVolumes:
             group=group,
             store_id=place.store_id,
         )
+        self._places[store] = place
+        return store
 
     def _keeper(self, name: str, place: WorkerPlace) -> Callable[[], None]:
         def keep() -> None:
@@ -154,7 +160,6 @@ class WorkerVolumes:
         link = self._links.get(address)
         if link is None:
             tls: WorkerTls | None = self._config.worker_tls
-            places = self._places[address] = []
             link = self._links[address] = WorkerLink(
                 address,
                 lambda: WorkerChannel(address, tls),
@@ -167,11 +172,20 @@ class WorkerVolumes:
                 log=self._log,
                 failover=self._failover,
                 checksum=self._config.worker_checksum,
-                on_instance=partial(self._data.worker_is, places),
+                on_instance=partial(self._worker_is, address),
             )
             if self._started:
                 link.start()
         return link
+
+    def _worker_is(self, address: WorkerAddress, store_id: str, instance: str) -> None:
+        """Only what the worker serves is in its store: a share that it refuses is elsewhere."""
+        served = [
+            place
+            for store, place in self._places.items()
+            if store.link.address == address and store.is_open and store.store_id == store_id
+        ]
+        self._data.worker_is(served, store_id, instance)
 
     def infos(self, volume: Volume) -> list[WorkerInfo]:
         """How it stands with the workers of ``volume``."""
@@ -219,33 +233,38 @@ class WorkerVolumes:
     async def delete(self, record: VolumeRecord) -> None:
         """Delete the shares of a volume.  Raises WorkerGone or ShareRefused; may be repeated."""
         for place in record.places:
-            await self.delete_share(record, place)
+            async with self._channel(place) as channel:
+                with contextlib.suppress(NoSuchShare):
+                    await channel.delete_volume(uuids.UUID(record.uuid).bytes)
 
-    async def delete_share(
-        self, record: VolumeRecord, place: WorkerPlace, *, left: bool = False
-    ) -> None:
-        """Delete the share of a volume on one worker.  Raises WorkerGone or ShareRefused.
+    async def store_id_at(self, place: WorkerPlace) -> str:
+        """The shared store that the worker of ``place`` has now; empty: it has a local one.
 
-        ``left``: the volume itself is in use elsewhere, so the worker must have the very store that
-        ``place`` says: what it shares with others would be the volume's data.
+        Raises WorkerGone or ShareRefused.
         """
+        async with self._channel(place) as channel:
+            return await channel.store_id()
+
+    async def delete_retired(self, record: VolumeRecord, place: WorkerPlace, store_id: str) -> None:
+        """Delete what the volume, which is in use elsewhere, has left at ``place``.
+
+        The worker refuses if it is another one by now than the one that said ``store_id``, or has
+        another place of the volume.  Raises WorkerGone or ShareRefused.
+        """
+        async with self._channel(place) as channel:
+            with contextlib.suppress(NoSuchShare):  # it was never made, or is gone
+                await channel.delete_volume(uuids.UUID(record.uuid).bytes, place.key, store_id)
+
+    @contextlib.asynccontextmanager
+    async def _channel(self, place: WorkerPlace) -> AsyncIterator[WorkerChannel]:
+        """For a few control calls; raises WorkerGone and ShareRefused that name the worker."""
         channel = WorkerChannel(parse_worker(place.address), self._config.worker_tls)
         try:
-            if left and await channel.store_id() != place.store_id:
-                raise ShareRefused(
-                    f"worker {place.address} does not have the store that is known of it: nothing "
-                    "is deleted there, for a shared store may hold the volume itself"
-                )
-            await channel.delete_volume(uuids.UUID(record.uuid).bytes)
-        except NoSuchShare:
-            pass  # it was never made, or is gone
-        except WorkerGone as exc:
-            raise WorkerGone(f"worker {place.address}: {exc}") from exc
+            yield channel
+        except (WorkerGone, ShareRefused) as exc:
+            raise type(exc)(f"worker {place.address}: {exc}") from exc
         finally:
             await channel.close()
-        for places in self._places.values():
-            if place in places:
-                places.remove(place)
 
     def begin(self) -> None:
         """Connect to all that there are, and at once to those that come."""

@@ -103,7 +103,9 @@ class ControlService(worker_pb2_grpc.ControlServicer):
     async def DeleteVolume(
         self, request: pb.DeleteVolumeRequest, context: Context
     ) -> pb.DeleteVolumeResponse:
-        status, detail = await self._outcome(context, self._worker.delete(request.uuid))
+        store_id = request.store_id if request.HasField("store_id") else None
+        deleted = self._worker.delete(request.uuid, request.place, store_id)
+        status, detail = await self._outcome(context, deleted)
         return pb.DeleteVolumeResponse(status=status, detail=detail)
 
     async def ListVolumes(

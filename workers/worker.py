@@ -15,7 +15,7 @@ from workers.buffers import BufferMemory
 from workers.fences import Fences
 from workers.nodes import End, Nodes
 from workers.scheduler import Scheduler
-from workers.shares import Share, ShareError, Shares
+from workers.shares import Share, ShareError, ShareFault, Shares
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 
 # The threads of a store are kept busy, and little more is out of our hands (workers/scheduler.py).
@@ -72,13 +72,23 @@ class Worker:
         """I/Os that run or wait."""
         return sum(node.running for node in self.nodes.all()) + self.scheduler.waiting
 
-    async def delete(self, uuid: bytes) -> None:
-        """Remove a share: first nothing of it may run.  Raises OSError."""
+    async def delete(self, uuid: bytes, place: str = "", store_id: str | None = None) -> None:
+        """Remove a share: first nothing of it may run.
+
+        Raises OSError, and ShareError for a share that is of another ``place``, or would be in
+        another store than ``store_id`` (worker.proto, DeleteVolumeRequest).
+        """
+        if store_id not in (None, self.shares.store_id):
+            detail = f"this worker has store {self.shares.store_id or self.shares.kind}"
+            raise ShareError(ShareFault.UNUSABLE, detail)
         await self.shares.refresh()
         try:
             share = self.shares.get(uuid)
         except ShareError:
             return  # gone already
+        if place and share.info.place not in ("", place):  # empty: shared, or made before places
+            detail = f"this is another part of volume {share.info.name}: are addresses mixed up?"
+            raise ShareError(ShareFault.UNUSABLE, detail)
         share.deleting = True
         await share.unused()
         self.nodes.forget_volume(share)

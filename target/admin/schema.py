@@ -34,6 +34,12 @@ class VolumeMigrate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     workers: list[str]  # where its chunks are to be from now on
 
 
+class TaskAbort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/tasks/abort"""
+
+    id: str
+
+
 class VolumeList(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/volumes"""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -62,7 +62,7 @@ def is_local_host(host: str) -> bool:
 class AdminServer:
     """Serves ``routes`` at ``address``."""
 
-    def __init__(self, routes: web.RouteTableDef, address: Portal, log: Log) -> None:
+    def __init__(self, routes: Sequence[web.AbstractRouteDef], address: Portal, log: Log) -> None:
         self._address = address
         self._log = log
         app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)

@@ -83,6 +83,11 @@ class RemoteStore(VolumeStore):
         """0 as well while its group has not settled (share_group.py, rule 3)."""
         return self._handle if self.group.settled else 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the worker has opened the share for this connection, or the one before."""
+        return self._handle != 0
+
     def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
         return False
 
@@ -131,6 +136,7 @@ class RemoteStore(VolumeStore):
             self.written += 1
 
     def close(self) -> None:
+        self._handle = 0
         self.link.remove(self)
         self.group.members.remove(self)  # a volume may have left this worker
 

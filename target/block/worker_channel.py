@@ -199,9 +199,15 @@ class WorkerChannel:
         if STATUS_FROM_WIRE.get(answer.status) is not StoreStatus.OK:
             raise WorkerGone(answer.detail[:DETAIL_CHARS_MAX] or "it could not")
 
-    async def delete_volume(self, uuid: bytes) -> None:
-        """Remove a share and its data; one that is not there is as good."""
-        request = pb.DeleteVolumeRequest(uuid=uuid)
+    async def delete_volume(
+        self, uuid: bytes, place: str = "", store_id: str | None = None
+    ) -> None:
+        """Remove a share and its data; one that is not there is as good.
+
+        Raises ShareRefused for one of another ``place``, or in another store than ``store_id``, if
+        these are given (worker.proto, DeleteVolumeRequest), and WorkerGone.
+        """
+        request = pb.DeleteVolumeRequest(uuid=uuid, place=place, store_id=store_id)
         _check(await _called(self._control.DeleteVolume(request, timeout=_LIMIT)))
 
     def stream(self) -> WorkerStream:

@@ -11,6 +11,7 @@ import typer
 from target.cli import worker_app
 from target.cli.flags import flag, given, number
 from target.cli.scsi_app import scsi_app
+from target.cli.sight_app import node_app, session_app, task_app
 from target.cli.volume_app import volume_app
 from target.config import Options, load_serve_config
 from target.config.model import IQN_DEFAULT
@@ -27,6 +28,9 @@ config_app = typer.Typer(help="Look at a configuration file.")
 app.add_typer(config_app, name="config")
 app.add_typer(scsi_app, name="scsi")
 app.add_typer(volume_app, name="volume")
+app.add_typer(node_app, name="node")
+app.add_typer(session_app, name="session")
+app.add_typer(task_app, name="task")
 
 ConfigFlag = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Options from a TOML file.")
@@ -97,7 +101,7 @@ def serve(
     ] = None,
     node_id: Annotated[
         str | None,
-        flag("Cluster", "This node's name among them. [default: one that data-dir keeps]", "ID"),
+        flag("Cluster", "This node's name among them; without, one that data-dir keeps.", "ID"),
     ] = None,
     lease: Annotated[
         str | None,

@@ -29,8 +29,6 @@ def run_serve(config: ServeConfig) -> None:
 
 async def _serve(config: ServeConfig, log: logs.Log) -> None:
     stop = stop_event(log)
-    for note in config.notes:
-        log.warning(note)
     while not stop.is_set():
         await _serve_one_life(config, log, stop)
     log.info("stopped")
@@ -43,6 +41,8 @@ async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Even
         stack.push_async_callback(node.stop)
         await node.start()
         admin = await _start_admin(node, config, log, stack)
+        for note in config.notes:
+            log.warning(note)
         if not stop.is_set():
             with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
                 print(ready_text(node.ready, config, admin), flush=True)
@@ -61,8 +61,10 @@ async def _start_admin(
     if config.admin is None:
         return None
     from target.admin.server import AdminServer  # an HTTP server: not without need
+    from target.admin.sight import sight_routes
     from target.admin.volumes import volume_routes
 
-    server = AdminServer(volume_routes(node.volumes, node.changes, config), config.admin, log)
+    routes = [*volume_routes(node.volumes, node.changes, config), *sight_routes(node.sight)]
+    server = AdminServer(routes, config.admin, log)
     stack.push_async_callback(server.stop)
     return await server.start()

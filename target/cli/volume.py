@@ -29,7 +29,7 @@ def show_all(admin: str | None, as_json: bool) -> None:
     with asked_node(admin) as node:
         volumes = node.get("/v1/volumes", VolumeList).volumes
     if as_json:
-        _print_json(volumes)
+        print_json(volumes)
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("LUN", "name", "size", "allocated", "where"):
@@ -128,13 +128,14 @@ def _whole(name: str, text: str | None, default: int) -> int:
     return int(text)
 
 
-def _print_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """As a program reads it."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def print_volume(volume: VolumeInfo, as_json: bool) -> None:
     if as_json:
-        _print_json(volume)
+        print_json(volume)
         return
     lun = "being deleted" if volume.lun is None else str(volume.lun)
     lines = [

@@ -102,7 +102,16 @@ class Host(Protocol):
 class _Passage:
     """A command that has come to the gate and not ended."""
 
-    __slots__ = ("deadline", "exclusive", "granted", "registered", "req", "sequence", "waits")
+    __slots__ = (
+        "blocked",
+        "deadline",
+        "exclusive",
+        "granted",
+        "registered",
+        "req",
+        "sequence",
+        "waits",
+    )
 
     def __init__(self, sequence: int, req: SCSIRequest, exclusive: bool, deadline: float) -> None:
         self.sequence = sequence
@@ -111,14 +120,16 @@ class _Passage:
         self.deadline = deadline
         self.waits = True
         self.registered = False  # the registry may have it
-        self.granted = False  # the registry has said so already
+        self.blocked = False  # the registry has said that it has to wait
+        self.granted = False  # it has to wait no more
 
 
 class LunTracker(Gate):
     """The unit ``lun`` (the UUID of its volume) as ``host`` serves it.
 
     ``fence_workers(node, epoch)`` returns when every worker of the volume refuses that epoch and
-    nothing of it runs there; it may take as long as a worker is away.
+    nothing of it runs there; it may take as long as a worker is away.  ``gone(node, fenced)``: a
+    node serves the unit no more, because it has been fenced or by itself.
     """
 
     def __init__(
@@ -129,6 +140,7 @@ class LunTracker(Gate):
         fence_workers: Callable[[str, int], Awaitable[None]],
         *,
         load: Callable[[], Awaitable[None]] | None = None,
+        gone: Callable[[str, bool], Awaitable[None]] | None = None,
     ) -> None:
         self.lun = lun
         self.unit = unit
@@ -138,6 +150,7 @@ class LunTracker(Gate):
         self._host = host
         self._fence_workers = fence_workers
         self._load = load
+        self._gone = gone
         self._sequences = itertools.count(1)
         self._passages: dict[SCSIRequest, _Passage] = {}
         self._by_sequence: dict[int, _Passage] = {}  # those that the registry may have
@@ -317,8 +330,10 @@ class LunTracker(Gate):
             return
         blocked = set(waits)
         for passage in passages:
-            if passage.waits and (passage.granted or passage.sequence not in blocked):
-                self._go(passage)
+            if passage.waits:
+                passage.blocked = passage.sequence in blocked and not passage.granted
+                if not passage.blocked:
+                    self._go(passage)
 
     def _go(self, passage: _Passage) -> None:
         """Nobody is in its way any more."""
@@ -375,6 +390,8 @@ class LunTracker(Gate):
         """A node serves the unit no more."""
         self.attached.pop(node, None)
         self._moved.set()
+        if self._gone is not None and node != self._host.id:
+            self._spawn(self._gone(node, False))
 
     def renewed(self) -> None:
         """Notices may have been missed."""
@@ -398,12 +415,12 @@ class LunTracker(Gate):
         host = self._host
         for event in await host.registry.events(self.lun, host.id, host.epoch, self._heard):
             self.happened(event)
-        waiting = [p for p in self._by_sequence.values() if p.waits and p.exclusive]
+        # What is asked for by a call that is under way has that call's answer.
+        waiting = [p for p in self._by_sequence.values() if p.waits and p.blocked]
         if waiting:
-            # A call that is under way has its own answer.
             blocked = set(await host.registry.waiting(self.lun, host.id, host.epoch))
             for passage in waiting:
-                if passage.waits and passage not in self._new and passage.sequence not in blocked:
+                if passage.waits and passage.sequence not in blocked:
                     self._go(passage)
         await self.look_around()
 
@@ -438,15 +455,14 @@ class LunTracker(Gate):
             return True
         except (RegistryAway, TimeoutError):
             return False
+        except StaleNode:
+            host.fenced()
+            return False
         finally:
             self._telling -= 1
 
     async def _tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
-        try:
-            done(await self.announce(event))
-        except StaleNode:
-            done(False)
-            self._host.fenced()
+        done(await self.announce(event))
 
     async def _do_events(self) -> None:
         host = self._host
@@ -516,4 +532,7 @@ class LunTracker(Gate):
                 break
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
-        self.departed(node)
+        self.attached.pop(node, None)
+        self._moved.set()
+        if self._gone is not None:
+            await self._gone(node, True)

@@ -8,7 +8,10 @@ Rules:
    cannot renew it.  Its commands are forgotten when the workers refuse its epoch.
 3. Who has just been without the registry may not claim for the time of a lease: the others were
    perhaps without it too, and come back now.
-4. A node that has been shut out (``StaleNode``) ends this life: ``on_fenced`` is called, once.
+4. A node that finds that it has been stopped for half a lease does not know what of its
+   initiators' commands they have given up and sent elsewhere: ``on_stalled`` is called, before it
+   has a lease again.
+5. A node that has been shut out (``StaleNode``) ends this life: ``on_fenced`` is called, once.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class ClusterNode(Notices):
         wall: Callable[[], float],
         log: Log,
         on_fenced: Callable[[], None],
+        on_stalled: Callable[[], None],
     ) -> None:
         self.id = node_id
         self.epoch = 0
@@ -54,9 +58,11 @@ class ClusterNode(Notices):
         # Long enough for a node to be found dead and shut out meanwhile.
         self.tell_seconds = 3 * lease_seconds + wait_seconds
         self.members: dict[str, Member] = {}
+        self.numbers: dict[str, int] = {}  # of members, gone ones as well: a number stays
         self.registry = make_registry(self)
         self.over = False
         self._on_fenced = on_fenced
+        self._on_stalled = on_stalled
         self._leased_until = 0.0
         self._unbroken_since: float | None = None
         self._leased = asyncio.Event()
@@ -109,9 +115,10 @@ class ClusterNode(Notices):
         unit: Unit,
         fence_workers: Callable[[str, int], Awaitable[None]],
         load: Callable[[], Awaitable[None]] | None = None,
+        gone: Callable[[str, bool], Awaitable[None]] | None = None,
     ) -> LunTracker:
         """The gate of a unit, which is the caller's to put there."""
-        tracker = LunTracker(self, lun, unit, fence_workers, load=load)
+        tracker = LunTracker(self, lun, unit, fence_workers, load=load, gone=gone)
         self._trackers[lun] = tracker
         tracker.start()
         return tracker
@@ -149,7 +156,7 @@ class ClusterNode(Notices):
             self._leased.set()
 
     def fenced(self) -> None:
-        """Rule 4."""
+        """Rule 5."""
         if not self.over:
             self.over = True
             self._leased_until = 0.0
@@ -169,7 +176,13 @@ class ClusterNode(Notices):
             except StaleNode:
                 self.fenced()
                 return
-            await asyncio.sleep(max(0.0, interval - (self.clock() - began)))
+            sleeps = max(0.0, interval - (self.clock() - began))
+            wakes = self.clock() + sleeps
+            await asyncio.sleep(sleeps)
+            stopped = self.clock() - wakes
+            if stopped > self.lease_seconds / 2:  # rule 4
+                self.log.warning("this node was stopped", seconds=round(stopped, 1))
+                self._on_stalled()
 
     async def _renew_once(self) -> None:
         troubled = [tracker for tracker in self._trackers.values() if tracker.blocked]
@@ -182,6 +195,7 @@ class ClusterNode(Notices):
             self.log.info("lease renewed: commands go on", node=self.id)
         self._has_lease(asked)
         self.members = {member.node: member for member in members}
+        self.numbers.update({member.node: member.number for member in members})
         for member in members:
             if member.node != self.id and member.left_ms <= 0 and not member.reaper:
                 await self._claim(member)

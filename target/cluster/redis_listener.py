@@ -62,7 +62,10 @@ class RedisListener:
     async def _listen(self) -> None:
         pubsub = _pubsub(self._client)
         try:
-            await pubsub.subscribe(*self._channels)
+            subscribed: set[str] = set()
+            while news := self._channels - subscribed:  # more may come while it connects
+                await pubsub.subscribe(*news)
+                subscribed |= news
             self._pubsub = pubsub
             asked = False
             while True:

@@ -238,7 +238,7 @@ class InProcessHba(Hba):
 
     def complete(self, req: SCSIRequest) -> None:
         has = req.length
-        if req.sense is not None and req.direction == Direction.FROM_DEVICE:
+        if req.status != Status.GOOD and req.direction == Direction.FROM_DEVICE:
             has = self._delivered
         sense_data = b""
         if req.sense is not None:

@@ -490,7 +490,12 @@ class Connection(Endpoint, Hba):
     def log_out(self, respond: Callable[[], None]) -> None:
         self.mute()
         tasks = list(self.session.tasks.values())
-        done = countdown(len(tasks) + 1, lambda: super(Connection, self).log_out(respond))
+
+        def answer() -> None:
+            super(Connection, self).log_out(respond)
+
+        # Before the answer: whoever hears of it may reserve on another node at once.
+        done = countdown(len(tasks) + 1, lambda: self.nexus.bus.let_go(self.nexus, answer))
         for task in tasks:
             self.abort(task, done)
         done()

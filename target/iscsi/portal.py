@@ -152,13 +152,17 @@ class Portal:
             if not channel.channel.has_nexus:
                 channel.drop("the portal is closing")
 
+    def drop_all(self, reason: str) -> None:
+        """Drop the connections that there are; others may come."""
+        for channel in list(self.channels):
+            channel.drop(reason)
+
     def close(self) -> None:
         """Drop everything."""
         self.stop_listening()
         if self._tick is not None:
             self._tick.cancel()
-        for channel in list(self.channels):
-            channel.drop("the portal is closing")
+        self.drop_all("the portal is closing")
 
 
 _NO_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

@@ -13,6 +13,7 @@ Rules of the task set (SAM-5 clause 8):
    is 0.
 4. Where other nodes serve the unit too, a command whose turn it is passes the unit's gate first; it
    counts as running from then on.
+5. Reservations are asked last, when a command is about to run: what runs already goes on.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from target.scsi.command import Access
 from target.scsi.device import AbsentDevice, Device
 from target.scsi.gate import Gate
 from target.scsi.limits import LUNS_MAX, UNIT_ATTENTIONS_MAX
 from target.scsi.lun import lun_spellings
 from target.scsi.request import BLOCKED, COMPLETED, HbaPort, SCSIRequest
+from target.scsi.reservations.exclusive import NexusLost, UnitReset
+from target.scsi.reservations.keeper import Reservations
+from target.scsi.reservations.names import NexusName
+from target.scsi.reservations.state import NOTHING
 from target.scsi.sense import (
     INVALID_MESSAGE,
+    IO_PROCESS_TERMINATED,
     LUN_NOT_SUPPORTED,
     UA_BUS_RESET,
     UA_COMMANDS_CLEARED,
@@ -39,7 +46,7 @@ from target.scsi.sense import (
     SenseKey,
     Status,
 )
-from target.scsi.unit_events import ClearTaskSet, ResetUnit, UnitEvent
+from target.scsi.unit_events import ClearTaskSet, EndTask, ReservationsChanged, ResetUnit, UnitEvent
 
 
 class Attribute(enum.IntEnum):
@@ -62,6 +69,7 @@ class Attachment:
         self.nexus = nexus
         self.unit = unit
         self.unit_attentions: list[Sense] = []
+        self.forbidden: frozenset[Access] = NOTHING  # by reservations
 
     def attend(self, sense: Sense) -> None:
         """Establish a unit attention; the same one is not queued twice."""
@@ -71,12 +79,16 @@ class Attachment:
 
 
 class Nexus:
-    """One I_T nexus: an initiator port logged in to a target port."""
+    """One I_T nexus: an initiator port logged in to a target port.
+
+    ``name`` is what remains of it when it is gone, and says the same on every node.
+    """
 
     def __init__(self, bus: SCSIBus, initiator: str, isid: bytes) -> None:
         self.bus = bus
         self.initiator = initiator
         self.isid = isid
+        self.name = NexusName(initiator.lower(), isid, bus.port)
         self.attachments: dict[bytes, Attachment] = {}
         self.absent = Attachment(self, bus.absent)
         for unit in bus.units.values():
@@ -85,6 +97,7 @@ class Nexus:
     def _attach(self, unit: LogicalUnit) -> None:
         attachment = Attachment(self, unit)
         attachment.attend(UA_POWER_ON)
+        attachment.forbidden = unit.reservations.forbidden(self.name)
         unit.attachments.append(attachment)
         for spelling in lun_spellings(unit.number):
             self.attachments[spelling] = attachment
@@ -129,7 +142,23 @@ class LogicalUnit:
         self._ordered: SCSIRequest | None = None
         self._heads: set[SCSIRequest] = set()  # running with HEAD OF QUEUE
         self._abort_waits: list[_AbortWait] = []
-        self.gate: Gate | None = None  # rule 4; set before the first command
+        self.reservations = Reservations(self)
+        self._gate: Gate | None = None
+        self._straight = True  # neither rule 4 nor rule 5 concerns any command
+
+    @property
+    def gate(self) -> Gate | None:
+        """Rule 4; set before the first command."""
+        return self._gate
+
+    @gate.setter
+    def gate(self, gate: Gate | None) -> None:
+        self._gate = gate
+        self.reservations_changed()
+
+    def reservations_changed(self) -> None:
+        """What attachments are forbidden is new."""
+        self._straight = self._gate is None and not self.reservations.any
 
     def submit(self, req: SCSIRequest) -> None:
         """Run a parsed request, now or when its task attribute allows."""
@@ -139,7 +168,7 @@ class LogicalUnit:
             self._start(req)
         elif self._gated or req.attribute > SIMPLE:
             self._submit_attributed(req)
-        elif self.gate is None:
+        elif self._straight:
             req.start()
             if req.state < COMPLETED:
                 self._watch(req)
@@ -182,8 +211,8 @@ class LogicalUnit:
         # then nothing may start that has to wait for this one.
         self.active[req] = None
         req.on_end = None  # ends inside start: nobody has to be told
-        if self.gate is None or self.gate.enter(req):
-            req.start()
+        if self._gate is None or self._gate.enter(req):
+            self._run(req)
         else:
             req.state = BLOCKED
             if req.early_transient:
@@ -192,13 +221,21 @@ class LogicalUnit:
             req.on_end = self._ended
         else:
             del self.active[req]
-            if self.gate is not None:
-                self.gate.left(req)
+            if self._gate is not None:
+                self._gate.left(req)
+
+    def _run(self, req: SCSIRequest) -> None:
+        """Rule 5.  A unit attention is reported before a conflict."""
+        attention = req.rejected is not None and req.rejected.key is SenseKey.UNIT_ATTENTION
+        if req.command.needs in req.attachment.forbidden and not (req.harmless or attention):
+            req.complete(Status.RESERVATION_CONFLICT)
+        else:
+            req.start()
 
     def admit(self, req: SCSIRequest) -> None:
         """The gate lets a command go on."""
         if req.state == BLOCKED:
-            req.start()
+            self._run(req)
 
     def turn_away(self, req: SCSIRequest) -> None:
         """The gate does not let a command go on: its initiator tries again."""
@@ -212,8 +249,8 @@ class LogicalUnit:
     def _ended(self, req: SCSIRequest) -> None:
         if self.active.pop(req, self) is self:
             self.blocked.remove(req)  # aborted before its turn
-        elif self.gate is not None:
-            self.gate.left(req)
+        elif self._gate is not None:
+            self._gate.left(req)
         if self._gated:
             self._heads.discard(req)
             if self._ordered is req:
@@ -274,10 +311,22 @@ class LogicalUnit:
 
     def _tell_aborters(self, req: SCSIRequest) -> None:
         for wait in list(self._abort_waits):
+            if req not in wait.victims:
+                continue  # perhaps over since: what is done may end other commands
             wait.victims.discard(req)
             if not wait.victims:
                 self._abort_waits.remove(wait)
                 wait.done()
+
+    def end_task(self, event: EndTask) -> bool:
+        """End a command because the operator says so; False: it is not here."""
+        for attachment in self.attachments:
+            if attachment.nexus.name == event.nexus:
+                req = self.find(attachment, event.tag)
+                if req is not None:
+                    req.interrupt(IO_PROCESS_TERMINATED)
+                    return True
+        return False
 
     def clear_task_set(self, asker: Attachment, done: Callable[[bool], None]) -> None:
         """CLEAR TASK SET: the commands of all nexuses; the others learn of it.
@@ -298,7 +347,11 @@ class LogicalUnit:
 
         ``done(False)``: it is not known whether other nodes have done it.
         """
-        here = self._everywhere(ResetUnit(asc=attention.asc, ascq=attention.ascq), done)
+
+        def let_go(sure: bool) -> None:
+            self.reservations.lose(UnitReset(), lambda: done(sure))
+
+        here = self._everywhere(ResetUnit(asc=attention.asc, ascq=attention.ascq), let_go)
         self._reset(attention, here)
 
     def _reset(self, attention: Sense, done: Callable[[], None]) -> None:
@@ -308,6 +361,27 @@ class LogicalUnit:
         self.abort(self.tasks_of(), done)
 
     # --- other nodes ------------------------------------------------------------------------------
+
+    def reserve_everywhere(self, event: ReservationsChanged, done: Callable[[bool], None]) -> None:
+        """Reservations are new: have it done here and on other nodes what that means.
+
+        ``done(False)``: it is not known whether other nodes have done it.
+        """
+        here = self._everywhere(event, done)
+        self._reserve(event, here)
+
+    def _reserve(self, event: ReservationsChanged, done: Callable[[], None]) -> None:
+        self.reservations.learn(event.version, event.state)
+        for attachment in self.attachments:
+            for it in event.attentions:
+                if it.nexus == attachment.nexus.name:
+                    attachment.attend(Sense(SenseKey.UNIT_ATTENTION, it.asc, it.ascq))
+            if attachment.nexus.name in event.aborted:
+                self.device.preempted(attachment.nexus)
+        victims = [r for r in self.tasks_of() if r.attachment.nexus.name in event.aborted]
+        for attachment in {r.attachment for r in victims}:
+            attachment.attend(UA_COMMANDS_CLEARED)
+        self.abort(victims, done)
 
     def _everywhere(self, event: UnitEvent, done: Callable[[bool], None]) -> Callable[[], None]:
         """Have other nodes do ``event``; call what is returned when it has been done here."""
@@ -323,10 +397,10 @@ class LogicalUnit:
             all_sure = sure
             one_done()
 
-        if self.gate is None:
+        if self._gate is None:
             told(True)
         else:
-            self.gate.tell(event, told)
+            self._gate.tell(event, told)
         return one_done
 
     def happened(self, event: UnitEvent, done: Callable[[], None]) -> None:
@@ -336,6 +410,11 @@ class LogicalUnit:
                 self._reset(Sense(SenseKey.UNIT_ATTENTION, event.asc, event.ascq), done)
             case ClearTaskSet():
                 self._clear(None, done)
+            case ReservationsChanged():
+                self._reserve(event, done)
+            case EndTask():
+                self.end_task(event)
+                done()
             case _:
                 done()
 
@@ -347,12 +426,22 @@ class LogicalUnit:
 
 
 class SCSIBus:
-    """The logical units of one target."""
+    """The logical units of one target, as one target port shows them.
 
-    def __init__(self) -> None:
+    ``port`` is its relative target port identifier; ``other_ports`` asks for those of other nodes.
+    """
+
+    def __init__(self, port: int = 1) -> None:
+        self.port = port
+        self.other_ports: Callable[[], Iterable[int]] = tuple
         self.units: dict[int, LogicalUnit] = {}
         self.absent = LogicalUnit(0, AbsentDevice())
         self.nexuses: list[Nexus] = []
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The relative identifiers of all target ports that there are now."""
+        return tuple(sorted({self.port, *self.other_ports()}))
 
     def add(self, number: int, device: Device) -> LogicalUnit:
         """Put a device at a LUN."""
@@ -386,10 +475,21 @@ class SCSIBus:
         self.nexuses.append(nexus)
         return nexus
 
+    def let_go(self, nexus: Nexus, done: Callable[[], None]) -> None:
+        """End what a nexus that is to go has reserved (SPC-2); ``done()`` when that is over.
+
+        None of its commands may run: the next holder must not meet them.
+        """
+        attachments = nexus.each_attachment()
+        one_done = countdown(len(attachments) + 1, done)
+        for attachment in attachments:
+            attachment.unit.reservations.lose(NexusLost(nexus.name), one_done)
+        one_done()
+
     def disconnect(self, nexus: Nexus, done: Callable[[], None]) -> None:
         """I_T nexus loss: its commands end, ``done()`` when they have (SAM-5 6.3.4)."""
         attachments = nexus.each_attachment()
-        one_done = countdown(len(attachments) + 1, done)
+        one_done = countdown(len(attachments) + 1, lambda: self.let_go(nexus, done))
         for attachment in attachments:
             unit = attachment.unit
             unit.attachments.remove(attachment)

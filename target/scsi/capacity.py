@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from target.scsi.cdb import data_in, out_of_range, refuse
-from target.scsi.command import Command, Kind, check_control, usage
+from target.scsi.command import Access, Command, Kind, check_control, usage
 from target.scsi.request import Direction
 from target.scsi.sense import CheckCondition
 from workers.store import StatusExtent
@@ -68,6 +68,7 @@ def commands(disk: DiskDevice) -> list[Command]:
             usage("25 00 ff ff ff ff 00 00 01 04"),
             parse10,
             start10,
+            access=Access.ALWAYS,
         ),
         Command(
             "READ CAPACITY(16)",
@@ -76,6 +77,7 @@ def commands(disk: DiskDevice) -> list[Command]:
             parse16,
             start16,
             service_action=0x10,
+            access=Access.ALWAYS,
         ),
         Command(
             "GET LBA STATUS",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from target.scsi.sense import INVALID_FIELD_IN_CDB, INVALID_OPCODE, CheckCondition, Sense
 
@@ -27,7 +27,29 @@ class Kind(enum.Enum):
     CONTROL = "control"  # changes the state of the logical unit
 
 
+class Access(enum.Enum):
+    """What a reservation of another nexus makes of a command (SPC-4 table 65, SBC-3 table 13).
+
+    Of the combinations that the tables could have, these are the ones they do have.
+    """
+
+    ALWAYS = "always"  # no reservation stands in its way
+    READY = "ready"  # that of SPC-2 does (TEST UNIT READY)
+    READ = "read"  # exclusive access does, write exclusive does not
+    WRITE = "write"  # every one does
+    RESERVATION = "reservation"  # changes reservations: target/scsi/reservations has its own rules
+
+
 Step = Callable[["SCSIRequest"], None]
+
+
+_ACCESS_OF_KIND: Final = {
+    Kind.INFORM: Access.READ,  # the stricter of what SPC-4 has for them: others are stated
+    Kind.READ: Access.READ,
+    Kind.WRITE: Access.WRITE,
+    Kind.EXCLUSIVE: Access.WRITE,
+    Kind.CONTROL: Access.WRITE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +60,7 @@ class Command:
     byte the mask of bits that are evaluated; its length is the CDB's.  ``parse`` sets direction,
     length, LBA and block count or raises ``CheckCondition``; ``start`` runs the command.
     ``through_unit_attention``: runs although a unit attention is pending (SAM-5 5.14).
+    ``access``: what reservations make of it; where it is not stated, that of its kind.
     """
 
     name: str
@@ -47,6 +70,12 @@ class Command:
     start: Step
     service_action: int | None = None
     through_unit_attention: bool = False
+    access: Access | None = None
+
+    @property
+    def needs(self) -> Access:
+        """What a reservation must leave to others for this to run."""
+        return self.access if self.access is not None else _ACCESS_OF_KIND[self.kind]
 
     @property
     def opcode(self) -> int:
@@ -109,7 +138,13 @@ def answer(name: str, sense: Sense, *, through_unit_attention: bool = False) -> 
         req.fail(sense)
 
     return Command(
-        name, Kind.INFORM, bytes(6), parse, start, through_unit_attention=through_unit_attention
+        name,
+        Kind.INFORM,
+        bytes(6),
+        parse,
+        start,
+        through_unit_attention=through_unit_attention,
+        access=Access.ALWAYS,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from target.scsi.cdb import data_in
-from target.scsi.command import Command, CommandTable, Kind, answer, usage
+from target.scsi.command import Access, Command, CommandTable, Kind, answer, usage
 from target.scsi.identity import VENDOR
 from target.scsi.report_luns import report_luns
 from target.scsi.sense import INVALID_FIELD_IN_CDB, LUN_NOT_SUPPORTED, CheckCondition
@@ -30,6 +30,9 @@ class Device:
 
     def nexus_lost(self, nexus: Nexus) -> None:
         """An initiator port is gone: forget what was kept for it."""
+
+    def preempted(self, nexus: Nexus) -> None:
+        """PREEMPT AND ABORT has ended what an initiator port was doing."""
 
 
 NOT_CAPABLE: Final = 0x7F
@@ -56,6 +59,7 @@ class AbsentDevice(Device):
                     data_in(3, 2),
                     _inquiry,
                     through_unit_attention=True,
+                    access=Access.ALWAYS,
                 ),
                 Command(
                     "REQUEST SENSE",
@@ -64,6 +68,7 @@ class AbsentDevice(Device):
                     data_in(4, 1),
                     _request_sense,
                     through_unit_attention=True,
+                    access=Access.ALWAYS,
                 ),
                 report_luns(),
             ]

@@ -29,6 +29,7 @@ from target.scsi.device import Device
 from target.scsi.identity import Identity
 from target.scsi.limits import COMPARE_AND_WRITE_BLOCKS_MAX, WINDOW_BYTES
 from target.scsi.modes import Modes
+from target.scsi.reservations import commands as reservation_commands
 from target.scsi.sense import (
     NOT_READY_STOPPED,
     SOFTWARE_WRITE_PROTECTED,
@@ -51,6 +52,7 @@ MODULES: Final = (
     cache,
     verify,
     provisioning,
+    reservation_commands,
 )
 
 
@@ -136,4 +138,8 @@ class DiskDevice(Device):
         self.state_changed()
 
     def nexus_lost(self, nexus: Nexus) -> None:
+        self.removal_prevented_by.discard(nexus)
+
+    def preempted(self, nexus: Nexus) -> None:
+        """As if it had allowed the removal of the medium (SPC-4 6.17)."""
         self.removal_prevented_by.discard(nexus)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from target.scsi import limits
 from target.scsi.cdb import data_in, refuse
-from target.scsi.command import Command, Kind, usage
+from target.scsi.command import Access, Command, Kind, usage
 
 if TYPE_CHECKING:
     from target.scsi.disk import DiskDevice
@@ -60,6 +60,7 @@ def commands(disk: DiskDevice) -> list[Command]:
             data_in(3, 2),
             start,
             through_unit_attention=True,
+            access=Access.ALWAYS,
         )
     ]
 

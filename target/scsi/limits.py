@@ -39,6 +39,8 @@ UNIT_ATTENTIONS_MAX: Final = 8
 """Per I_T_L nexus; the oldest stay (SPC leaves the order open)."""
 LUNS_MAX: Final = 16384
 """What flat space addressing can name."""
+REGISTRATIONS_MAX: Final = 256
+"""Of keys with one logical unit: as many nexuses as two nodes can have sessions."""
 
 assert TRANSFER_BYTES_MAX % WINDOW_BYTES == 0
 assert WINDOW_BYTES % PHYSICAL_BLOCK_BYTES == 0

@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from target.scsi.cdb import data_in, refuse
-from target.scsi.command import Command, Kind, usage
+from target.scsi.command import Access, Command, Kind, usage
 
 if TYPE_CHECKING:
     from target.scsi.disk import DiskDevice
@@ -43,6 +43,7 @@ def commands(disk: DiskDevice) -> list[Command]:
             usage("4d 01 ff ff 00 ff ff ff ff 04"),
             data_in(7, 2),
             _start,
+            access=Access.ALWAYS,
         )
     ]
 

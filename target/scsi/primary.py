@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from target.block.pool import Buffers, views_of
 from target.scsi.cdb import data_in, data_out, no_data, refuse
-from target.scsi.command import Command, Kind, Step, usage
+from target.scsi.command import Access, Command, Kind, Step, usage
 from target.scsi.report_luns import report_luns
 from target.scsi.sense import (
     FAILED_SELF_TEST,
@@ -26,26 +26,63 @@ def commands(disk: DiskDevice) -> list[Command]:
     """Rows of the opcode table."""
 
     def row(
-        name: str, kind: Kind, bits: str, parse: Step, start: object, through: bool = False
+        name: str,
+        kind: Kind,
+        bits: str,
+        parse: Step,
+        start: object,
+        access: Access,
+        through: bool = False,
     ) -> Command:
         assert callable(start)
         step = partial(start, disk)
-        return Command(name, kind, usage(bits), parse, step, through_unit_attention=through)
+        return Command(
+            name, kind, usage(bits), parse, step, through_unit_attention=through, access=access
+        )
 
     return [
         report_luns(),
-        row("TEST UNIT READY", Kind.INFORM, "00 00 00 00 00 04", no_data, _test_unit_ready),
+        row(
+            "TEST UNIT READY",
+            Kind.INFORM,
+            "00 00 00 00 00 04",
+            no_data,
+            _test_unit_ready,
+            Access.READY,
+        ),
         row(
             "REQUEST SENSE",
             Kind.INFORM,
             "03 01 00 00 ff 04",
             data_in(4, 1),
             _request_sense,
+            Access.ALWAYS,
             through=True,
         ),
-        row("START STOP UNIT", Kind.CONTROL, "1b 01 00 00 f7 04", _parse_start_stop, _start_stop),
-        row("SEND DIAGNOSTIC", Kind.CONTROL, "1d f7 00 ff ff 04", _parse_diagnostic, _diagnostic),
-        row("PREVENT ALLOW MEDIUM REMOVAL", Kind.CONTROL, "1e 00 00 00 03 04", no_data, _prevent),
+        row(
+            "START STOP UNIT",
+            Kind.CONTROL,
+            "1b 01 00 00 f7 04",
+            _parse_start_stop,
+            _start_stop,
+            Access.WRITE,
+        ),
+        row(
+            "SEND DIAGNOSTIC",
+            Kind.CONTROL,
+            "1d f7 00 ff ff 04",
+            _parse_diagnostic,
+            _diagnostic,
+            Access.WRITE,
+        ),
+        row(
+            "PREVENT ALLOW MEDIUM REMOVAL",
+            Kind.CONTROL,
+            "1e 00 00 00 03 04",
+            _parse_prevent,
+            _prevent,
+            Access.WRITE,
+        ),
     ]
 
 
@@ -68,12 +105,14 @@ _START: Final = 0x01
 _LOEJ: Final = 0x02
 _NO_FLUSH: Final = 0x04
 _POWER_CONDITION: Final = 0xF0
+_PREVENT: Final = 0x03  # of PREVENT ALLOW MEDIUM REMOVAL
 
 
 def _parse_start_stop(req: SCSIRequest) -> None:
     no_data(req)
     if req.cdb[4] & _POWER_CONDITION:
         raise refuse(4, 7)  # there is no power condition mode page, nor VPD page 8Ah
+    req.harmless = bool(req.cdb[4] & _START)  # to start a unit is always allowed (SBC-3 table 13)
 
 
 def _start_stop(disk: DiskDevice, req: SCSIRequest) -> None:
@@ -99,10 +138,15 @@ async def _stop(disk: DiskDevice, req: SCSIRequest, *, flush: bool) -> None:
     req.complete()
 
 
+def _parse_prevent(req: SCSIRequest) -> None:
+    no_data(req)
+    req.harmless = not req.cdb[4] & _PREVENT  # to allow removal is always allowed (SPC-4 table 65)
+
+
 def _prevent(disk: DiskDevice, req: SCSIRequest) -> None:
     """PREVENT ALLOW MEDIUM REMOVAL (SPC-4 6.17): kept for each I_T nexus."""
     nexus = req.attachment.nexus
-    match req.cdb[4] & 0x03:
+    match req.cdb[4] & _PREVENT:
         case 0:
             disk.removal_prevented_by.discard(nexus)
         case 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from target.scsi.cdb import data_in, refuse
-from target.scsi.command import Command, Kind, usage
+from target.scsi.command import Access, Command, Kind, usage
 from target.scsi.lun import encode_lun
 from target.scsi.sense import UA_LUNS_CHANGED
 
@@ -28,6 +28,7 @@ def report_luns() -> Command:
         _parse,
         _start,
         through_unit_attention=True,
+        access=Access.ALWAYS,
     )
 
 

@@ -150,6 +150,7 @@ class SCSIRequest:
     moved: int = 0  # bytes of the data phase so far
     status: int = Status.GOOD
     sense: Sense | None = None
+    harmless: bool = False  # as its CDB stands, no reservation is in its way
     rejected: Sense | None = None  # found wrong while parsing; answered when it is the turn
 
     # Data-out that comes with the command: `early_length` bytes in all (0: none), of which

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from target.scsi.reservations.names import NexusName
+from target.scsi.reservations.state import Attention, ReservationState
+
 
 class ResetUnit(msgspec.Struct, frozen=True, tag="reset"):
     """LOGICAL UNIT RESET, or that of the whole target (SAM-5 6.3.3)."""
@@ -16,14 +19,34 @@ class ClearTaskSet(msgspec.Struct, frozen=True, tag="clear"):
     """CLEAR TASK SET: the commands of every nexus (SAM-5 7.5)."""
 
 
+class ReservationsChanged(msgspec.Struct, frozen=True, tag="reservations"):
+    """Reservations have a new version, with what it does to nexuses of all nodes.
+
+    In force when it has been done, unless a node has a later version already; unit attentions and
+    aborted commands do not depend on that.
+    """
+
+    version: int
+    state: ReservationState
+    attentions: tuple[Attention, ...]
+    aborted: tuple[NexusName, ...]
+
+
 class DocumentChanged(msgspec.Struct, frozen=True, tag="document"):
-    """What all nodes know of the unit has a new version: reservations."""
+    """What all nodes keep together has a new version."""
 
     key: str
     version: int
 
 
-UnitEvent = ResetUnit | ClearTaskSet | DocumentChanged
+class EndTask(msgspec.Struct, frozen=True, tag="end"):
+    """The operator ends a command."""
+
+    nexus: NexusName
+    tag: int
+
+
+UnitEvent = EndTask | ResetUnit | ClearTaskSet | ReservationsChanged | DocumentChanged
 
 
 def encode_event(event: UnitEvent) -> bytes:

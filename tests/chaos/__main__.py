@@ -1,13 +1,18 @@
-"""``python -m tests.chaos --seconds N --seed S --nodes N``: chaos by hand, as long as wanted."""
+"""``python -m tests.chaos --seconds N --seed S --nodes N``: chaos by hand, as long as wanted.
+
+With ``--backing rados`` the workers share a pool of a small real Ceph, which it starts.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
 
 from tests.chaos.run import run
+from tests.support.ceph_cluster import CephCluster, find_ceph
 
 
 def main() -> int:
@@ -19,13 +24,22 @@ def main() -> int:
     parser.add_argument(
         "--fault", action="append", default=[], metavar="NAME", help="only this one; repeatable"
     )
+    parser.add_argument("--backing", choices=["files", "rados"], default="files")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="lunmesh-chaos-") as folder:
+    missing = find_ceph() if given.backing == "rados" else None
+    if missing is not None:
+        parser.error(missing)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lunmesh-chaos-")))
+        ceph = None
+        if given.backing == "rados":
+            ceph = stack.enter_context(CephCluster(folder / "ceph"))
         report = run(
-            Path(folder),
+            folder / "run",
             seconds=given.seconds,
             seed=given.seed,
             nodes=given.nodes,
+            ceph=ceph,
             faults=given.fault,
         )
     print(report)

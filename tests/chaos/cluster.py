@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.ceph_cluster import CephCluster
 from tests.support.lunmesh_server import LunmeshServer, free_port
 from tests.support.lunmesh_worker import LunmeshWorker
 from tests.support.redis_server import RedisServer
 from tests.support.relay import Relay
 from tests.support.small_disk import CannotMount, SmallDisk
 
-WORKERS = 3
+FILE_WORKERS = 3
+RADOS_WORKERS = 2
 VOLUME_BYTES = 192 << 20
 CHUNK_BYTES = 64 << 10  # so that many commands cross workers
 DISK_BYTES = 96 << 20  # room for a worker's share
-WORKER_SECONDS = 1.5  # --worker-timeout
+# --worker-timeout: over files so short that commands end in doubt, over RADOS so long that they go
+# to another worker.
+FILE_WORKER_SECONDS = 1.5
+RADOS_WORKER_SECONDS = 15.0
 LEASE_SECONDS = 1.0  # --lease; client.py wants it shorter than its pings
 WAIT_SECONDS = 3.0  # --cluster-wait
 
@@ -46,38 +51,50 @@ class Cluster:
     nodes: list[Node]
     members: list[Member]
     redis: RedisServer | None
+    worker_seconds: float  # that a command waits for a worker
     no_disks: str  # why there are no disks to fill
+    ceph: CephCluster | None  # where the chunks are; None: in files of the workers
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
+def running_cluster(
+    folder: Path, nodes: int = 1, ceph: CephCluster | None = None
+) -> Iterator[Cluster]:
     """Everything runs; at the end everything has ended and is unmounted."""
     with contextlib.ExitStack() as stack:
-        members, no_disks = [], ""
-        for number in range(WORKERS):
-            disk: SmallDisk | None = None
-            try:
-                disk = stack.enter_context(SmallDisk(folder / f"disk{number}", DISK_BYTES))
-            except CannotMount as exc:
-                no_disks = str(exc)
-            members.append(_member(stack, folder, number, disk))
+        members: list[Member] = []
+        if ceph is not None:
+            seconds, no_disks = RADOS_WORKER_SECONDS, "the chunks are in RADOS"
+            store = f"rados:{ceph.create_pool()}@{ceph.conf}"
+            for number in range(RADOS_WORKERS):
+                members.append(_member(stack, folder / f"worker{number}", store, None))
+        else:
+            seconds, no_disks = FILE_WORKER_SECONDS, ""
+            for number in range(FILE_WORKERS):
+                disk: SmallDisk | None = None
+                try:
+                    disk = stack.enter_context(SmallDisk(folder / f"disk{number}", DISK_BYTES))
+                except CannotMount as exc:
+                    no_disks = str(exc)
+                place = disk.folder if disk is not None else folder / f"store{number}"
+                store = f"file:{place}/worker"
+                members.append(_member(stack, folder / f"worker{number}", store, disk))
+        flags = ["--worker-timeout", str(seconds)]
+        for member in members:
+            flags += ["--worker", f"{member.relay.host}:{member.relay.port}"]
         redis = None
         if nodes > 1:
             redis = stack.enter_context(RedisServer(folder / "redis", port=free_port()))
-        running = [_node(stack, folder, number, members, redis) for number in range(nodes)]
-        yield Cluster(running, members, redis, no_disks)
+        running = [_node(stack, folder, number, flags, redis) for number in range(nodes)]
+        yield Cluster(running, members, redis, seconds, no_disks, ceph)
 
 
 def _member(
-    stack: contextlib.ExitStack, folder: Path, number: int, disk: SmallDisk | None
+    stack: contextlib.ExitStack, folder: Path, store: str, disk: SmallDisk | None
 ) -> Member:
-    store = disk.folder if disk is not None else folder / f"store{number}"
     port = free_port()
     worker = LunmeshWorker(
-        folder / f"worker{number}",
-        listen=f"127.0.0.1:{port}",
-        store=f"file:{store}/worker",
-        arguments=["--buffer-memory", "32M"],
+        folder, listen=f"127.0.0.1:{port}", store=store, arguments=["--buffer-memory", "32M"]
     )
     stack.enter_context(worker)
     relay = stack.enter_context(Relay("127.0.0.1", port, keep=False))
@@ -88,16 +105,14 @@ def _node(
     stack: contextlib.ExitStack,
     folder: Path,
     number: int,
-    members: list[Member],
+    flags: list[str],
     redis: RedisServer | None,
 ) -> Node:
-    flags = ["--worker-timeout", str(WORKER_SECONDS)]
-    for member in members:
-        flags += ["--worker", f"{member.relay.host}:{member.relay.port}"]
     to_redis = None
     if redis is not None:
         to_redis = stack.enter_context(Relay("127.0.0.1", redis.port, keep=False))
-        flags += [
+        flags = [
+            *flags,
             *("--redis", f"redis://127.0.0.1:{to_redis.port}", "--node-id", f"node{number}"),
             *("--lease", str(LEASE_SECONDS), "--cluster-wait", str(WAIT_SECONDS)),
         ]

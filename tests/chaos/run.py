@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tests.chaos.nemesis import Nemesis
 from tests.chaos.workload import Layout
 from tests.chaos.zones import Violation
 from tests.support import cdb
+from tests.support.ceph_cluster import CephCluster
 from tests.support.initiator import Initiator
 
 CLIENTS = 4
@@ -42,6 +43,7 @@ class Report:
     overdue: int
     blocks_checked: int
     no_disks: str
+    stand_ins: int
     violations: list[Violation] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -63,22 +65,31 @@ class Report:
         ]
         if self.no_disks:
             lines.append(f"no disk was filled: {self.no_disks}")
+        if self.stand_ins:
+            lines.append(f"others stood in for a worker: {self.stand_ins} times")
         lines.append(f"violations: {len(self.violations)}")
         lines += [f"  at {each.at}: {each.what}" for each in self.violations[:20]]
         return "\n".join(lines)
 
 
 def run(
-    folder: Path, *, seconds: float, seed: int, nodes: int = 1, faults: Iterable[str] = ()
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    nodes: int = 1,
+    ceph: CephCluster | None = None,
+    faults: Collection[str] = (),
 ) -> Report:
-    """Raises what a client ended with, if one did; TimeoutError where nothing goes on.
+    """The workers have files of their own, or a new pool of ``ceph``.  ``faults`` are the names of
+    those to inject; none stands for all.
 
-    ``faults`` are the names of those to inject; none stands for all.
+    Raises what a client ended with, if one did; TimeoutError where nothing goes on.
     """
     history = History()
     hot = _HOT_BLOCKS if nodes == 1 else _HOT_BLOCKS_OF_SEVERAL
     layout = Layout(hot=hot, total=VOLUME_BYTES // blocks.BLOCK_BYTES)
-    with running_cluster(folder, nodes) as cluster:
+    with running_cluster(folder, nodes, ceph) as cluster:
         addresses = _addresses(cluster)
         clients = [Client(n, addresses, history, layout, seed) for n in range(CLIENTS)]
         nemesis = Nemesis(cluster, history, seed, faults)
@@ -97,6 +108,7 @@ def run(
             member.worker.kill()
             member.worker.start()
         checked = _read_back(addresses[seed % nodes], history)
+        stand_ins = nemesis.stand_ins
     ends = [event for event in history.events if event.end is not End.INVOKE]
     return Report(
         seed,
@@ -108,6 +120,7 @@ def run(
         sum(client.overdue for client in clients),
         checked,
         cluster.no_disks,
+        stand_ins,
         check(history.events),
     )
 

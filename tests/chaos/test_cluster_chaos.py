@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.history import End, Op
-from tests.chaos.nemesis import LATE_WRITES
+from tests.chaos.node_faults import LATE_WRITES
 from tests.chaos.run import run
 
 NODES = 3

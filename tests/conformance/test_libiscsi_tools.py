@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.backing import EMBEDDED, WORKERS, backed
 from tests.support.lunmesh_server import LunmeshServer
 from tests.support.tools import run_tool
 
@@ -17,9 +18,11 @@ VOLUMES = ["disk0=100M", "disk1=64M,block=4096", "disk2=10M,readonly"]
 SECRET = "a-secret-of-its-own"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LunmeshServer]:
-    with LunmeshServer(tmp_path_factory.mktemp("tools"), VOLUMES) as server:
+@pytest.fixture(scope="module", params=[EMBEDDED, WORKERS])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LunmeshServer]:
+    with backed(request.param, tmp_path_factory.mktemp("tools"), VOLUMES) as server:
         yield server
 
 

@@ -56,6 +56,21 @@ class LinuxInitiator:
     def logout(self) -> None:
         self._node("--logout")
 
+    def rescan(self, lun: int | None = None) -> str:
+        """Look for new sizes and new disks; the device file of the disk ``lun``, if one is asked.
+
+        Disks are probed in the background: this waits for that one.
+        """
+        self._node("--rescan")
+        if lun is None:
+            return ""
+        name = self.vm.sh(
+            f"until ls /sys/class/scsi_device/*:0:0:{lun}/device/block 2> /dev/null; "
+            "do usleep 20000; done",
+            timeout_s=DISK_TIMEOUT_S,
+        )
+        return f"/dev/{name.strip()}"
+
     @contextmanager
     def session(self, disks: int = 1) -> Iterator[list[str]]:
         """Logged in inside; if the test fails there, `forget` cleans up."""

@@ -36,7 +36,7 @@ GUEST_PACKAGES: dict[str, tuple[str, ...]] = {
         *("sg_start", "sg_prevent", "sg_senddiag"),
     ),
     "fio": ("fio",),
-    "e2fsprogs": ("mkfs.ext4", "e2fsck"),
+    "e2fsprogs": ("mkfs.ext4", "e2fsck", "resize2fs"),
     "xfsprogs": ("mkfs.xfs", "xfs_repair"),
     # Their libraries are those that multipath-tools needs, too.
     "udev": ("udevadm",),

@@ -1,6 +1,8 @@
 """The judge of the guest's kernel log sees what it must, and excuses no more than that."""
 
 from tests.e2e.kernel_log import (
+    CHANGE_BEGINS,
+    CHANGE_ENDS,
     OUTAGE_BEGINS,
     OUTAGE_ENDS,
     PATH_OUTAGE_BEGINS,
@@ -46,6 +48,16 @@ def test_a_lost_connection_is_excused_in_an_outage_only() -> None:
 def test_a_failed_command_is_a_complaint_even_in_an_outage() -> None:
     begins = f"<13>[ 19.0] {OUTAGE_BEGINS}\n"
     assert find_complaints(begins + LOST + "<3>[ 20.1] I/O error, dev sda, sector 0") != []
+
+
+def test_a_disk_that_is_deleted_is_excused_and_no_other() -> None:
+    told = "<4>[ 20.0] sd 0:0:0:0: Capacity data has changed\n"
+    gone = "<3>[ 20.1] I/O error, dev sdb, sector 0\n<6>[ 20.1] sd 0:0:0:1: [sdb] Sense Key : x\n"
+    begins, ends = f"<13>[ 19.0] {CHANGE_BEGINS} sdb\n", f"<13>[ 30.0] {CHANGE_ENDS}\n"
+    assert find_complaints(begins + told + gone + ends) == []
+    assert len(find_complaints(begins + gone.replace("sdb", "sda") + ends)) == 2
+    assert len(find_complaints(begins + ends + told + gone)) == 3
+    assert len(find_complaints(begins.replace("sdb", "") + told + gone + ends)) == 2
 
 
 def test_while_a_path_is_away_commands_fail_on_it_and_not_on_the_joined_device() -> None:

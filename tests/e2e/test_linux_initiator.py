@@ -17,7 +17,8 @@ from tests.e2e.files import (
     write_files,
 )
 from tests.e2e.vm import VirtualMachine
-from tests.support.backing import EMBEDDED, WORKERS
+from tests.support.backing import EMBEDDED, RADOS, WORKERS
+from tests.support.volume_command import VolumeCommand
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 TWO_DISKS = ["disk0=384M", "disk1=384M,block=4096"]
 CHECK = {"ext4": "e2fsck -fn", "xfs": "xfs_repair -n"}
 BIG_FILE_MIB = 32
+KILLED = 137  # the status of what took too long
 FILES = 8  # written over and over while the target goes away
 
 
@@ -85,6 +87,44 @@ def test_files_survive_logout_and_a_clean_restart(
         unmount(vm, disks)
 
 
+@pytest.mark.parametrize(
+    "backing",
+    [EMBEDDED, pytest.param(RADOS, marks=pytest.mark.ceph)],
+    ids=["embedded", "rados"],
+    indirect=True,
+)
+def test_a_mounted_disk_grows_and_disks_come_and_go(
+    vm: VirtualMachine, serve: ServerFactory, connect: Connect
+) -> None:
+    server = serve(["disk0=24M"])
+    volume = VolumeCommand(server)
+    initiator = connect(server)
+    initiator.discover()
+    with initiator.session(disks=1) as (disk,):
+        vm.sh(f"mkfs.ext4 -q {disk}")
+        (point,) = mount(vm, [disk])
+        write_files(vm, point)
+        with kernel_log.change(vm):
+            volume.good("resize", "disk0", "80M")
+            initiator.rescan()
+            assert vm.sh(f"blockdev --getsize64 {disk}").strip() == str(80 << 20)
+            vm.sh(f"resize2fs {disk}")
+            write_and_delete_big_file(vm, point, BIG_FILE_MIB)  # there was no room for it
+            volume.good("create", "db", "16M")
+            added = initiator.rescan(lun=1)
+            vm.sh(f"mkfs.ext4 -q {added}; e2fsck -fn {added}")
+        with kernel_log.change(vm, gone=added):
+            volume.good("delete", "db", "--yes", "--force")
+            read = vm.run(f"dd if={added} bs=4k count=1 iflag=direct")
+            assert read.status not in (0, KILLED), read.output
+            vm.sh(f"echo 1 > /sys/block/{added.removeprefix('/dev/')}/device/delete")
+            initiator.rescan()
+            assert vm.run(f"[ -e {added} ]").status != 0
+        check_files(vm, point)
+        unmount(vm, [disk])
+        vm.sh(f"e2fsck -fn {disk}")
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
 def test_a_mounted_disk_outlives_the_target(
     vm: VirtualMachine, serve: ServerFactory, connect: Connect, how: signal.Signals
@@ -126,7 +166,13 @@ def test_a_mounted_disk_outlives_the_target(
 
 @pytest.mark.parametrize(
     ("backing", "disk", "engine"),
-    [(EMBEDDED, 0, "libaio"), (EMBEDDED, 1, "io_uring"), (WORKERS, 0, "libaio")],
+    [
+        (EMBEDDED, 0, "libaio"),
+        (EMBEDDED, 1, "io_uring"),
+        (WORKERS, 0, "libaio"),
+        pytest.param(RADOS, 1, "libaio", marks=pytest.mark.ceph),
+    ],
+    ids=["embedded-libaio", "embedded-io_uring", "workers", "rados"],
     indirect=["backing"],
 )
 def test_random_writes_verify_at_depth_32(

@@ -10,6 +10,9 @@ import pytest
 
 from tests.e2e.conftest import Connect, ServerFactory
 from tests.e2e.vm import VirtualMachine
+from tests.support import cdb
+from tests.support import reservations as pr
+from tests.support.initiator import Initiator
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -19,7 +22,8 @@ VPD_PAGES = (0x00, 0x80, 0x83, 0x86, 0xB0, 0xB1, 0xB2)
 
 # Exit statuses of sg3-utils ("man sg3_utils").
 OK, ILLEGAL_REQUEST, UNIT_ATTENTION, INVALID_OPCODE = 0, 5, 6, 9
-MISCOMPARE, LBA_OUT_OF_RANGE = 14, 22
+MISCOMPARE, LBA_OUT_OF_RANGE, RESERVATION_CONFLICT = 14, 22, 24
+GOOD, CHECK_CONDITION, CONFLICT = 0x00, 0x02, 0x18  # status of a command
 
 # (command, what its output must match); {block} and {blocks} are the disk's.
 SAYS_OF_ITSELF = [
@@ -120,3 +124,53 @@ def test_single_commands_end_as_they_should(
             if result.status != status:
                 wrong.append(f"{command}: status {result.status}, not {status}\n{result.output}")
     assert not wrong, "\n".join(wrong)
+
+
+KEY, RIVAL = 0xABCD, 0x1234
+WRITE_EXCLUSIVE_RO = 5
+
+# (command, what its output must match); sg_persist decodes what it reads.
+RESERVES = [
+    ("--in --report-capabilities", "SIP_C.*: 1.*ATP_C.*: 1.*PTPL_C.*: 1.*Exclusive Access: 1"),
+    (f"--out --register --param-sark={KEY:#x} --param-aptpl", ""),
+    ("--in --read-keys", f"1 registered reservation key.*{KEY:#x}"),
+    (f"--out --reserve --param-rk={KEY:#x} --prout-type={WRITE_EXCLUSIVE_RO}", ""),
+    ("--in --read-reservation", f"Key={KEY:#x}.*Write Exclusive, registrants only"),
+    ("--in --read-full-status", rf"Key={KEY:#x}.*Relative port address: 0x1.*iqn\.\S+,i,0x"),
+]
+
+
+def test_persistent_reservations(
+    vm: VirtualMachine, serve: ServerFactory, connect: Connect
+) -> None:
+    """The guest reserves; another initiator, outside of it, is barred, and preempts it."""
+    server = serve(TWO_DISKS)
+    initiator = connect(server)
+    initiator.discover()
+    with (
+        initiator.session(disks=2) as disks,
+        Initiator(server.host, server.port, target=server.iqn) as rival,
+    ):
+        rival.login()
+        while rival.command(cdb.TEST_UNIT_READY).status == CHECK_CONDITION:
+            pass
+        for command, pattern in RESERVES:
+            result = vm.run(f"sg_persist {command} {disks[0]}")
+            assert result.status == OK, result.output
+            assert re.search(pattern, result.output, re.DOTALL), result.output
+        assert rival.command(cdb.write10(0, 1), data_out=bytes(512)).status == CONFLICT
+        for action, data in (
+            (pr.REGISTER, pr.keys(0, RIVAL)),
+            (pr.PREEMPT_AND_ABORT, pr.keys(RIVAL, KEY)),
+        ):
+            preempt = pr.pr_out(action, WRITE_EXCLUSIVE_RO)
+            assert rival.command(preempt, data_out=data).status == GOOD
+        vm.run(f"sg_turs {disks[0]}")  # takes the unit attention
+        result = vm.run(f"sg_persist --in --read-keys {disks[0]}")
+        assert f"{RIVAL:#x}" in result.output
+        assert f"{KEY:#x}" not in result.output
+        barred = f"sg_write_same --10 --lba=0 --num=8 --in=/dev/zero --xferlen=512 {disks[0]}"
+        assert vm.run(barred).status == RESERVATION_CONFLICT
+        assert rival.command(cdb.write10(0, 1), data_out=bytes(512)).status == GOOD
+        clear = rival.command(pr.pr_out(pr.CLEAR), data_out=pr.keys(RIVAL))
+        assert clear.status == GOOD

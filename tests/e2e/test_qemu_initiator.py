@@ -34,6 +34,15 @@ on_ceph_too = pytest.mark.parametrize("backing", [EMBEDDED, WORKERS, ON_CEPH], i
 # What looks at the space that is taken on this machine cannot look into Ceph.
 on_files = pytest.mark.parametrize("backing", [EMBEDDED, WORKERS], indirect=True)
 both_block_sizes = pytest.mark.parametrize("block", [512, 4096])
+# A worker does not know what a block is: over Ceph one size will do.
+each_disk = pytest.mark.parametrize(
+    ("backing", "block"),
+    [
+        *((backing, block) for backing in (EMBEDDED, WORKERS) for block in (512, 4096)),
+        pytest.param(RADOS, 512, marks=pytest.mark.ceph, id="rados-512"),
+    ],
+    indirect=["backing"],
+)
 
 
 @pytest.fixture
@@ -87,8 +96,7 @@ def data_extents(url: str) -> list[tuple[int, int]]:
     return merged
 
 
-@on_ceph_too
-@both_block_sizes
+@each_disk
 def test_an_image_goes_there_and_back(
     serve: ServerFactory, image: Path, tmp_path: Path, block: int
 ) -> None:
@@ -120,8 +128,7 @@ def test_one_wrong_byte_is_found(serve: ServerFactory, image: Path) -> None:
     assert "verification failed" in run_tool(wrong, check=False)
 
 
-@on_ceph_too
-@both_block_sizes
+@each_disk
 def test_patterns_of_every_size(serve: ServerFactory, block: int) -> None:
     url = serve(disk(block)).url()
     commands, checks, offset = [], [], 0
@@ -148,8 +155,7 @@ def test_requests_that_are_no_whole_blocks(serve: ServerFactory) -> None:
     )
 
 
-@on_ceph_too
-@both_block_sizes
+@each_disk
 def test_many_requests_at_once(serve: ServerFactory, block: int) -> None:
     url = serve(disk(block)).url()
     places = [(number % 251 + 1, number * 128 * KIB) for number in range(128)]

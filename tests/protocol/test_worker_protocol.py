@@ -479,6 +479,7 @@ def test_volumes_are_created_listed_grown_and_deleted(drive: Callable[[Body], No
     async def body(served: Served) -> None:
         control = served.control
         share = served.share("disk")
+        share.place = "here"
         for _ in range(2):  # asked again, it is as good
             created = await control.CreateVolume(pb.CreateVolumeRequest(share=share))
             assert created.status == pb.STATUS_OK
@@ -512,8 +513,13 @@ def test_volumes_are_created_listed_grown_and_deleted(drive: Callable[[Body], No
         await refused(control.ResizeVolume(shrink), grpc.StatusCode.INVALID_ARGUMENT)
         listed = await control.ListVolumes(pb.ListVolumesRequest())
         assert [(s.name, s.size) for s in listed.shares] == [("disk", 2 << 20)]
+        for elsewhere in ({"place": "another"}, {"store_id": "another"}):
+            delete = pb.DeleteVolumeRequest(uuid=share.uuid, **elsewhere)
+            await refused(control.DeleteVolume(delete), grpc.StatusCode.FAILED_PRECONDITION)
+        assert statuses(await stream.run(stream.io(READ, handle, 0, 512))) == [StoreStatus.OK]
         for _ in range(2):
-            deleted = await control.DeleteVolume(pb.DeleteVolumeRequest(uuid=share.uuid))
+            delete = pb.DeleteVolumeRequest(uuid=share.uuid, place=share.place, store_id="")
+            deleted = await control.DeleteVolume(delete)
             assert deleted.status == pb.STATUS_OK
         io = stream.io(READ, handle, 0, 512)
         assert statuses(await stream.run(io)) == [StoreStatus.UNAVAILABLE]

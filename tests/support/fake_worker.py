@@ -88,6 +88,9 @@ class FakeWorker:
         self.volatile_id = ""
         self.evict_status = OK
         self.evicted: list[str] = []  # whom this worker was asked to shut out
+        self.deletions: list[pb.DeleteVolumeRequest] = []
+        self.deletes = asyncio.Event()  # cleared: deletions wait for it
+        self.deletes.set()
         self.runs = asyncio.Event()  # cleared: the process is stopped, and answers no call
         self.runs.set()
         self._server: aio.Server | None = None
@@ -151,7 +154,13 @@ class _Control(worker_pb2_grpc.ControlServicer):
 
     async def GetStatus(self, request: Any, context: Any) -> pb.GetStatusResponse:
         await self._fake.runs.wait()
-        return pb.GetStatusResponse(worker="fake")
+        fake = self._fake
+        return pb.GetStatusResponse(
+            worker="fake",
+            shared=bool(fake.store_id),
+            store_id=fake.store_id,
+            instance=fake.instance,
+        )
 
     async def CreateVolume(self, request: Any, context: Any) -> pb.CreateVolumeResponse:
         self._fake.created.append(request.share)
@@ -174,6 +183,11 @@ class _Control(worker_pb2_grpc.ControlServicer):
             instance=fake.instance,
             volatile_id=fake.volatile_id,
         )
+
+    async def DeleteVolume(self, request: Any, context: Any) -> pb.DeleteVolumeResponse:
+        self._fake.deletions.append(request)
+        await self._fake.deletes.wait()
+        return pb.DeleteVolumeResponse(status=STATUS_TO_WIRE[OK])
 
     async def Evict(self, request: Any, context: Any) -> pb.EvictResponse:
         fake = self._fake

@@ -1,4 +1,4 @@
-"""``lunmesh volume …`` as a user would type it."""
+"""``lunmesh volume …``, and other commands that ask a node, as a user would type them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ class Said:
 
 
 class VolumeCommand:
-    """The commands for one server."""
+    """The commands for one server; ``group`` is their first word."""
 
-    def __init__(self, server: LunmeshServer) -> None:
+    def __init__(self, server: LunmeshServer, group: str = "volume") -> None:
+        self._group = group
         self._admin = server.admin
 
     def run(self, *arguments: str) -> Said:
         """Whatever comes of it."""
         done = subprocess.run(
-            [sys.executable, "-m", "target.cli", "volume", *arguments, "--admin", self._admin],
+            [sys.executable, "-m", "target.cli", self._group, *arguments, "--admin", self._admin],
             cwd=PROJECT_ROOT,
             stdin=subprocess.DEVNULL,
             capture_output=True,

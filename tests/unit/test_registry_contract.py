@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from target.cluster.memory_registry import MemoryRegistry
 from target.cluster.redis_registry import RedisRegistry
 from target.cluster.registry import Event, Member, Notices, Registry, StaleNode, TaskEntry
-from target.logs import configure
 
 
 class Heard(Notices):
@@ -43,9 +43,9 @@ class Heard(Notices):
     def renewed(self) -> None:
         self._tell("renewed")
 
-    async def until(self, *what: Any) -> None:
+    async def until(self, *what: Any, times: int = 1) -> None:
         async with asyncio.timeout(10):
-            while what not in self.told:
+            while self.told.count(what) < times:
                 self._new.clear()
                 await self._new.wait()
 
@@ -61,7 +61,7 @@ class World:
         memory = MemoryRegistry(lambda: self._now, lambda node, told: told(self.heard[node]))
         self.of: dict[str, Registry] = dict.fromkeys("abc", memory)
         if redis is not None:
-            log = configure("error", "text")
+            log = structlog.get_logger()
             self.of = {n: RedisRegistry(redis, n, self.heard[n], log) for n in "abc"}
 
     async def start(self) -> None:
@@ -78,7 +78,8 @@ class World:
         for node in nodes:
             assert (await self.of[node].attach(self.lun, node, 1)).behind == 0
             if self._redis is not None:
-                await self.heard[node].until("renewed")
+                # Of its own channel, and of the unit's: nothing is missed from now on.
+                await self.heard[node].until("renewed", times=2)
 
     async def submit(
         self, node: str, *entries: TaskEntry, settled: tuple[int, ...] = ()

@@ -202,10 +202,14 @@ class ResizeVolumeResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class DeleteVolumeRequest(_message.Message):
-    __slots__ = ("uuid",)
+    __slots__ = ("uuid", "place", "store_id")
     UUID_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
     uuid: bytes
-    def __init__(self, uuid: _Optional[bytes] = ...) -> None: ...
+    place: str
+    store_id: str
+    def __init__(self, uuid: _Optional[bytes] = ..., place: _Optional[str] = ..., store_id: _Optional[str] = ...) -> None: ...
 
 class DeleteVolumeResponse(_message.Message):
     __slots__ = ("status", "detail")

@@ -1,0 +1,69 @@
+"""The reservations of a logical unit that several nodes serve: a document of their registry.
+
+One state for all of them.  APTPL is kept as Redis keeps what it has: docs/cluster.md says what that
+takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from target.block.volume import VolumeBusy
+from target.cluster.node import ClusterNode
+from target.cluster.registry import RegistryAway, StaleNode
+from target.scsi.reservations.store import Kept, ReservationStore
+from workers.store import StoreStatus
+
+KEY: Final = "reservations"
+
+T = TypeVar("T")
+
+
+class SharedReservations(ReservationStore):
+    """Those of the unit ``lun``."""
+
+    def __init__(self, node: ClusterNode, lun: str) -> None:
+        self._node = node
+        self._lun = lun
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def kept(self) -> Kept:
+        """What is kept now.  Raises RegistryAway."""
+        return Kept(*await self._node.registry.load(self._lun, KEY))
+
+    def load(self, done: Callable[[Kept | Exception], None]) -> None:
+        self._call(self.kept, done)
+
+    def replace(
+        self, version: int, document: bytes, done: Callable[[bool | Exception], None]
+    ) -> None:
+        node = self._node
+
+        async def replaced() -> bool:
+            return await node.registry.replace(
+                self._lun, node.id, node.epoch, KEY, version, document
+            )
+
+        self._call(replaced, done)
+
+    def _call(self, ask: Callable[[], Awaitable[T]], done: Callable[[T | Exception], None]) -> None:
+        task = asyncio.ensure_future(self._answer(ask, done))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _answer(
+        self, ask: Callable[[], Awaitable[T]], done: Callable[[T | Exception], None]
+    ) -> None:
+        outcome: T | Exception
+        try:
+            async with asyncio.timeout(self._node.wait_seconds):
+                await self._node.until_leased()
+                outcome = await ask()
+        except (RegistryAway, TimeoutError):
+            outcome = VolumeBusy(StoreStatus.UNAVAILABLE)
+        except StaleNode:
+            self._node.fenced()
+            outcome = VolumeBusy(StoreStatus.UNAVAILABLE)
+        done(outcome)

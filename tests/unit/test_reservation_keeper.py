@@ -1,0 +1,372 @@
+"""Reservations in force: one change at a time, kept, told; on two nodes that share what is kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from target.block.pool import BufferPool
+from target.block.volume import Volume, VolumeBusy
+from target.scsi import sense as s
+from target.scsi.bus import SCSIBus
+from target.scsi.disk import DiskDevice
+from target.scsi.gate import Gate
+from target.scsi.request import SCSIRequest
+from target.scsi.reservations.keeper import TRIES_MAX
+from target.scsi.reservations.state import Outcome, Type
+from target.scsi.reservations.store import Kept, MemoryStore, ReservationStore
+from target.scsi.sense import Status
+from target.scsi.unit_events import UnitEvent, decode_event, encode_event
+from tests.support import reservations as pr
+from tests.support.cdb import read10, write10
+from tests.support.recording_hba import RecordingHba
+from tests.support.scsi_disk import TEST_UNIT_READY, UUID
+from tests.support.stores import HeldStore
+from workers.memory_store import MemoryStore as MemoryVolume
+from workers.store import StoreStatus
+
+BLOCK = bytes(512)
+KEY_A, KEY_B = 0xA, 0xB
+BUSY = VolumeBusy(StoreStatus.UNAVAILABLE)
+
+
+class Shared(ReservationStore):
+    """One for several nodes; answers are held back, or spoiled, as the test says."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryStore()
+        self.held: deque[Callable[[], None]] = deque()
+        self.hold = False
+        self.load_fails = False
+        self.replace_fails: str = ""  # "before" or "after" it was carried out
+        self.loads = 0
+        self.beaten = 0  # how often another one is faster
+
+    def release(self) -> None:
+        """Answer all that is held back, and what comes of that."""
+        self.hold = False
+        while self.held:
+            self.held.popleft()()
+
+    def _answer(self, answer: Callable[[], None]) -> None:
+        if self.hold:
+            self.held.append(answer)
+        else:
+            answer()
+
+    def load(self, done: Callable[[Kept | Exception], None]) -> None:
+        self.loads += 1
+        self._answer(lambda: done(BUSY) if self.load_fails else self.inner.load(done))
+
+    def replace(
+        self, version: int, document: bytes, done: Callable[[bool | Exception], None]
+    ) -> None:
+        def answer() -> None:
+            if self.beaten:
+                self.beaten -= 1
+                self.inner.kept = self.inner.kept._replace(version=self.inner.kept.version + 1)
+            if self.replace_fails == "before":
+                done(BUSY)
+            elif self.replace_fails == "after":
+                self.inner.replace(version, document, lambda _: done(BUSY))
+            else:
+                self.inner.replace(version, document, done)
+
+        self._answer(answer)
+
+
+class Wire(Gate):
+    """Lets everything pass; events go to the other node, as bytes."""
+
+    def __init__(self) -> None:
+        self.other: Node
+        self.hold = False
+        self.held: list[Callable[[], None]] = []
+        self.sure = True
+        self.told: list[UnitEvent] = []
+
+    def enter(self, req: SCSIRequest) -> bool:
+        return True
+
+    def left(self, req: SCSIRequest) -> None:
+        return
+
+    def tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
+        event = decode_event(encode_event(event))
+        self.told.append(event)
+
+        def deliver() -> None:
+            self.other.unit.happened(event, lambda: done(self.sure))
+
+        if self.hold:
+            self.held.append(deliver)
+        else:
+            deliver()
+
+
+class Node:
+    """A disk on one node, with an initiator."""
+
+    def __init__(self, port: int, shared: Shared) -> None:
+        self.store = HeldStore(MemoryVolume(1 << 20))
+        self.bus = SCSIBus(port)
+        self.bus.other_ports = lambda: (1, 2)
+        self.unit = self.bus.add(0, DiskDevice(Volume("disk0", UUID, [self.store])))
+        self.unit.reservations.keep_in(shared, shared.inner.kept)
+        self.wire = Wire()
+        self.unit.gate = self.wire
+        self.pool = BufferPool(8 << 20)
+        self.hba = RecordingHba(self.bus, self.pool, f"iqn.test:n{port}")
+        self.hba.settle()
+
+    def out(self, action: int, kind: int = 0, data: bytes = b"") -> SCSIRequest:
+        return self.hba.submit(pr.pr_out(action, kind, len(data)), early=data)
+
+    def register(self, key: int) -> SCSIRequest:
+        return self.out(pr.REGISTER_AND_IGNORE, 0, pr.keys(0, key))
+
+    def status(self, cdb: bytes, data: bytes = b"") -> Status:
+        req = self.hba.submit(cdb, early=data)
+        self.store.release_all()
+        return Status(req.status)
+
+
+class Cluster:
+    def __init__(self) -> None:
+        self.shared = Shared()
+        self.one, self.two = Node(1, self.shared), Node(2, self.shared)
+        self.one.wire.other, self.two.wire.other = self.two, self.one
+
+    def close(self) -> None:
+        for node in (self.one, self.two):
+            assert not node.unit.active
+            node.hba.close()
+            assert node.pool.used == 0
+
+
+@pytest.fixture
+def it() -> Iterator[Cluster]:
+    made = Cluster()
+    yield made
+    made.close()
+
+
+def ended(*requests: SCSIRequest) -> list[Status]:
+    assert all(req.state == 4 for req in requests), requests
+    return [Status(req.status) for req in requests]
+
+
+GOOD, CONFLICT = Status.GOOD, Status.RESERVATION_CONFLICT
+
+
+def test_a_change_is_in_force_on_every_node_before_it_is_answered(it: Cluster) -> None:
+    it.one.register(KEY_A)
+    it.one.wire.hold = True
+    req = it.one.out(pr.RESERVE, Type.WRITE_EXCLUSIVE, pr.keys(KEY_A))
+    assert req.state == 3
+    assert it.two.status(write10(0, 1), BLOCK) is GOOD
+    it.one.wire.held.pop()()
+    assert ended(req) == [GOOD]
+    assert it.two.status(write10(0, 1), BLOCK) is CONFLICT
+    assert it.one.unit.reservations.state == it.two.unit.reservations.state
+
+
+def test_nobody_knows_whether_all_nodes_have_heard(it: Cluster) -> None:
+    it.one.wire.sure = False
+    assert ended(it.one.register(KEY_A)) == [Status.BUSY]
+
+
+def test_what_another_node_has_changed_is_decided_upon(it: Cluster) -> None:
+    """The event that tells of it is still on its way."""
+    it.one.register(KEY_A)
+    it.two.register(KEY_B)
+    it.one.wire.hold = True
+    first = it.one.out(pr.RESERVE, Type.WRITE_EXCLUSIVE, pr.keys(KEY_A))
+    second = it.two.out(pr.RESERVE, Type.WRITE_EXCLUSIVE, pr.keys(KEY_B))
+    assert ended(second) == [CONFLICT]
+    it.one.wire.held.pop()()
+    assert ended(first) == [GOOD]
+
+
+def test_an_older_version_is_no_news(it: Cluster) -> None:
+    it.one.wire.hold = True
+    first, second = it.one.register(KEY_A), it.one.register(KEY_B)
+    late, early = it.one.wire.held
+    early()
+    assert it.two.unit.reservations.state.registrations[0].key == KEY_B
+    late()
+    assert it.two.unit.reservations.state.registrations[0].key == KEY_B
+    assert ended(first, second) == [GOOD, GOOD]
+
+
+def test_one_change_at_a_time_in_the_order_in_which_they_came(it: Cluster) -> None:
+    it.shared.hold = True
+    requests = [it.one.register(key) for key in (1, 2, 3)]
+    assert len(it.shared.held) == 1
+    it.shared.release()
+    assert ended(*requests) == [GOOD, GOOD, GOOD]
+    assert it.one.unit.reservations.state.registrations[0].key == 3
+
+
+def test_a_queue_of_any_length_takes_no_stack(it: Cluster) -> None:
+    it.shared.hold = True
+    outcomes: list[Outcome | Exception] = []
+    it.one.register(KEY_A)
+    for _ in range(5000):
+        it.one.unit.reservations.change(None, outcomes.append)
+    it.shared.release()
+    assert len(outcomes) == 5000
+
+
+def test_what_is_preempted_and_aborted_on_another_node_is_gone_before_the_answer(
+    it: Cluster,
+) -> None:
+    it.one.register(KEY_A)
+    it.two.register(KEY_B)
+    it.two.out(pr.RESERVE, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_B))
+    running = it.two.hba.submit(write10(0, 1), early=BLOCK)
+    req = it.one.out(pr.PREEMPT_AND_ABORT, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A, KEY_B))
+    assert (running.state, req.state) == (3, 3), "the store has it still"
+    it.two.store.release_all()
+    assert ended(req) == [GOOD]
+    assert running.state == 5
+    attentions = it.two.hba.nexus.attachments[it.two.hba.lun].unit_attentions
+    assert s.UA_COMMANDS_CLEARED in attentions
+    it.two.hba.settle()
+    assert it.two.status(read10(0, 1)) is CONFLICT
+
+
+def test_others_are_faster_but_not_for_ever(it: Cluster) -> None:
+    it.shared.beaten = TRIES_MAX - 1
+    assert ended(it.one.register(KEY_A)) == [GOOD]
+    it.shared.beaten = TRIES_MAX
+    assert ended(it.one.register(KEY_B)) == [Status.BUSY]
+
+
+def test_a_change_that_was_kept_without_an_answer_counts(it: Cluster) -> None:
+    it.shared.replace_fails = "after"
+    assert ended(it.one.register(KEY_A)) == [GOOD]
+    assert it.two.unit.reservations.state.registrations[0].key == KEY_A
+
+
+def test_a_change_that_was_not_kept_is_tried_again_by_its_initiator(it: Cluster) -> None:
+    it.shared.replace_fails = "before"
+    assert ended(it.one.register(KEY_A)) == [Status.BUSY]
+    it.shared.replace_fails = ""
+    assert ended(it.one.register(KEY_A)) == [GOOD]
+
+
+def test_after_doubt_the_next_change_looks_first(it: Cluster) -> None:
+    it.shared.replace_fails, it.shared.load_fails = "after", True
+    assert ended(it.one.register(KEY_A)) == [Status.BUSY]
+    it.shared.replace_fails, it.shared.load_fails = "", False
+    assert it.one.status(pr.pr_in(pr.READ_KEYS)) is GOOD
+    assert it.one.hba.data[2] == pr.read_keys_data(0), "it has not heard"
+    assert ended(it.one.out(pr.REGISTER, 0, pr.keys(0, KEY_B))) == [CONFLICT]
+    assert it.one.unit.reservations.state.registrations[0].key == KEY_A
+
+
+def test_who_looks_learns_what_is_kept(it: Cluster) -> None:
+    it.one.wire.hold = True
+    it.one.register(KEY_A)
+    looked: list[bool] = []
+    it.two.unit.reservations.look(looked.append)
+    assert looked == [True]
+    assert it.two.unit.reservations.state.registrations[0].key == KEY_A
+    it.one.wire.held.pop()()
+
+
+def test_a_node_that_goes_between_keeping_and_telling(it: Cluster) -> None:
+    """Whom it has preempted is treated as if it had been told to abort."""
+    it.one.register(KEY_A)
+    it.two.register(KEY_B)
+    running = it.two.hba.submit(write10(0, 1), early=BLOCK)
+    it.one.wire.hold = True
+    it.one.out(pr.PREEMPT_AND_ABORT, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A, KEY_B))
+    looked: list[bool] = []
+    it.two.unit.reservations.look(looked.append, lost_port=1)
+    assert (looked, running.state) == ([], 3), "the store has it still"
+    it.two.store.release_all()
+    assert (looked, running.state) == ([True], 5)
+    attentions = it.two.hba.nexus.attachments[it.two.hba.lun].unit_attentions
+    assert attentions == [s.UA_REGISTRATIONS_PREEMPTED, s.UA_COMMANDS_CLEARED]
+    it.one.wire.held.pop()()
+    it.two.hba.settle()
+
+
+def test_a_node_that_goes_takes_its_reservations_of_spc2_along(it: Cluster) -> None:
+    it.one.hba.submit(pr.RESERVE6)
+    for port, status in ((2, CONFLICT), (1, GOOD)):
+        looked: list[bool] = []
+        it.two.unit.reservations.look(looked.append, lost_port=port)
+        assert looked == [True]
+        assert it.two.status(TEST_UNIT_READY) is status
+    it.shared.load_fails = True
+    it.two.unit.reservations.look(looked.append)
+    assert looked == [True, False]
+
+
+def test_what_was_kept_and_cannot_be_read(it: Cluster) -> None:
+    it.shared.inner.kept = Kept(7, b"{")
+    assert ended(it.one.register(KEY_A)) == [Status.BUSY]
+    it.shared.inner.kept = Kept(8, b"")
+    assert ended(it.one.register(KEY_A)) == [GOOD]
+
+
+def test_a_change_that_waits_can_be_aborted_one_that_has_begun_cannot(it: Cluster) -> None:
+    it.shared.hold = True
+    begun, waits = it.one.register(KEY_A), it.one.register(KEY_B)
+    gone: list[str] = []
+    it.one.unit.abort([begun, waits], lambda: gone.append("gone"))
+    assert (begun.state, waits.state) == (3, 5)
+    it.shared.release()
+    assert gone == ["gone"]
+    assert begun.state == 5
+    assert it.one.unit.reservations.state.registrations[0].key == KEY_A
+
+
+def test_the_end_of_a_nexus_ends_its_reservation_everywhere(it: Cluster) -> None:
+    other = RecordingHba(it.one.bus, it.one.pool, "iqn.test:other")
+    other.settle()
+    assert ended(other.submit(pr.RESERVE6)) == [GOOD]
+    assert it.two.status(TEST_UNIT_READY) is CONFLICT
+    other.close()
+    assert it.two.status(TEST_UNIT_READY) is GOOD
+
+
+def test_a_reset_of_one_node_ends_the_reservation_of_another(it: Cluster) -> None:
+    it.two.hba.submit(pr.RESERVE6)
+    done: list[bool] = []
+    it.one.unit.reset(done.append)
+    assert done == [True]
+    it.one.hba.settle()
+    it.two.hba.settle()
+    assert it.one.status(pr.RESERVE6) is GOOD
+    assert it.one.status(pr.RELEASE6) is GOOD
+
+
+def test_what_ends_while_the_store_is_away_is_owed(it: Cluster) -> None:
+    other = RecordingHba(it.one.bus, it.one.pool, "iqn.test:other")
+    other.settle()
+    other.submit(pr.RESERVE6)
+    it.shared.replace_fails, it.shared.load_fails = "before", True
+    other.close()
+    assert it.two.status(TEST_UNIT_READY) is CONFLICT
+    it.shared.replace_fails, it.shared.load_fails = "", False
+    it.one.unit.reservations.look(lambda sure: None)
+    assert it.two.status(TEST_UNIT_READY) is GOOD
+    loads = it.shared.loads
+    assert it.one.status(pr.RESERVE6) is GOOD
+    assert it.two.status(TEST_UNIT_READY) is CONFLICT
+    assert it.shared.loads == loads, "nothing is owed any more"
+    assert it.one.status(pr.RELEASE6) is GOOD
+
+
+def test_the_loss_of_a_nexus_that_holds_nothing_asks_nobody(it: Cluster) -> None:
+    other = RecordingHba(it.one.bus, it.one.pool, "iqn.test:other")
+    it.shared.hold = True
+    other.close()
+    assert not it.shared.held
+    it.shared.release()
