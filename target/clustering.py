@@ -24,7 +24,7 @@ from target.logs import Log
 from target.scsi.bus import LogicalUnit
 from target.scsi.reservations.exclusive import PortLost
 from target.shared_catalog import SharedCatalog
-from target.shared_reservations import SharedReservations
+from target.shared_document import SharedDocument
 from target.worker_volumes import WorkerVolumes
 
 JOIN_SECONDS: Final = 10.0  # how long a start waits for Redis
@@ -46,13 +46,16 @@ class Clustering:
         identity: NodeIdentity,
         data: DataDir,
         log: Log,
+        *,
         on_fenced: Callable[[], None],
         on_stalled: Callable[[], None],
+        on_peers: Callable[[dict[str, int]], None],
     ) -> None:
         self._config = config
         self._log = log
         self._registry: RedisRegistry | None = None
         self._floor = identity.epoch
+        self._peers = identity.peers
         self._id = config.node_id or identity.id
         self.node = ClusterNode(
             self._make_registry,
@@ -64,6 +67,7 @@ class Clustering:
             log=log,
             on_fenced=on_fenced,
             on_stalled=on_stalled,
+            on_peers=on_peers,
         )
         self._units: dict[str, LogicalUnit] = {}
         self.catalog = SharedCatalog(self.node, data, log)
@@ -81,7 +85,7 @@ class Clustering:
         deadline = time.monotonic() + JOIN_SECONDS
         while True:
             try:
-                await self.node.join(self._floor, info)
+                await self.node.join(self._floor, info, self._peers)
                 break
             except RegistryAway as exc:
                 if time.monotonic() > deadline:
@@ -90,12 +94,13 @@ class Clustering:
         await self._registry.start()
         self.node.start()
         self._log.info("joined", node=self.node.id, epoch=self.node.epoch, number=self.node.number)
-        return NodeIdentity(id=self.node.id, epoch=self.node.epoch)
+        return NodeIdentity(id=self.node.id, epoch=self.node.epoch, peers=self.node.peers)
 
     def gate(self, volume: Volume, unit: LogicalUnit, workers: WorkerVolumes) -> None:
         """Serve ``unit`` together with the others."""
         lun = volume.uuid.hex
-        reservations = SharedReservations(self.node, lun)
+        reservations = SharedDocument(self.node, lun, "reservations")
+        settings = SharedDocument(self.node, lun, "settings")
 
         async def load() -> None:
             """Until they are known, no command runs."""
@@ -103,13 +108,16 @@ class Clustering:
             while True:
                 try:
                     unit.reservations.keep_in(reservations, await reservations.kept())
+                    unit.settings.keep_in(settings, await settings.kept())
                     break
                 except RegistryAway:
                     pass
                 except ValueError as exc:
                     if not said:
                         self._log.error(
-                            "reservations cannot be read", volume=volume.name, reason=str(exc)
+                            "what nodes keep together cannot be read",
+                            volume=volume.name,
+                            reason=str(exc),
                         )
                     said = True
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
@@ -159,15 +167,17 @@ class Clustering:
 
 
 async def _looked(unit: LogicalUnit, lost_port: int | None) -> bool:
-    """Have reservations looked up; whether that could be done."""
-    looked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    """Have what is kept looked up; whether that could be done."""
+    looked: list[asyncio.Future[bool]] = []
 
-    def done(sure: bool) -> None:
-        if not looked.done():
-            looked.set_result(sure)
+    def done() -> Callable[[bool], None]:
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        looked.append(future)
+        return lambda sure: None if future.done() else future.set_result(sure)
 
-    unit.reservations.look(done, lost_port=lost_port)
-    return await looked
+    unit.reservations.look(done(), lost_port=lost_port)
+    unit.settings.look(done())
+    return all(await asyncio.gather(*looked))
 
 
 def _nobody_waits() -> None:

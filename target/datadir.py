@@ -51,6 +51,13 @@ class WorkerPlace(msgspec.Struct, kw_only=True):
     doomed: bool = False
 
 
+class PoolPlace(msgspec.Struct, kw_only=True):
+    """A pool of Ceph's that keeps a volume, reached by the node itself."""
+
+    store_id: str  # the cluster and the pool (workers/rados_pool.py)
+    created: bool = False  # it was made there: one that is missing now is lost, not new
+
+
 class MigrationRecord(msgspec.Struct, kw_only=True):
     """A migration that runs.  Its journal says how far it is (target/migration_log.py)."""
 
@@ -66,7 +73,8 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
     chunk_bytes: int
     size_bytes: int
     path: str | None = None  # an image outside the directory
-    workers: list[WorkerPlace] | None = None  # where its chunks are; None: here
+    workers: list[WorkerPlace] | None = None  # where its chunks are
+    pool: PoolPlace | None = None  # or there; neither: here
     # What flags or configuration asked for when they last asked for something else than there is: a
     # volume that has been grown since is no contradiction to them.
     configured_bytes: int | None = None
@@ -77,6 +85,11 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
     migration: MigrationRecord | None = None
     # Where nothing of the volume is any more, or yet: a share that is there is to be deleted.
     retired: list[WorkerPlace] = []
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a file on this machine."""
+        return self.workers is None and self.pool is None
 
     @property
     def in_use(self) -> list[WorkerPlace]:
@@ -93,6 +106,8 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
 class _Catalog(msgspec.Struct, kw_only=True):
     format: int = FORMAT
     volumes: dict[str, VolumeRecord] = {}
+    # By pool: this node there, as Ceph knows it, until it has left with nothing in flight.
+    pools: dict[str, str] = {}
 
 
 class DataDir:
@@ -164,18 +179,19 @@ class DataDir:
         return Path(record.path) if record.path else self.path / "volumes" / f"{name}.raw"
 
     def prepare(
-        self, wanted: VolumeConfig, size_bytes: int, workers: Sequence[str] = ()
+        self, wanted: VolumeConfig, size_bytes: int, workers: Sequence[str] = (), pool: str = ""
     ) -> VolumeRecord:
         """The record of a configured volume, which is created, or grown, if need be.
 
-        A new volume of a size has its chunks on ``workers`` (addresses), if there are any.
+        A new volume of a size has its chunks on ``workers`` (addresses), if there are any, or in
+        ``pool`` (a store id).
         Raises DataDirError where what is configured contradicts what is there.
         """
         record = self._catalog.volumes.get(wanted.name)
         path = str(wanted.path.resolve()) if wanted.path is not None else None
         try:
             if record is None:
-                record = self._create(wanted, size_bytes, path, workers)
+                record = self._create(wanted, size_bytes, path, workers, pool)
             elif record.deleting:
                 raise DataDirError(f"volume {wanted.name} is being deleted")
             else:
@@ -185,11 +201,16 @@ class DataDir:
         return record
 
     def create(
-        self, wanted: VolumeConfig, size_bytes: int, workers: Sequence[str], lun: int
+        self,
+        wanted: VolumeConfig,
+        size_bytes: int,
+        workers: Sequence[str],
+        lun: int,
+        pool: str = "",
     ) -> VolumeRecord:
         """A new volume that is remembered with its LUN.  Raises DataDirError or OSError."""
         assert wanted.name not in self._catalog.volumes, "checked by the caller"
-        return self._create(wanted, size_bytes, None, workers, lun)
+        return self._create(wanted, size_bytes, None, workers, pool, lun)
 
     def resize(self, name: str, size_bytes: int) -> None:
         """Keep a new size; the volume's bytes are the caller's.  Raises OSError."""
@@ -320,7 +341,7 @@ class DataDir:
         """The data of a volume are gone, but for its file here.  Raises OSError."""
         record = self._catalog.volumes[name]
         assert record.deleting, "begin_delete comes first"
-        if record.path is None and record.workers is None:
+        if record.path is None and record.local:
             self.file_of(name).unlink(missing_ok=True)
         self.journal_of(name).unlink(missing_ok=True)
         self.reservations_of(record).unlink(missing_ok=True)
@@ -337,6 +358,7 @@ class DataDir:
         size_bytes: int,
         path: str | None,
         workers: Sequence[str],
+        pool: str,
         lun: int | None = None,
     ) -> VolumeRecord:
         record = VolumeRecord(
@@ -354,7 +376,9 @@ class DataDir:
                 WorkerPlace(key=uuids.uuid4().hex[:PLACE_KEY_CHARS], address=address)
                 for address in workers
             ]
-        if path is None and record.workers is None:
+        elif pool and path is None:
+            record.pool = PoolPlace(store_id=pool)
+        if path is None and record.local:
             file = self.path / "volumes" / f"{wanted.name}.raw"
             try:
                 create_sparse(file, size_bytes)
@@ -395,7 +419,7 @@ class DataDir:
                 f" to {format_size(size_bytes)}"
             )
         if size_bytes != record.size_bytes:
-            if path is None and record.workers is None:
+            if path is None and record.local:
                 os.truncate(self.file_of(wanted.name), size_bytes)
             record.size_bytes = record.configured_bytes = size_bytes
             self._write()
@@ -424,6 +448,31 @@ class DataDir:
                 place.store_id, place.instance = old_store, old_instance
             raise
         self.on_place()
+
+    def created_in_pool(self, place: PoolPlace) -> None:
+        """Keep that a volume was made in its pool.  Raises OSError."""
+        place.created = True
+        try:
+            self._write()
+        except OSError:
+            place.created = False
+            raise
+
+    def instance_in(self, pool: str) -> str:
+        """This node's last life in ``pool``, if something of it may be on its way there."""
+        return self._catalog.pools.get(pool, "")
+
+    def we_are(self, pool: str, instance: str) -> None:
+        """Keep who we are in ``pool`` from now on, or that we are gone.  Raises OSError."""
+        before = dict(self._catalog.pools)
+        self._catalog.pools[pool] = instance
+        if not instance:
+            del self._catalog.pools[pool]
+        try:
+            self._write()
+        except OSError:
+            self._catalog.pools = before
+            raise
 
     def close(self) -> None:
         """Give up the directory."""

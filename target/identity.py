@@ -15,7 +15,7 @@ from target.datadir import DataDirError, read_bounded, write_atomically
 
 FORMAT: Final = 1
 ID_BYTES: Final = 8
-FILE_BYTES_MAX: Final = 4096
+FILE_BYTES_MAX: Final = 1 << 20
 
 
 class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +24,9 @@ class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     format: int = FORMAT
     id: str
     epoch: int
+    # The other nodes when last heard of, and their epochs: of what a Redis that has forgotten them
+    # would not say.
+    peers: dict[str, int] = {}
 
 
 def last_epoch(data_dir: Path, random_id: str) -> NodeIdentity:
@@ -58,6 +61,6 @@ def begin_epoch(data_dir: Path, random_id: str) -> NodeIdentity:
     Raises DataDirError.
     """
     last = last_epoch(data_dir, random_id)
-    identity = NodeIdentity(id=last.id, epoch=last.epoch + 1)
+    identity = msgspec.structs.replace(last, epoch=last.epoch + 1)
     keep_epoch(data_dir, identity)
     return identity

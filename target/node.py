@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from target.block.pool import BufferPool
 from target.config import ServeConfig
 from target.config.model import ChapUser, ClusterConfig
 from target.config.model import Portal as PortalAddress
-from target.datadir import DataDir
+from target.datadir import DataDir, DataDirError
 from target.identity import ID_BYTES, NodeIdentity, keep_epoch, last_epoch
 from target.iscsi.chap import ChapPolicy, Secret
 from target.iscsi.parameters import TargetLimits
@@ -59,7 +61,10 @@ class Node:
         self._target: IscsiTarget | None = None
         self._portals: list[Portal] = []
         self._something_ended = asyncio.Event()
+        self.lost = ""  # why it cannot serve any more, and has to end
+        self.on_lost: Callable[[], None] = lambda: None
         self._clustering: Clustering | None = None
+        self._identity: NodeIdentity | None = None  # of a node among others
         self.fenced = asyncio.Event()  # others have shut this node out: it has to start anew
 
     @property
@@ -94,6 +99,7 @@ class Node:
             self._log,
             port_designators=names,
             clustering=self._clustering,
+            on_lost=self._lost,
         )
         if self._clustering is not None:
             self._volumes.identity = identity
@@ -124,19 +130,40 @@ class Node:
             ),
         )
 
+    def _lost(self, reason: str) -> None:
+        self.lost = reason
+        self.on_lost()
+
     def _make_clustering(self, config: ClusterConfig) -> Clustering:
         assert self._data is not None, "opened first"
         prepare_grpc()
         from target.clustering import Clustering  # redis-py: not without need
 
         last = last_epoch(self._data.path, os.urandom(ID_BYTES).hex())
-        return Clustering(config, last, self._data, self._log, self.fenced.set, self._drop_sessions)
+        return Clustering(
+            config,
+            last,
+            self._data,
+            self._log,
+            on_fenced=self.fenced.set,
+            on_stalled=self._drop_sessions,
+            on_peers=self._keep_peers,
+        )
 
     async def _join(self, clustering: Clustering) -> NodeIdentity:
         assert self._data is not None, "opened first"
         identity = await clustering.join([str(portal) for portal in self._config.portals])
         keep_epoch(self._data.path, identity)
+        self._identity = identity
         return identity
+
+    def _keep_peers(self, peers: dict[str, int]) -> None:
+        if self._identity is not None and self._data is not None:
+            self._identity = msgspec.structs.replace(self._identity, peers=peers)
+            try:
+                keep_epoch(self._data.path, self._identity)
+            except DataDirError as exc:
+                self._log.error("cannot keep who the other nodes are", reason=str(exc))
 
     @property
     def sight(self) -> Sight:
@@ -213,6 +240,8 @@ class Node:
             # Sessions end when the last store has answered; there is nothing that could be cut
             # short.
             await self._until(self._target_idle, deadline + self._config.shutdown_timeout_seconds)
+            if self._volumes is not None:
+                self._volumes.give_up()
         if self._volumes is not None and not self.fenced.is_set():
             await self._volumes.flush()
         if self._clustering is not None:

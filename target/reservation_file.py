@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from target.datadir import DataDirError, read_bounded, sync_directory, write_atomically
+from target.scsi.documents import DocumentStore, Kept
 from target.scsi.reservations.state import (
     EMPTY,
     ReservationState,
@@ -22,7 +23,6 @@ from target.scsi.reservations.state import (
     decode_state,
     encode_state,
 )
-from target.scsi.reservations.store import Kept, ReservationStore
 from workers.executor import BlockingExecutor
 from workers.store import StoreError, StoreStatus
 
@@ -47,7 +47,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
     state: ReservationState
 
 
-class ReservationFile(ReservationStore):
+class ReservationFile(DocumentStore):
     """The reservations of one volume: all of them in memory, what has to last at ``path``."""
 
     def __init__(self, path: Path, executor: BlockingExecutor) -> None:

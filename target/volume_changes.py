@@ -61,14 +61,16 @@ class VolumeChanges:
         size = wanted.size_bytes
         assert size is not None, "images are configured"
         try:
-            record = self._data.create(wanted, size, workers, lun)
+            record = self._data.create(wanted, size, workers, lun, self._volumes.pool_id)
         except DataDirError as exc:
             raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
         try:
-            volume = self._volumes.open(wanted.name, record, wanted.readonly)
-        except (DataDirError, OSError):
+            volume = await self._volumes.open(wanted.name, record, wanted.readonly)
+        except (DataDirError, OSError) as exc:
             self._discard(wanted.name)
-            raise
+            if record.pool is None:
+                raise
+            raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
         if record.workers is not None:
             reason = await self._volumes.workers().wait_open(volume)
             if reason:
@@ -112,13 +114,15 @@ class VolumeChanges:
         self._check_size(name, record, size_bytes)
         if size_bytes == record.size_bytes:
             return self._volumes.one(name)
-        if record.workers is None:
-            await asyncio.to_thread(_lengthen, self._data.file_of(name), size_bytes)
-        else:
-            try:
+        try:
+            if record.workers is not None:
                 await self._volumes.workers().grow(volume, size_bytes)
-            except (WorkerGone, ShareRefused) as exc:
-                raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
+            elif record.pool is not None:
+                await self._volumes.pool(name, record).grow(record, size_bytes)
+            else:
+                await asyncio.to_thread(_lengthen, self._data.file_of(name), size_bytes)
+        except (WorkerGone, ShareRefused, DataDirError) as exc:
+            raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
         await self._share(name, lambda shared: _set_size(shared, size_bytes))
         self._data.resize(name, size_bytes)
         self._volumes.grown(lun, size_bytes)
@@ -211,7 +215,7 @@ class VolumeChanges:
         if record.workers is None:
             raise VolumeError(
                 VolumeFault.CONFLICT,
-                f"volume {name!r} is a file on this machine: only volumes on workers can move",
+                f"volume {name!r} is kept by this node itself: only volumes on workers can move",
             )
         places = record.workers if record.migration is None else record.migration.workers
         if {place.address for place in places} == set(addresses):
@@ -332,7 +336,7 @@ class VolumeChanges:
         elif lun is None:
             if record.lun is not None and record.lun not in self._volumes.by_lun:
                 mine = shared.adopt(name, record)
-                volume = self._volumes.open(name, mine, mine.read_only)
+                volume = await self._volumes.open(name, mine, mine.read_only)
                 await self._volumes.workers().wait_open(volume)
                 self._volumes.add(record.lun, volume)
                 self._log.info("volume created elsewhere", volume=name, lun=record.lun)

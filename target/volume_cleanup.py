@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING, Final
 
 from target.block.worker_errors import ShareRefused, WorkerGone
 from target.cluster.registry import RegistryAway, StaleNode
-from target.datadir import DataDir, VolumeRecord, WorkerPlace
+from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
 from target.logs import Log
 
 if TYPE_CHECKING:
+    from target.pool_volumes import PoolVolumes
     from target.worker_volumes import WorkerVolumes
 
 RETRY_SECONDS: Final = 5.0
 
 
 class Cleanup:
-    """Deletes what the catalog says is to go; ``workers`` are asked for when they are needed.
+    """Deletes what the catalog says is to go; ``workers``, ``pool``: asked for when needed.
 
     ``on_forgotten(name)``: the data of a volume are gone.
     """
@@ -43,9 +44,11 @@ class Cleanup:
         workers: Callable[[], WorkerVolumes],
         log: Log,
         on_forgotten: Callable[[str], Awaitable[None]],
+        pool: Callable[[str, VolumeRecord], PoolVolumes],
     ) -> None:
         self._data = data
         self._workers = workers
+        self._pool = pool
         self._log = log
         self._on_forgotten = on_forgotten
         self._task: asyncio.Task[None] | None = None
@@ -126,9 +129,11 @@ class Cleanup:
         try:
             if record.workers is not None:
                 await self._workers().delete(record)
+            elif record.pool is not None:
+                await self._pool(name, record).delete(record)
             await self._on_forgotten(name)
             self._data.forget(name)
-        except (WorkerGone, ShareRefused, RegistryAway, StaleNode, OSError) as exc:
+        except (WorkerGone, ShareRefused, RegistryAway, StaleNode, DataDirError, OSError) as exc:
             return str(exc)
         return ""
 

@@ -37,6 +37,7 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     configured: bool  # flags or configuration name it
     path: str | None = None  # its file on this machine
     allocated_bytes: int | None = None  # of that file
+    pool: str | None = None  # of Ceph's, that the node reaches itself
     workers: list[WorkerInfo] = []  # where its chunks are, if not here
     migration: MigrationInfo | None = None
     retired: list[str] = []  # workers that it has left, and where its share is not deleted yet

@@ -38,6 +38,7 @@ from workers.store import StoreError
 
 if TYPE_CHECKING:
     from target.clustering import Clustering
+    from target.pool_volumes import PoolVolumes
     from target.shared_catalog import SharedCatalog
     from target.worker_volumes import WorkerVolumes
 
@@ -48,7 +49,8 @@ DELETE_RETRY_SECONDS: Final = 5.0
 class Volumes:
     """The volumes, and the bus that shows them to initiators.
 
-    ``port_designators`` are of the target's port (VPD page 83h).
+    ``port_designators`` are of the target's port (VPD page 83h).  ``on_lost`` is told why, when the
+    volumes cannot be served any more.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Volumes:
         *,
         port_designators: Sequence[bytes],
         clustering: Clustering | None = None,
+        on_lost: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._config = config
         self.data = data
@@ -71,13 +74,15 @@ class Volumes:
         self._port_designators = port_designators
         self.clustering = clustering
         self.identity: NodeIdentity | None = None  # of a node among others, which has joined
+        self._on_lost = on_lost
+        self._pool: PoolVolumes | None = None
         self._workers: WorkerVolumes | None = None
         self._started = False
         self._journals: dict[str, MigrationLog] = {}  # of migrations that are to be resumed
         self._by_lun: dict[int, Volume] = {}
         self.shared: SharedCatalog | None = None  # of a node among others
         self.follow: Callable[[dict[str, VolumeRecord]], Awaitable[None]] | None = None
-        self.cleanup = Cleanup(data, self.workers, log, self._forgotten)
+        self.cleanup = Cleanup(data, self.workers, log, self._forgotten, self.pool)
         self.migrations = Migrations(data, pool, log, self.cleanup.begin)
 
     # --- their life -------------------------------------------------------------------------------
@@ -87,6 +92,12 @@ class Volumes:
 
         Raises ConfigError, DataDirError or OSError.
         """
+        if self._config.store is not None:
+            from target.pool_volumes import PoolVolumes  # librados: not without need
+
+            self._pool = await PoolVolumes.connect(
+                self._config.store, self.data, self._log, self._on_lost
+            )
         if self.shared is not None:
             await self._join_catalog(self.shared)
         for lun, wanted in enumerate(self._config.volumes):
@@ -98,10 +109,10 @@ class Volumes:
                 record = await self.shared.settle(wanted.name, make)
                 _check_shared(wanted, record)
             else:
-                record = self.data.prepare(wanted, size, addresses)
-            self.add(lun, self.open(wanted.name, record, wanted.readonly))
+                record = self.data.prepare(wanted, size, addresses, self.pool_id)
+            self.add(lun, await self.open(wanted.name, record, wanted.readonly))
         if all_volumes:
-            self._open_created()
+            await self._open_created()
         if self.shared is not None and self.follow is not None:
             self.shared.follow = self.follow
         self._started = True
@@ -127,7 +138,7 @@ class Volumes:
             elif record.workers is not None and not record.deleting:
                 await shared.settle(name, partial(_itself, record))
 
-    def _open_created(self) -> None:
+    async def _open_created(self) -> None:
         for name, record in self.data.volumes.items():
             if record.lun is None or record.deleting or name in self.configured:
                 continue
@@ -137,15 +148,18 @@ class Volumes:
                     f"volume {name} is LUN {record.lun}, where volume {other} comes by its place in"
                     " the configuration: put it at the end, or delete one of them"
                 )
-            self.add(record.lun, self.open(name, record, record.read_only))
+            self.add(record.lun, await self.open(name, record, record.read_only))
 
     @property
     def configured(self) -> set[str]:
         """The names that flags or configuration have."""
         return {wanted.name for wanted in self._config.volumes}
 
-    def open(self, name: str, record: VolumeRecord, read_only: bool) -> Volume:
-        """The volume of a record; on workers, which need not be there yet."""
+    async def open(self, name: str, record: VolumeRecord, read_only: bool) -> Volume:
+        """The volume of a record; on workers, which need not be there yet.
+
+        Raises DataDirError or OSError.
+        """
         if record.workers is not None:
             moved = None
             if record.migration is not None:
@@ -154,6 +168,10 @@ class Volumes:
                 )
                 moved = journal.moved
             return self.workers().open(name, record, read_only=read_only, moved=moved)
+        if record.pool is not None:
+            return await self.pool(name, record).open(
+                name, record, read_only=read_only, write_cache=self._config.write_cache
+            )
         store = FileStore(
             self.data.file_of(name), self._executor, size=record.size_bytes, read_only=read_only
         )
@@ -166,6 +184,21 @@ class Volumes:
             read_only=read_only,
             write_cache=self._config.write_cache,
         )
+
+    @property
+    def pool_id(self) -> str:
+        """The pool where new volumes are kept; empty: in none."""
+        return self._pool.store_id if self._pool is not None else ""
+
+    def pool(self, name: str, record: VolumeRecord) -> PoolVolumes:
+        """The pool that keeps a volume.  Raises DataDirError."""
+        assert record.pool is not None, "a volume in a pool"
+        if self._pool is None or self._pool.store_id != record.pool.store_id:
+            raise DataDirError(
+                f"volume {name} is kept in a pool of Ceph's ({record.pool.store_id}), which is not"
+                " the store that was given: --store rados:POOL"
+            )
+        return self._pool
 
     def workers(self) -> WorkerVolumes:
         """The ways to workers; from the first time on there is a way to them."""
@@ -235,6 +268,11 @@ class Volumes:
         if isinstance(outcome, StoreError):
             self._log.error("flush failed", volume=volume.name, reason=str(outcome))
 
+    def give_up(self) -> None:
+        """End I/O that a pool has not answered: the node is to end, and has waited."""
+        if self._pool is not None:
+            self._pool.give_up()
+
     async def stop(self) -> None:
         """Begin no more changes, and none that wait; a migration is resumed by the next start."""
         await self.migrations.stop()
@@ -248,6 +286,8 @@ class Volumes:
             volume.close()
         if self._workers is not None:
             await self._workers.close()
+        if self._pool is not None:
+            self._pool.close()
 
     # --- what there is ----------------------------------------------------------------------------
 
@@ -277,8 +317,7 @@ class Volumes:
     def _info(self, lun: int | None, name: str) -> VolumeInfo:
         record = self.data.record(name)
         assert record is not None, "the catalog has all of them"
-        local = record.workers is None
-        path = self.data.file_of(name) if local else None
+        path = self.data.file_of(name) if record.local else None
         allocated = None
         if path is not None:
             with contextlib.suppress(OSError):
@@ -294,10 +333,17 @@ class Volumes:
             configured=name in self.configured,
             path=str(path) if path is not None else None,
             allocated_bytes=allocated,
+            pool=self._pool_name(record),
             workers=self._worker_infos(lun, record),
             migration=self._migration_info(name, record),
             retired=[place.address for place in record.retired],
         )
+
+    def _pool_name(self, record: VolumeRecord) -> str | None:
+        if record.pool is None:
+            return None
+        here = self._pool is not None and self._pool.store_id == record.pool.store_id
+        return self._pool.name if self._pool is not None and here else record.pool.store_id
 
     def _migration_info(self, name: str, record: VolumeRecord) -> MigrationInfo | None:
         if record.migration is None:

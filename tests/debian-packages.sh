@@ -14,7 +14,7 @@ packages=(
     e2fsprogs xfsprogs fio sg3-utils udev dmsetup  # what runs inside it
     openssl                 # the certificates of the TLS tests
     tgt tgt-rbd             # the peers of `make bench`
-    ceph-mon ceph-osd ceph-common python3-rados  # the cluster behind the rados store
+    ceph-mon ceph-osd ceph-common librados2  # the cluster behind the rados store
     redis-server            # the tracker of several nodes
 )
 

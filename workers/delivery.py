@@ -15,19 +15,10 @@ CallSoonThreadsafe = Callable[[Job], Any]  # of the event loop; what it returns 
 
 
 class Delivery:
-    """``put(done)`` from any thread: ``done()`` on the loop, in the order of the calls.
+    """``put(done)`` from any thread: ``done()`` on the loop, in the order of the calls."""
 
-    ``enough(n)`` says whether ``n`` completions are worth waking the loop for; who says no sees to
-    it that :meth:`deliver` is called soon.
-    """
-
-    def __init__(
-        self,
-        call_soon_threadsafe: CallSoonThreadsafe,
-        enough: Callable[[int], bool] = lambda waiting: True,
-    ) -> None:
+    def __init__(self, call_soon_threadsafe: CallSoonThreadsafe) -> None:
         self._call_soon_threadsafe = call_soon_threadsafe
-        self._enough = enough
         self._finished: deque[Job] = deque()
         self._wake_pending = False
         self._lock = threading.Lock()
@@ -36,8 +27,7 @@ class Delivery:
         """The loop is woken once for all that has come since it last looked."""
         with self._lock:
             self._finished.append(done)
-            wake = not self._wake_pending and self._enough(len(self._finished))
-            self._wake_pending = self._wake_pending or wake
+            wake, self._wake_pending = not self._wake_pending, True
         if wake:
             self._call_soon_threadsafe(self.deliver)
 

@@ -44,7 +44,7 @@ from workers.rados_catalog import (
     volume_of,
 )
 from workers.rados_client import RadosClient
-from workers.rados_module import RadosError
+from workers.rados_pool import RadosError
 from workers.rados_store import MISCOMPARE, PREFIX, RadosStore, object_prefix
 from workers.shares import Share, ShareError, ShareFault, ShareInfo, Shares, Wrap
 from workers.store import VolumeStore
@@ -54,7 +54,7 @@ RECORD_BYTES_MAX: Final = 16 << 20  # 16384 volumes are 5 MiB
 ATTEMPTS_MAX: Final = 64  # to change a record that others keep changing
 RECORD_SECONDS: Final = 30.0  # for the OSDs, to read or replace one
 # What one worker gives to its stores: RADOS is waited for, not a thread.  With a depth of 32 from
-# each of several nodes; 128 MiB of the largest I/O (workers/rados_client.py, rule 4).
+# each of several nodes; what is in flight is bounded (workers/rados_completions.py, rule 3).
 SLOTS: Final = 128
 REMOVALS_RUNNING: Final = 32
 # A deletion tries every chunk up to this number; of larger volumes it looks for the objects that
@@ -98,6 +98,11 @@ class RadosShares(Shares):
         self._client = client
         self.store_id = client.store_id
         self.instance = client.instance
+
+    @property
+    def pending(self) -> int:
+        """Operations in flight."""
+        return self._client.pending
 
     # --- records (rule 1) -------------------------------------------------------------------------
 

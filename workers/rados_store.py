@@ -93,7 +93,10 @@ class RadosStore(VolumeStore):
         elif io.kind is IoKind.BLOCK_STATUS:
             _BlockStatus(self, io)
         elif io.kind is IoKind.READ:
-            _Pieces(self, io, partial(self._read, io))
+            if not self._read_one(io):
+                _Pieces(self, io, partial(self._read, io))
+        elif io.kind is IoKind.WRITE and self._write_one(io):
+            pass
         else:
             data = _joined(io.buffers) if io.kind is IoKind.WRITE else b""
             _Pieces(self, io, partial(_CHANGE[io.kind], self, data))
@@ -113,6 +116,34 @@ class RadosStore(VolumeStore):
             stop = min(self._chunk_bytes, start + length - at)
             yield chunk, start, stop, at
             at += stop - start
+
+    # --- an I/O within a chunk, as most are -------------------------------------------------------
+
+    def _read_one(self, io: StoreIo) -> bool:
+        length = io.length
+        chunk, start = divmod(io.offset, self._chunk_bytes)
+        if not 0 < length <= self._chunk_bytes - start:
+            return False
+
+        def ended(result: int, data: bytes) -> None:
+            if result == length and len(io.buffers) == 1:
+                io.buffers[0][:] = data
+            elif result >= 0 or result == -errno.ENOENT:  # rule 1
+                _fill(io.buffers, 0, data if result == length else data.ljust(length, b"\0"))
+                result = 0
+            _finish(io, result)
+
+        self.client.read(self.name(chunk), length, start, ended)
+        return True
+
+    def _write_one(self, io: StoreIo) -> bool:
+        chunk, start = divmod(io.offset, self._chunk_bytes)
+        if not 0 < io.length <= self._chunk_bytes - start:
+            return False
+        self.client.write(
+            self.name(chunk), _joined(io.buffers), start, lambda result, _: _finish(io, result)
+        )
+        return True
 
     # --- one piece of an I/O ----------------------------------------------------------------------
 
@@ -281,11 +312,12 @@ def _joined(buffers: Sequence[memoryview]) -> bytes:
 
 def _fill(buffers: Sequence[memoryview], at: int, data: bytes) -> None:
     """Put ``data`` at byte ``at`` of a scatter list."""
+    source = memoryview(data)
     done = 0
     for view in buffers:
         if at < len(view):
             count = min(len(view) - at, len(data) - done)
-            view[at : at + count] = data[done : done + count]
+            view[at : at + count] = source[done : done + count]
             done += count
             if done == len(data):
                 return

@@ -59,6 +59,14 @@ def serve(
             "VOLUME",
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        flag(
+            "Disks",
+            "Keep new disks there: file (the data directory), or a pool of Ceph's. [default: file]",
+            "file|rados:POOL[@CONF][?id=NAME]",
+        ),
+    ] = None,
     worker: Annotated[
         list[str] | None,
         flag(
@@ -191,6 +199,7 @@ def serve(
         portal=given(portal),
         iqn=given(iqn),
         volume=given(volume),
+        store=given(store),
         worker=given(worker),
         worker_ca=given(worker_ca),
         worker_cert=given(worker_cert),

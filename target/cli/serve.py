@@ -37,6 +37,7 @@ async def _serve(config: ServeConfig, log: logs.Log) -> None:
 async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Event) -> None:
     """Until told to stop, or until the other nodes have shut this one out."""
     node = Node(config, log)
+    node.on_lost = stop.set
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.stop)
         await node.start()
@@ -50,6 +51,8 @@ async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Even
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
+    if node.lost:
+        raise CliError(node.lost)
     if not stop.is_set():
         log.warning("starting anew: the commands of before are over, sessions begin again")
 

@@ -50,7 +50,7 @@ def _where(volume: VolumeInfo) -> str:
     if volume.lun is None:
         return "being deleted"
     if not volume.workers:
-        return volume.path or ""
+        return volume.path or volume.pool or ""
     away = sum(not worker.served for worker in volume.workers)
     count = len(volume.workers)
     return f"{count} worker{'s' * (count != 1)}" + (f", {away} away" if away else "")
@@ -149,6 +149,8 @@ def print_volume(volume: VolumeInfo, as_json: bool) -> None:
     ]
     if volume.path is not None:
         lines.append(("file", volume.path))
+    if volume.pool is not None:
+        lines.append(("pool", volume.pool))
     if volume.allocated_bytes is not None:
         lines.append(("allocated", format_size(volume.allocated_bytes)))
     for worker in volume.workers:

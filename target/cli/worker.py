@@ -12,11 +12,12 @@ import target
 from target import logs
 from target.cli.errors import CliError
 from target.cli.process import check_memory, stop_event
-from target.config.worker import RadosPool, WorkerConfig
+from target.config.model import RadosPlace
+from target.config.worker import WorkerConfig
 from workers.executor import BlockingExecutor
 from workers.fault_store import FaultStore
 from workers.fences import FenceError
-from workers.rados_module import RadosError
+from workers.rados_pool import RadosError
 from workers.rados_shares import RadosShares
 from workers.server import ServerError, TlsFiles, WorkerServer
 from workers.share_dir import ShareDir, ShareDirError
@@ -80,7 +81,7 @@ async def _shares(
         return store if faults is None else FaultStore(store, faults, loop.call_later)
 
     match config.store:
-        case RadosPool(pool=pool, conf=conf, user=user):
+        case RadosPlace(pool=pool, conf=conf, user=user):
             return await RadosShares.connect(pool, conf, user, wrap)
         case None:
             return MemoryShares(wrap)
@@ -100,7 +101,7 @@ def _ready(config: WorkerConfig, port: int, worker: Worker) -> str:
     if not address.startswith("unix:"):
         address = f"{address.rpartition(':')[0]}:{port}"
     match config.store:
-        case RadosPool(pool=pool, conf=conf):
+        case RadosPlace(pool=pool, conf=conf):
             store = f"rados:{pool}@{conf}"
         case None:
             store = "memory:"

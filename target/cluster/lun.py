@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from target.cluster.registry import (
@@ -33,7 +33,7 @@ from target.cluster.registry import (
     StaleNode,
     TaskEntry,
 )
-from target.scsi.command import Kind
+from target.scsi.command import CHANGING, Kind
 from target.scsi.gate import Gate
 from target.scsi.unit_events import UnitEvent, decode_event, encode_event
 
@@ -46,8 +46,6 @@ SETTLE_SECONDS: Final = 0.001
 READ_SECONDS: Final = 0.01
 EXPIRY_SECONDS: Final = 0.25  # how late the end of a wait may be noticed
 LBA_MAX: Final = 1 << 53  # what Lua can tell apart
-
-WriteKinds: Final = (Kind.WRITE, Kind.EXCLUSIVE)
 
 
 class Log(Protocol):
@@ -83,6 +81,7 @@ class Host(Protocol):
     epoch: int
     registry: Registry
     log: Log
+    suspects: Mapping[str, int]  # lives of other nodes to be fenced before anything is served
     clock: Callable[[], float]
     wall: Callable[[], float]
     wait_seconds: float
@@ -205,7 +204,7 @@ class LunTracker(Gate):
 
     def enter(self, req: SCSIRequest) -> bool:
         host, kind = self._host, req.command.kind
-        exclusive = kind in WriteKinds
+        exclusive = kind in CHANGING
         passage = _Passage(next(self._sequences), req, exclusive, 0.0)
         self._passages[req] = passage
         self._new.append(passage)
@@ -297,6 +296,8 @@ class LunTracker(Gate):
                 await host.registry.fence(self.lun, host.id, host.epoch, host.id, it.behind)
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
+        for node, epoch in host.suspects.items():
+            await self._fence_workers(node, epoch)
         self._heard = it.event
         if self._load is not None:
             await self._load()

@@ -60,6 +60,14 @@ class MemoryRegistry(Registry):
         self.fences: dict[str, int] = {}
         self._units: dict[str, _Unit] = {}
 
+    def forget_all(self) -> None:
+        """As a Redis that keeps nothing does when it restarts."""
+        self._members.clear()
+        self._epochs.clear()
+        self._numbers.clear()
+        self.fences.clear()
+        self._units.clear()
+
     def _unit(self, lun: str) -> _Unit:
         return self._units.setdefault(lun, _Unit())
 

@@ -12,12 +12,15 @@ Rules:
    initiators' commands they have given up and sent elsewhere: ``on_stalled`` is called, before it
    has a lease again.
 5. A node that has been shut out (``StaleNode``) ends this life: ``on_fenced`` is called, once.
+6. A registry that has lost its memory knows of nobody, and nobody can renew: all start anew.  What
+   a node remembers of the others (``on_peers`` keeps it) is fenced before it serves: one of them
+   may be stopped, and know nothing yet.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from target.cluster.lun import Log, LunTracker, Unit
@@ -46,6 +49,7 @@ class ClusterNode(Notices):
         log: Log,
         on_fenced: Callable[[], None],
         on_stalled: Callable[[], None],
+        on_peers: Callable[[dict[str, int]], None] = lambda peers: None,
     ) -> None:
         self.id = node_id
         self.epoch = 0
@@ -63,6 +67,9 @@ class ClusterNode(Notices):
         self.over = False
         self._on_fenced = on_fenced
         self._on_stalled = on_stalled
+        self.peers: dict[str, int] = {}  # the epochs of the other members
+        self.suspects: Mapping[str, int] = {}  # rule 6; its own last life is among them
+        self._on_peers = on_peers
         self._leased_until = 0.0
         self._unbroken_since: float | None = None
         self._leased = asyncio.Event()
@@ -72,12 +79,32 @@ class ClusterNode(Notices):
 
     # --- its life ---------------------------------------------------------------------------------
 
-    async def join(self, floor: int, info: str) -> None:
-        """Become a member, with a new epoch above ``floor``.  Raises RegistryAway."""
+    async def join(self, floor: int, info: str, peers: Mapping[str, int] | None = None) -> None:
+        """Become a member, with a new epoch above ``floor``.  Raises RegistryAway or StaleNode.
+
+        ``peers``: the epochs of others, as this node knew them before (rule 6).
+        """
         asked = self.clock()
         lease_ms = round(self.lease_seconds * 1000)
         self.epoch, self.number = await self.registry.join(self.id, floor, lease_ms, info)
+        members = await self.registry.renew(self.id, self.epoch, lease_ms)
         self._has_lease(asked)
+        epochs = {member.node: member.epoch for member in members}
+        known = {**(peers or {}), self.id: floor}
+        self.suspects = {
+            node: epoch for node, epoch in known.items() if epoch and epochs.get(node) != epoch
+        }
+        self._keep(members)
+
+    def _keep(self, members: Iterable[Member]) -> None:
+        self.members = {member.node: member for member in members}
+        self.numbers |= {member.node: member.number for member in self.members.values()}
+        others = {node: member.epoch for node, member in self.members.items() if node != self.id}
+        suspects = {node: epoch for node, epoch in self.suspects.items() if node != self.id}
+        peers = {**suspects, **others}
+        if peers != self.peers:
+            self.peers = peers
+            self._on_peers(peers)
 
     def start(self) -> None:
         """Renew the lease from now on."""
@@ -194,8 +221,7 @@ class ClusterNode(Notices):
         if self._unbroken_since is None:
             self.log.info("lease renewed: commands go on", node=self.id)
         self._has_lease(asked)
-        self.members = {member.node: member for member in members}
-        self.numbers.update({member.node: member.number for member in members})
+        self._keep(members)
         for member in members:
             if member.node != self.id and member.left_ms <= 0 and not member.reaper:
                 await self._claim(member)

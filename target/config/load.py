@@ -19,6 +19,7 @@ from target.config.model import (
     LogFormat,
     LogLevel,
     Portal,
+    RadosPlace,
     ServeConfig,
     VolumeConfig,
     WorkerAway,
@@ -26,6 +27,7 @@ from target.config.model import (
 from target.config.options import Options, VolumeTable, field_of
 from target.config.scalars import IO_THREADS_MAX, choice, count, on_off, seconds
 from target.config.sizes import format_size, parse_size
+from target.config.stores import parse_node_store
 from target.config.values import (
     check_volume,
     is_loopback,
@@ -82,6 +84,7 @@ def _build(merged: Merged) -> ServeConfig:
         portals=portals,
         iqn=merged.one("iqn", parse_iscsi_name, IQN_DEFAULT),
         volumes=_volumes(merged),
+        store=_store(merged),
         workers=workers(merged),
         worker_tls=worker_tls(merged),
         worker_checksum=merged.one("worker-checksum", on_off, True),
@@ -130,6 +133,16 @@ def _volumes(merged: Merged) -> tuple[VolumeConfig, ...]:
     merged.check_unique("volume", images)
     check_volumes(merged, volumes)
     return volumes
+
+
+def _store(merged: Merged) -> RadosPlace | None:
+    source = merged.source("store")
+    if source is None:
+        return None
+    store = merged.one("store", lambda text: parse_node_store(text, source.base), None)
+    if store is not None and merged.source("worker") is not None:
+        raise merged.fail("store", "new disks are kept there or on workers: give one of them")
+    return store
 
 
 def _admin(merged: Merged) -> Portal | None:

@@ -61,6 +61,14 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"ClusterConfig(node_id={self.node_id!r}, lease_seconds={self.lease_seconds})"
 
 
+class RadosPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """``rados:POOL[@CONF][?id=NAME]``"""
+
+    pool: str
+    conf: Path
+    user: str  # cephx: client.NAME; empty: the one that Ceph takes by itself, client.admin
+
+
 class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that ``lunmesh serve`` may be told."""
 
@@ -68,7 +76,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     portals: tuple[Portal, ...]
     iqn: str
     volumes: tuple[VolumeConfig, ...]  # LUN 0, 1, 2 … in order
-    workers: tuple[WorkerAddress, ...]  # where new volumes of a size are kept; none: here
+    store: RadosPlace | None  # where new volumes of a size are kept; None: in the data directory
+    workers: tuple[WorkerAddress, ...]  # or there, where there are any
     worker_tls: WorkerTls | None  # None: in the clear
     worker_checksum: bool  # CRC32C of what goes to workers and comes from them
     worker_timeout_seconds: float  # of one I/O, retries and all

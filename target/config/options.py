@@ -31,6 +31,7 @@ class Options(
     portal: str | list[str] | UnsetType = UNSET
     iqn: str | UnsetType = UNSET
     volume: str | list[str | VolumeTable] | UnsetType = UNSET
+    store: str | UnsetType = UNSET
     worker: str | list[str] | UnsetType = UNSET
     worker_ca: str | UnsetType = UNSET
     worker_cert: str | UnsetType = UNSET

@@ -9,31 +9,23 @@ import msgspec
 
 from target.config.errors import ConfigError, did_you_mean
 from target.config.merge import Merged, file_source, flag_source
-from target.config.model import LogFormat, LogLevel
+from target.config.model import LogFormat, LogLevel, RadosPlace
 from target.config.options import WorkerOptions
 from target.config.scalars import IO_THREADS_MAX, choice, count, on_off, seconds
 from target.config.sizes import format_size, parse_size
+from target.config.stores import parse_rados
 from target.config.values import is_loopback, parse_portal, resolve, unix_path
 from workers.buffers import BUFFER_BYTES_MIN
 from workers.fault_store import Faults, parse_faults
 
 STORES = ("file:DIR", "memory:", "rados:POOL[@CONF]")
-CEPH_CONF = Path("/etc/ceph/ceph.conf")
-
-
-class RadosPool(msgspec.Struct, frozen=True, kw_only=True):
-    """``rados:POOL[@CONF][?id=NAME]``"""
-
-    pool: str
-    conf: Path
-    user: str  # cephx: client.NAME; empty: the one that Ceph takes by itself, client.admin
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a worker may be told."""
 
     address: str  # as gRPC writes them: HOST:PORT, [IPv6]:PORT, unix:PATH
-    store: Path | RadosPool | None  # a directory of files, a pool of Ceph's, or memory
+    store: Path | RadosPlace | None  # a directory of files, a pool of Ceph's, or memory
     buffer_memory_bytes: int
     io_threads: int
     tls_cert: Path | None
@@ -108,25 +100,16 @@ def _address(text: str, base: Path) -> tuple[str, bool]:
     return str(portal), is_loopback(portal)
 
 
-def _store(text: str, base: Path) -> Path | RadosPool | None:
+def _store(text: str, base: Path) -> Path | RadosPlace | None:
     kind, colon, rest = text.partition(":")
     if kind == "memory" and colon and not rest:
         return None
     if kind == "file" and rest:
         return resolve(rest, base)
     if kind == "rados" and rest:
-        return _rados(rest, base)
+        return parse_rados(rest, base)
     kinds = ("file", "memory", "rados")
     raise ValueError(f"bad store {text!r}: write {_either(STORES)}{did_you_mean(kind, kinds)}")
-
-
-def _rados(text: str, base: Path) -> RadosPool:
-    place, mark, option = text.partition("?")
-    pool, at, conf = place.partition("@")
-    key, _, user = option.partition("=")
-    if not pool or (at and not conf) or (mark and (key != "id" or not user)):
-        raise ValueError(f"bad pool 'rados:{text}': write rados:POOL[@CONF][?id=NAME]")
-    return RadosPool(pool=pool, conf=resolve(conf, base) if at else CEPH_CONF, user=user)
 
 
 def _either(words: tuple[str, ...]) -> str:

@@ -19,11 +19,12 @@ Rules of the task set (SAM-5 clause 8):
 from __future__ import annotations
 
 import enum
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from target.scsi.command import Access
+from target.scsi.command import CHANGING, Access
 from target.scsi.device import AbsentDevice, Device
 from target.scsi.gate import Gate
 from target.scsi.limits import LUNS_MAX, UNIT_ATTENTIONS_MAX
@@ -41,11 +42,13 @@ from target.scsi.sense import (
     UA_COMMANDS_CLEARED,
     UA_DEVICE_RESET,
     UA_LUNS_CHANGED,
+    UA_MODE_PARAMETERS_CHANGED,
     UA_POWER_ON,
     Sense,
     SenseKey,
     Status,
 )
+from target.scsi.settings import Settings, SettingsChanged
 from target.scsi.unit_events import ClearTaskSet, EndTask, ReservationsChanged, ResetUnit, UnitEvent
 
 
@@ -81,7 +84,8 @@ class Attachment:
 class Nexus:
     """One I_T nexus: an initiator port logged in to a target port.
 
-    ``name`` is what remains of it when it is gone, and says the same on every node.
+    ``name`` is what remains of it when it is gone, and says the same on every node; ``life`` tells
+    it from others that have had, or will have, this name.
     """
 
     def __init__(self, bus: SCSIBus, initiator: str, isid: bytes) -> None:
@@ -89,6 +93,7 @@ class Nexus:
         self.initiator = initiator
         self.isid = isid
         self.name = NexusName(initiator.lower(), isid, bus.port)
+        self.life = next(bus.lives)
         self.attachments: dict[bytes, Attachment] = {}
         self.absent = Attachment(self, bus.absent)
         for unit in bus.units.values():
@@ -97,7 +102,7 @@ class Nexus:
     def _attach(self, unit: LogicalUnit) -> None:
         attachment = Attachment(self, unit)
         attachment.attend(UA_POWER_ON)
-        attachment.forbidden = unit.reservations.forbidden(self.name)
+        attachment.forbidden = unit.reservations.forbidden(self)
         unit.attachments.append(attachment)
         for spelling in lun_spellings(unit.number):
             self.attachments[spelling] = attachment
@@ -120,11 +125,11 @@ def countdown(count: int, done: Callable[[], None]) -> Callable[[], None]:
     return one_done
 
 
-class _AbortWait:
+class _Wait:
     """Someone who waits until some commands are gone."""
 
-    def __init__(self, victims: set[SCSIRequest], done: Callable[[], None]) -> None:
-        self.victims = victims
+    def __init__(self, commands: set[SCSIRequest], done: Callable[[], None]) -> None:
+        self.commands = commands
         self.done = done
 
 
@@ -141,8 +146,9 @@ class LogicalUnit:
         self._gated = False  # rule 1, 2 or 3 stands in the way of a SIMPLE command
         self._ordered: SCSIRequest | None = None
         self._heads: set[SCSIRequest] = set()  # running with HEAD OF QUEUE
-        self._abort_waits: list[_AbortWait] = []
+        self._waits: list[_Wait] = []
         self.reservations = Reservations(self)
+        self.settings = Settings(self)
         self._gate: Gate | None = None
         self._straight = True  # neither rule 4 nor rule 5 concerns any command
 
@@ -256,8 +262,8 @@ class LogicalUnit:
             if self._ordered is req:
                 self._ordered = None
             self._unblock()
-        if self._abort_waits:
-            self._tell_aborters(req)
+        if self._waits:
+            self._tell_waiters(req)
 
     def _unblock(self) -> None:
         while self.blocked and self._ordered is None and not self._heads:
@@ -288,11 +294,7 @@ class LogicalUnit:
 
     def abort(self, victims: Iterable[SCSIRequest], done: Callable[[], None]) -> None:
         """Abort commands of this unit; ``done()`` once every one of them is gone."""
-        waited = {req for req in victims if req.state < COMPLETED}
-        if not waited:
-            done()
-            return
-        self._abort_waits.append(_AbortWait(waited, done))
+        waited = self._when_gone(victims, done)
         # Those that wait for their turn go first, the last of them before the others, or the end of
         # one would start the next.
         for req in (*reversed(self.blocked), *self.active):
@@ -301,21 +303,29 @@ class LogicalUnit:
 
     def end_all(self, sense: Sense, done: Callable[[], None]) -> None:
         """End every command with ``sense``; ``done()`` once every one of them is gone."""
-        victims = set(self.tasks_of())
-        if not victims:
-            done()
-            return
-        self._abort_waits.append(_AbortWait(victims, done))
+        victims = self._when_gone(self.tasks_of(), done)
         for req in (*reversed(self.blocked), *self.active):
-            req.interrupt(sense)
+            if req in victims:
+                req.interrupt(sense)
 
-    def _tell_aborters(self, req: SCSIRequest) -> None:
-        for wait in list(self._abort_waits):
-            if req not in wait.victims:
+    def _when_gone(
+        self, commands: Iterable[SCSIRequest], done: Callable[[], None]
+    ) -> set[SCSIRequest]:
+        """Those of them that have not ended; ``done()`` when they have."""
+        waited = {req for req in commands if req.state < COMPLETED}
+        if waited:
+            self._waits.append(_Wait(waited, done))
+        else:
+            done()
+        return waited
+
+    def _tell_waiters(self, req: SCSIRequest) -> None:
+        for wait in list(self._waits):
+            if req not in wait.commands:
                 continue  # perhaps over since: what is done may end other commands
-            wait.victims.discard(req)
-            if not wait.victims:
-                self._abort_waits.remove(wait)
+            wait.commands.discard(req)
+            if not wait.commands:
+                self._waits.remove(wait)
                 wait.done()
 
     def end_task(self, event: EndTask) -> bool:
@@ -348,11 +358,15 @@ class LogicalUnit:
         ``done(False)``: it is not known whether other nodes have done it.
         """
 
-        def let_go(sure: bool) -> None:
-            self.reservations.lose(UnitReset(), lambda: done(sure))
+        def set_back(failure: Exception | None) -> None:
+            def let_go(sure: bool) -> None:
+                sure = sure and failure is None
+                self.reservations.lose(UnitReset(), lambda: done(sure))
 
-        here = self._everywhere(ResetUnit(asc=attention.asc, ascq=attention.ascq), let_go)
-        self._reset(attention, here)
+            here = self._everywhere(ResetUnit(asc=attention.asc, ascq=attention.ascq), let_go)
+            self._reset(attention, here)
+
+        self.settings.reset(set_back)
 
     def _reset(self, attention: Sense, done: Callable[[], None]) -> None:
         self.device.reset()
@@ -383,6 +397,21 @@ class LogicalUnit:
             attachment.attend(UA_COMMANDS_CLEARED)
         self.abort(victims, done)
 
+    def set_everywhere(
+        self, event: SettingsChanged, asker: Attachment | None, done: Callable[[bool], None]
+    ) -> None:
+        """Settings are new, here and on other nodes; ``asker`` knows.
+
+        ``done(False)``: it is not known whether other nodes have done it.
+        """
+        here = self._everywhere(event, done)
+        self._set(event, asker)
+        here()
+
+    def _set(self, event: SettingsChanged, asker: Attachment | None) -> None:
+        if self.settings.learn(event.version, event.state) and not event.quiet:
+            self.attend_all(UA_MODE_PARAMETERS_CHANGED, but=asker)
+
     def _everywhere(self, event: UnitEvent, done: Callable[[bool], None]) -> Callable[[], None]:
         """Have other nodes do ``event``; call what is returned when it has been done here."""
         all_sure = True
@@ -412,6 +441,10 @@ class LogicalUnit:
                 self._clear(None, done)
             case ReservationsChanged():
                 self._reserve(event, done)
+            case SettingsChanged():
+                self._set(event, None)
+                # Whoever switches a cache off flushes next, and what runs here is to be part of it.
+                self._when_gone([r for r in self.active if r.command.kind in CHANGING], done)
             case EndTask():
                 self.end_task(event)
                 done()
@@ -433,6 +466,7 @@ class SCSIBus:
 
     def __init__(self, port: int = 1) -> None:
         self.port = port
+        self.lives = itertools.count(1)
         self.other_ports: Callable[[], Iterable[int]] = tuple
         self.units: dict[int, LogicalUnit] = {}
         self.absent = LogicalUnit(0, AbsentDevice())
@@ -483,7 +517,7 @@ class SCSIBus:
         attachments = nexus.each_attachment()
         one_done = countdown(len(attachments) + 1, done)
         for attachment in attachments:
-            attachment.unit.reservations.lose(NexusLost(nexus.name), one_done)
+            attachment.unit.reservations.lose(NexusLost(nexus.name, nexus.life), one_done)
         one_done()
 
     def disconnect(self, nexus: Nexus, done: Callable[[], None]) -> None:

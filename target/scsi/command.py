@@ -27,6 +27,9 @@ class Kind(enum.Enum):
     CONTROL = "control"  # changes the state of the logical unit
 
 
+CHANGING: Final = (Kind.WRITE, Kind.EXCLUSIVE)  # blocks
+
+
 class Access(enum.Enum):
     """What a reservation of another nexus makes of a command (SPC-4 table 65, SBC-3 table 13).
 

@@ -17,6 +17,7 @@ from target.scsi.sense import INVALID_FIELD_IN_CDB, LUN_NOT_SUPPORTED, CheckCond
 if TYPE_CHECKING:
     from target.scsi.bus import Nexus
     from target.scsi.request import SCSIRequest
+    from target.scsi.settings import SettingsState
 
 
 class Device:
@@ -24,6 +25,13 @@ class Device:
 
     table: CommandTable
     descriptor_sense: bool = False  # D_SENSE of the control mode page (SPC-4 7.5.10)
+
+    def set(self, state: SettingsState) -> bool:
+        """What MODE SELECT and START STOP UNIT have set is in force from now on.
+
+        Whether mode parameters are other than before.
+        """
+        return False
 
     def reset(self) -> None:
         """A logical unit reset condition (SAM-5 6.3.3)."""

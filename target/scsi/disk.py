@@ -37,6 +37,7 @@ from target.scsi.sense import (
     CheckCondition,
     Sense,
 )
+from target.scsi.settings import DEFAULTS, SettingsState
 
 if TYPE_CHECKING:
     from target.scsi.bus import Nexus
@@ -89,14 +90,20 @@ class DiskDevice(Device):
         self.unreadable: Sense | None = None
         self.unwritable: Sense | None = None
         self._defer = defer
-        self.state_changed()
+        self._state_changed()
         self.table = CommandTable(c for module in MODULES for c in module.commands(self))
 
     def grown(self) -> None:
         """The volume is larger than it was; the initiators are told by the bus."""
         self.blocks = self.volume.size // self.block_bytes
 
-    def state_changed(self) -> None:
+    def set(self, state: SettingsState) -> bool:
+        changed = self.modes.set({(page.code, page.subpage): page.data for page in state.pages})
+        self.stopped = state.stopped
+        self._state_changed()
+        return changed
+
+    def _state_changed(self) -> None:
         """Mode parameters or the started state are new: draw the consequences."""
         self.descriptor_sense = self.modes.descriptor_sense
         self.volume.write_cache = self.modes.write_cache
@@ -132,10 +139,8 @@ class DiskDevice(Device):
 
     def reset(self) -> None:
         """Mode parameters go back to their defaults and the unit is started (SPC-4 5.16)."""
-        self.modes.reset()
-        self.stopped = False
         self.removal_prevented_by.clear()
-        self.state_changed()
+        self.set(DEFAULTS)
 
     def nexus_lost(self, nexus: Nexus) -> None:
         self.removal_prevented_by.discard(nexus)

@@ -16,9 +16,9 @@ from target.scsi.sense import (
     INVALID_FIELD_IN_PARAMETERS,
     PARAMETER_LIST_LENGTH_ERROR,
     SAVING_PARAMETERS_NOT_SUPPORTED,
-    UA_MODE_PARAMETERS_CHANGED,
     CheckCondition,
 )
+from target.scsi.settings import PageBytes, Set, SettingsChange
 
 if TYPE_CHECKING:
     from target.scsi.disk import DiskDevice
@@ -176,22 +176,18 @@ class _Select:
         req.complete()
 
     async def _apply(self, req: SCSIRequest, values: dict[PageKey, bytes]) -> None:
-        disk = self._disk
+        disk, settings = self._disk, req.attachment.unit.settings
         cached = disk.modes.write_cache
-        before = {key: disk.modes.current(key) for key in values}
-        if not disk.modes.change(values):
-            return
-        disk.state_changed()
+        before = _pages({key: disk.modes.current(key) for key in values})
+        await Set(req.attachment, SettingsChange(_pages(values)))
         if cached and not disk.modes.write_cache and not disk.volume.read_only:
             # SBC-3 6.4.5: what the cache holds is written before WCE counts as zero.  Writes have
             # gone to stable storage since the line above; what came before is flushed here.
             try:
                 await disk.volume.flush()
             except BaseException:
-                disk.modes.change(before)
-                disk.state_changed()
+                settings.change(SettingsChange(before), _tried, req.attachment)
                 raise
-        req.attachment.unit.attend_all(UA_MODE_PARAMETERS_CHANGED, but=req.attachment)
 
     def _parse(self, data: bytes, header_bytes: int) -> dict[PageKey, bytes]:
         """The new values of the pages in a parameter list; raises what is wrong with it."""
@@ -266,6 +262,14 @@ def _checked(page: ModePage, body: bytes, current: bytes, at: int) -> bytes:
             raise _wrong(at + i, frozen.bit_length() - 1)
         new[i] = body[i]
     return bytes(new)
+
+
+def _pages(values: dict[PageKey, bytes]) -> tuple[PageBytes, ...]:
+    return tuple(PageBytes(*key, data) for key, data in values.items())
+
+
+def _tried(outcome: Exception | None) -> None:
+    """The initiator is told what went wrong before."""
 
 
 def _wrong(byte: int, bit: int | None = None) -> CheckCondition:

@@ -61,6 +61,12 @@ def _page(key: tuple[int, int], body_bytes: int, **fields: tuple[int, int]) -> M
     return ModePage(code, subpage, bytes(default), bytes(changeable))
 
 
+def _changed(page: ModePage, wanted: bytes) -> bytes:
+    fields = zip(page.default, page.changeable, wanted, strict=True)
+    header, at = page.default[: page.header_bytes], page.header_bytes
+    return header + bytes(d & ~c | w & c for d, c, w in list(fields)[at:])
+
+
 class Modes:
     """The current values of the mode pages of one disk."""
 
@@ -84,15 +90,16 @@ class Modes:
         """The bytes of a page as they are now."""
         return self._current[key]
 
-    def change(self, values: dict[tuple[int, int], bytes]) -> bool:
-        """Take new bytes of some pages; whether anything has changed."""
-        before = dict(self._current)
-        self._current.update(values)
-        return self._current != before
+    def set(self, values: dict[tuple[int, int], bytes]) -> bool:
+        """These, and the defaults of other pages; whether anything is other than before.
 
-    def reset(self) -> None:
-        """Default values."""
-        self._current = {key: page.default for key, page in self.pages.items()}
+        They may come from a node that lets more be changed: here the rest stays as it is.
+        """
+        before = self._current
+        self._current = {
+            key: _changed(page, values.get(key, page.default)) for key, page in self.pages.items()
+        }
+        return self._current != before
 
     @property
     def write_cache(self) -> bool:

@@ -15,6 +15,7 @@ from target.scsi.sense import (
     NO_SENSE,
     CheckCondition,
 )
+from target.scsi.settings import Set, SettingsChange
 from workers.store import StoreError
 
 if TYPE_CHECKING:
@@ -122,19 +123,14 @@ def _start_stop(disk: DiskDevice, req: SCSIRequest) -> None:
         if not flags & _START and disk.removal_prevented_by:
             raise CheckCondition(MEDIUM_REMOVAL_PREVENTED)
         raise refuse(4, 1)  # the medium is not removable
-    if flags & _START or disk.stopped:
-        disk.stopped = not flags & _START
-        disk.state_changed()
-        req.complete()
-    else:
-        req.run(_stop(disk, req, flush=not flags & _NO_FLUSH))
+    flush = not flags & (_START | _NO_FLUSH) and not disk.stopped and not disk.volume.read_only
+    req.run(_set_stopped(disk, req, stopped=not flags & _START, flush=flush))
 
 
-async def _stop(disk: DiskDevice, req: SCSIRequest, *, flush: bool) -> None:
-    if flush and not disk.volume.read_only:
+async def _set_stopped(disk: DiskDevice, req: SCSIRequest, *, stopped: bool, flush: bool) -> None:
+    if flush:
         await disk.volume.flush()
-    disk.stopped = True
-    disk.state_changed()
+    await Set(req.attachment, SettingsChange(stopped=stopped))
     req.complete()
 
 

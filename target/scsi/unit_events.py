@@ -6,6 +6,7 @@ import msgspec
 
 from target.scsi.reservations.names import NexusName
 from target.scsi.reservations.state import Attention, ReservationState
+from target.scsi.settings import SettingsChanged
 
 
 class ResetUnit(msgspec.Struct, frozen=True, tag="reset"):
@@ -46,7 +47,9 @@ class EndTask(msgspec.Struct, frozen=True, tag="end"):
     tag: int
 
 
-UnitEvent = EndTask | ResetUnit | ClearTaskSet | ReservationsChanged | DocumentChanged
+UnitEvent = (
+    EndTask | ResetUnit | ClearTaskSet | ReservationsChanged | SettingsChanged | DocumentChanged
+)
 
 
 def encode_event(event: UnitEvent) -> bytes:

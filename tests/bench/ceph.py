@@ -19,6 +19,7 @@ from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
 from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
 
 RADOS = "rados store"
+RADOS_WORKER = "rados, 1 worker"
 TGT_RBD = "tgt-rbd"
 RBD_MODULE = Path("/usr/lib/tgt/backing-store/bs_rbd.so")
 ObjectStore = Literal["memstore", "bluestore"]
@@ -54,6 +55,21 @@ class SharedCluster:
 
 @contextmanager
 def _serve_rados(shared: SharedCluster, disks: Disks) -> Iterator[Endpoint]:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(shared.use(disks.folder))
+        server = stack.enter_context(
+            LunmeshServer(
+                disks.folder / "lunmesh",
+                [f"disk{block}={disks.size}" for block in disks.blocks],
+                arguments=["--store", f"rados:{cluster.create_pool()}@{cluster.conf}"],
+            )
+        )
+        urls = {block: server.url(lun) for lun, block in enumerate(disks.blocks)}
+        yield _filled(urls, (server.pid,), disks)
+
+
+@contextmanager
+def _serve_rados_worker(shared: SharedCluster, disks: Disks) -> Iterator[Endpoint]:
     with ExitStack() as stack:
         cluster = stack.enter_context(shared.use(disks.folder))
         store = f"rados:{cluster.create_pool()}@{cluster.conf}"
@@ -108,9 +124,19 @@ def _rbd(cluster: CephCluster, *command: str) -> None:
 
 
 def rados_store(shared: SharedCluster) -> Candidate:
-    """The product over one worker with the RADOS store."""
+    """The product with the RADOS store in its own process, as tgt-rbd is."""
     version = product_version()
     return Candidate(RADOS, version, lambda disks: _serve_rados(shared, disks), find_ceph() or "")
+
+
+def rados_worker(shared: SharedCluster) -> Candidate:
+    """The product over one worker with the RADOS store."""
+    return Candidate(
+        RADOS_WORKER,
+        product_version(),
+        lambda disks: _serve_rados_worker(shared, disks),
+        find_ceph() or "",
+    )
 
 
 def tgt_rbd(shared: SharedCluster) -> Candidate:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench.ceph import RADOS, TGT_RBD, ObjectStore, SharedCluster, rados_store, tgt_rbd
+from tests.bench.ceph import (
+    RADOS,
+    RADOS_WORKER,
+    TGT_RBD,
+    ObjectStore,
+    SharedCluster,
+    rados_store,
+    rados_worker,
+    tgt_rbd,
+)
 from tests.bench.rows import CEPH_ROWS, LOCAL_ROWS, WORKER_ROWS, Row
 from tests.bench.servers import (
     EMBEDDED,
@@ -74,8 +83,8 @@ def _ceph(objectstore: ObjectStore) -> Suite:
         objectstore,
         f"On one small real Ceph ({objectstore}), beside tgt-rbd",
         CEPH_ROWS,
-        (rados_store(shared), tgt_rbd(shared)),
-        (Comparison(RADOS, TGT_RBD, _beside_tgt_rbd),),
+        (rados_store(shared), rados_worker(shared), tgt_rbd(shared)),
+        (Comparison(RADOS, TGT_RBD, _beside_tgt_rbd), Comparison(RADOS_WORKER, TGT_RBD)),
     )
 
 

@@ -10,8 +10,10 @@ from target.scsi.reservations.state import Type
 from tests.support import cdb
 from tests.support import reservations as pr
 from tests.support.clean import assert_idle
+from tests.support.stores import HeldStore
 from tests.support.wire import Wire, wire
 from tests.support.wire_initiator import WireInitiator
+from workers.memory_store import MemoryStore
 
 GOOD, CHECK_CONDITION, CONFLICT = 0x00, 0x02, 0x18
 OTHER = "iqn.2026-11.io.lunmesh.test:other"
@@ -66,6 +68,20 @@ def test_a_session_that_ends_lets_go_of_reserve_and_keeps_what_is_persistent(w: 
         one.logout()
         assert two.command(cdb.read10(0, 1), read_length=512).status == status
         two.logout()
+
+
+def test_a_reservation_of_the_new_session_outlives_the_old_one() -> None:
+    store = HeldStore(MemoryStore(1 << 20))
+    with wire(stores=[store]) as w:
+        one = w.login(name=OTHER, isid=b"\x80\0\0\0\0\7")
+        one.start(cdb.write10(0, 1), data_out=bytes(512))
+        again = w.login(name=OTHER, isid=b"\x80\0\0\0\0\7")
+        assert again.command(pr.RESERVE6).status == GOOD
+        store.release_all()
+        w.settle()
+        two = w.login()
+        assert two.command(cdb.TEST_UNIT_READY).status == CONFLICT
+        assert again.command(pr.RELEASE6).status == GOOD
 
 
 def test_a_session_that_takes_the_place_of_its_old_one_holds_nothing_of_spc2(w: Wire) -> None:

@@ -24,7 +24,7 @@ from typing import Any, cast
 from target.cluster.lun import LunTracker
 from target.cluster.memory_registry import MemoryRegistry
 from target.cluster.node import ClusterNode
-from target.cluster.registry import Notices, Registry, RegistryAway
+from target.cluster.registry import Notices, Registry, RegistryAway, StaleNode
 from target.scsi.command import Kind
 from target.scsi.request import SCSIRequest
 from target.scsi.unit_events import ResetUnit, UnitEvent
@@ -47,6 +47,7 @@ class Switches:
 
     workers_refuse: bool = True  # fenced epochs
     gates_wait: bool = True  # for overlapping commands of others
+    peers_are_kept: bool = True  # a registry that has forgotten all is not the only one that knew
     reset_everywhere: bool = True  # a reset is done on all nodes before it is answered
 
 
@@ -233,6 +234,8 @@ class Node:
         self._going = asyncio.Event()
         self._going.set()
         self._stopped_at = 0.0
+        self._epoch = 0
+        self._peers: dict[str, int] = {}
         self._held: list[Callable[[Notices], None]] = []
         self._life: ClusterNode | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -262,19 +265,24 @@ class Node:
             wall=asyncio.get_running_loop().time,
             log=SILENT,
             on_fenced=self._fenced,
+            on_peers=self._keep_peers,
             on_stalled=lambda: None,  # go_on: nobody is stopped between two timers here
         )
         while True:
             try:
-                await life.join(0, "{}")
+                await life.join(self._epoch, "{}", self._peers)
                 break
-            except RegistryAway:
+            except (RegistryAway, StaleNode):
                 await asyncio.sleep(0.2)
+        self._epoch = life.epoch
         self._life = life
         life.start()
         unit = Unit(self, life.epoch)
         unit.gate = life.track(LUN, unit, self.world.worker.fence)
         self.unit = unit
+
+    def _keep_peers(self, peers: dict[str, int]) -> None:
+        self._peers = dict(peers) if self.world.switches.peers_are_kept else {}
 
     def _fenced(self) -> None:
         if self._life is not None:
@@ -488,7 +496,7 @@ class World:
             await asyncio.sleep(self.random.expovariate(1 / 1.5))
             node = self.random.choice(list(self.nodes.values()))
             self.faults += 1
-            fault = self.random.randrange(5)
+            fault = self.random.choices(range(6), (4, 4, 4, 4, 4, 1))[0]
             seconds = self.random.uniform(0.2, 3.0) * LEASE_SECONDS
             if fault == 0:
                 node.kill()
@@ -508,7 +516,9 @@ class World:
                 await asyncio.sleep(seconds)
                 for one in self.nodes.values():
                     one.cut(False)
-            else:
+            elif fault == 4:
                 self.slow = 0.2
                 await asyncio.sleep(seconds)
                 self.slow = 0.0
+            else:
+                self.registry.forget_all()

@@ -26,7 +26,7 @@ def assert_idle(target: IscsiTarget) -> None:
             assert session.management_tasks == 0, "task management functions are still counted"
     for unit in (*target.bus.units.values(), target.bus.absent):
         assert not unit.tasks_of(), f"the unit has commands: {unit.tasks_of()}"
-        assert not unit._abort_waits, "somebody waits for an abort"
+        assert not unit._waits, "somebody waits for an abort"
         assert not unit._gated, "the task set is gated by nothing"
         if isinstance(unit.device, DiskDevice):
             assert unit.device.volume._ranges.idle, "byte ranges are locked"

@@ -157,6 +157,15 @@ class LunmeshServer:
         self._forget()
         return status
 
+    def wait(self) -> int:
+        """Its exit status, of a server that ends by itself. One that does not is an error."""
+        try:
+            status = self._running().wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise self._error(f"the server did not end in {STOP_TIMEOUT_S} s") from None
+        self._forget()
+        return status
+
     def kill(self) -> None:
         """SIGKILL: nothing is flushed, nobody is told. Harmless when nothing runs."""
         if self._process is not None:

@@ -12,8 +12,9 @@ from msgspec import UNSET, UnsetType
 from target.cli.app import app
 from target.cli.run import run
 from target.config import ConfigError
+from target.config.model import RadosPlace
 from target.config.options import WorkerOptions, option_names
-from target.config.worker import RadosPool, WorkerConfig, load_worker_config
+from target.config.worker import WorkerConfig, load_worker_config
 
 HERE = ["--listen", "127.0.0.1:0", "--store", "memory:"]
 
@@ -78,9 +79,9 @@ def test_defaults() -> None:
 
 def test_a_pool_is_found_by_its_cluster_and_user() -> None:
     found = load("127.0.0.1:1", store="rados:disks").store
-    assert found == RadosPool(pool="disks", conf=Path("/etc/ceph/ceph.conf"), user="")
+    assert found == RadosPlace(pool="disks", conf=Path("/etc/ceph/ceph.conf"), user="")
     found = load("127.0.0.1:1", store="rados:disks@a/ceph.conf?id=lunmesh").store
-    assert found == RadosPool(pool="disks", conf=Path("a/ceph.conf"), user="lunmesh")
+    assert found == RadosPlace(pool="disks", conf=Path("a/ceph.conf"), user="lunmesh")
 
 
 def test_addresses_are_as_grpc_writes_them(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
             VolumeConfig(name="a", size_bytes=1 << 30, block_bytes=4096),
             VolumeConfig(name="b", path=Path("images/b.img"), chunk_bytes=1 << 20, readonly=True),
         ),
+        store=None,
         workers=(
             WorkerAddress(unix_path=str(Path("w1.sock").absolute())),
             WorkerAddress("host2", 3270),

@@ -20,7 +20,7 @@ from workers import rados_shares
 from workers.fences import Fences
 from workers.rados_catalog import VOLUMES
 from workers.rados_client import RadosClient
-from workers.rados_module import RadosError
+from workers.rados_pool import RadosError
 from workers.rados_shares import RadosShares
 from workers.rados_store import PREFIX, STATUS_CHUNKS, object_prefix
 from workers.shares import Share, ShareError, ShareFault, ShareInfo

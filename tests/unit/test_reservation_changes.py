@@ -376,6 +376,9 @@ def test_reserve_and_release() -> None:
     assert state.reserved_by == A
     assert exclusive(state, ReserveUnit(A)) == state
     assert exclusive(state, ReserveUnit(B)) is None
+    assert exclusive(state, ReserveUnit(A, 2)) is None, "another session"
+    assert exclusive(state, ReleaseUnit(A, 2)) is state
+    assert forbidden(state, A, 2) == forbidden(state, B) > forbidden(state, A)
     assert exclusive(state, ReleaseUnit(B)) is state, "not its own: nothing happens"
     assert exclusive(state, ReleaseUnit(A)) == EMPTY
 
@@ -385,6 +388,7 @@ def test_reserve_and_release() -> None:
     [
         (NexusLost(A), True),
         (NexusLost(B), False),
+        (NexusLost(A, 2), False),
         (PortLost(1), True),
         (PortLost(2), False),
         (UnitReset(), True),

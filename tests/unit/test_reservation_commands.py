@@ -13,11 +13,11 @@ from target.block.volume import Volume
 from target.scsi import sense as s
 from target.scsi.bus import Attribute, LogicalUnit, SCSIBus
 from target.scsi.disk import DiskDevice
+from target.scsi.documents import Kept, MemoryStore
 from target.scsi.limits import PARAMETER_BYTES_MAX
 from target.scsi.request import SCSIRequest, State
 from target.scsi.reservations.names import NexusName, decode_transport_id, encode_transport_id
 from target.scsi.reservations.state import Type
-from target.scsi.reservations.store import Kept, MemoryStore
 from target.scsi.sense import SenseKey, Status
 from tests.support import reservations as pr
 from tests.support.cdb import read10, write10

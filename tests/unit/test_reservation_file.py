@@ -12,6 +12,7 @@ from target import reservation_file
 from target.config import VolumeConfig
 from target.datadir import DataDir, DataDirError
 from target.reservation_file import ReservationFile
+from target.scsi.documents import Kept
 from target.scsi.reservations.names import NexusName
 from target.scsi.reservations.state import (
     EMPTY,
@@ -21,7 +22,6 @@ from target.scsi.reservations.state import (
     decode_state,
     encode_state,
 )
-from target.scsi.reservations.store import Kept
 from workers.executor import BlockingExecutor
 from workers.store import StoreError, StoreStatus
 

@@ -265,6 +265,7 @@ def test_a_cache_that_cannot_be_flushed_is_not_switched_off() -> None:
         assert one.sense(select6(len(data)), data) == s.SYNC_LOST
         assert it.volume.write_cache
         assert page_of(one, CACHING)[2] == WCE
+        assert other.sense(bytes(6)) == s.UA_MODE_PARAMETERS_CHANGED  # it was off for a while
         other.good(bytes(6))
 
 

@@ -16,8 +16,9 @@ from target import volume_cleanup
 from target.config import VolumeConfig
 from target.config.load import load_serve_config
 from target.config.options import Options
-from target.datadir import DataDir, WorkerPlace
+from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
 from target.identity import NodeIdentity
+from target.pool_volumes import PoolVolumes
 from target.volume_cleanup import Cleanup
 from target.worker_volumes import WorkerVolumes
 from tests.support.fake_worker import FakeWorker
@@ -31,6 +32,10 @@ LOCAL, STORE, OTHER = "", "engine", "another engine"
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volume_cleanup, "RETRY_SECONDS", 0.02)
+
+
+def _no_pool(name: str, record: VolumeRecord) -> PoolVolumes:
+    raise DataDirError(f"{name} is in no pool")
 
 
 class Node:
@@ -50,7 +55,7 @@ class Node:
         config = load_serve_config(Options())
         self.workers = WorkerVolumes(config, self.data, identity, log)
         self.forgotten: list[str] = []
-        self.cleanup = Cleanup(self.data, lambda: self.workers, log, self._forget)
+        self.cleanup = Cleanup(self.data, lambda: self.workers, log, self._forget, _no_pool)
 
     async def _forget(self, name: str) -> None:
         self.forgotten.append(name)

@@ -5,9 +5,10 @@ RESERVE (SPC-4 5.13).
     state.py        what there is to know of one logical unit; what may run under it
     persistent.py   PERSISTENT RESERVE OUT as functions from one state to the next
     exclusive.py    RESERVE and RELEASE of SPC-2 likewise
-    store.py        where the state is kept: the interface, and memory
     keeper.py       the reservations of one unit in force: one change at a time, kept, then told
     commands.py     the rows of the opcode table; CDBs, parameter lists and parameter data
+
+They are kept as a document (``../documents.py``).
 
 Rules:
 

@@ -66,7 +66,7 @@ def _row_in(action: int, name: str, read: Callable[[ReservationState, bool], byt
 
     return Command(
         f"PERSISTENT RESERVE IN, {name}",
-        Kind.INFORM,
+        Kind.READ,  # as fresh as blocks are: not from a node that the others may have shut out
         usage(f"5e {action:02x} 00 00 00 00 00 ff ff 04"),
         data_in(7, 2),
         start,
@@ -162,6 +162,7 @@ def _row_exclusive(name: str, bits: str, change: type[ReserveUnit] | type[Releas
             raise refuse(1, obsolete.bit_length() - 1)
 
     def start(req: SCSIRequest) -> None:
-        req.run(_carry_out(req, change(req.attachment.nexus.name)))
+        nexus = req.attachment.nexus
+        req.run(_carry_out(req, change(nexus.name, nexus.life)))
 
     return Command(name, Kind.CONTROL, usage(bits), parse, start, access=Access.RESERVATION)

@@ -3,7 +3,8 @@
 Rules:
 
 1. They conflict with whatever is persistent: registrations alone are enough (no CRH, SPC-4 5.13.3).
-2. A reservation goes with its nexus, and with a reset of the unit.
+2. A reservation goes with the session that made it (the ``life`` of its nexus; the next one may be
+   there before the last one has quite ended), and with a reset of the unit.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ class ReserveUnit(msgspec.Struct, frozen=True):
     """RESERVE(6) and (10)."""
 
     nexus: NexusName
+    life: int = 0
 
 
 class ReleaseUnit(msgspec.Struct, frozen=True):
     """RELEASE(6) and (10)."""
 
     nexus: NexusName
+    life: int = 0
 
 
 class NexusLost(msgspec.Struct, frozen=True):
     """A session has ended."""
 
     nexus: NexusName
+    life: int = 0
 
 
 class PortLost(msgspec.Struct, frozen=True):
@@ -50,18 +54,22 @@ def change_exclusive(state: ReservationState, change: ExclusiveChange) -> Outcom
     """What becomes of it; all but RESERVE and RELEASE succeed in any case."""
     holder = state.reserved_by
     match change:
-        case ReserveUnit():
-            if state.registrations or holder not in (None, change.nexus):
+        case ReserveUnit(nexus, life):
+            if state.registrations or (holder is not None and not _holds(state, nexus, life)):
                 return Outcome.conflict(state)
-            return Outcome(replace(state, reserved_by=change.nexus))
-        case ReleaseUnit():
+            return Outcome(replace(state, reserved_by=nexus, reserved_life=life))
+        case ReleaseUnit(nexus, life):
             if state.registrations:
                 return Outcome.conflict(state)
-            ends = holder == change.nexus
-        case NexusLost():
-            ends = holder == change.nexus
-        case PortLost():
-            ends = holder is not None and holder.port == change.port
+            ends = _holds(state, nexus, life)
+        case NexusLost(nexus, life):
+            ends = _holds(state, nexus, life)
+        case PortLost(port):
+            ends = holder is not None and holder.port == port
         case UnitReset():
             ends = holder is not None
-    return Outcome(replace(state, reserved_by=None) if ends else state)
+    return Outcome(replace(state, reserved_by=None, reserved_life=0) if ends else state)
+
+
+def _holds(state: ReservationState, nexus: NexusName, life: int) -> bool:
+    return (state.reserved_by, state.reserved_life) == (nexus, life)

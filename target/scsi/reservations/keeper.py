@@ -1,6 +1,6 @@
 """The reservations of one logical unit, in force: one change at a time, kept, then told.
 
-    change ──▶ decided (persistent.py, exclusive.py) ──▶ kept (store.py) ──▶ in force here
+    change ──▶ decided (persistent.py, exclusive.py) ──▶ kept (documents.py) ──▶ in force here
            ──▶ in force on other nodes, commands of whoever was preempted are gone ──▶ done
 
 Rules:
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from target.block.volume import VolumeBusy
 from target.scsi.command import Access
+from target.scsi.documents import DocumentStore, Kept, MemoryStore
 from target.scsi.reservations.exclusive import (
     ExclusiveChange,
     NexusLost,
@@ -30,7 +31,6 @@ from target.scsi.reservations.exclusive import (
     UnitReset,
     change_exclusive,
 )
-from target.scsi.reservations.names import NexusName
 from target.scsi.reservations.persistent import PersistentChange, change_persistent
 from target.scsi.reservations.state import (
     EMPTY,
@@ -41,13 +41,12 @@ from target.scsi.reservations.state import (
     encode_state,
     forbidden,
 )
-from target.scsi.reservations.store import Kept, MemoryStore, ReservationStore
 from target.scsi.sense import UA_REGISTRATIONS_PREEMPTED
 from target.scsi.unit_events import ReservationsChanged
 from workers.store import StoreStatus
 
 if TYPE_CHECKING:
-    from target.scsi.bus import LogicalUnit
+    from target.scsi.bus import LogicalUnit, Nexus
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +76,14 @@ class Reservations:
         self.state = EMPTY
         self._unit = unit
         self._version = 0
-        self._store: ReservationStore = MemoryStore()
+        self._store: DocumentStore = MemoryStore()
         self._in_doubt = False  # rule 2
         self._owed: list[Loss] = []  # rule 4
         self._queue: deque[Ticket] = deque()
         self._current: Ticket | None = None
         self._advancing = False
 
-    def keep_in(self, store: ReservationStore, kept: Kept) -> None:
+    def keep_in(self, store: DocumentStore, kept: Kept) -> None:
         """Where they are kept, and what is there.  Raises ValueError if that cannot be read."""
         state = decode_state(kept.document)
         self._store = store
@@ -103,9 +102,9 @@ class Reservations:
         """Whether a command may be in conflict."""
         return self.state.type is not None or self.state.reserved_by is not None
 
-    def forbidden(self, nexus: NexusName) -> frozenset[Access]:
+    def forbidden(self, nexus: Nexus) -> frozenset[Access]:
         """Which commands of a nexus end in RESERVATION CONFLICT."""
-        return forbidden(self.state, nexus)
+        return forbidden(self.state, nexus.name, nexus.life)
 
     def learn(self, version: int, state: ReservationState) -> None:
         """A version that is kept; an older one than that in force is no news."""
@@ -115,7 +114,7 @@ class Reservations:
 
     def _in_force(self) -> None:
         for attachment in self._unit.attachments:
-            attachment.forbidden = self.forbidden(attachment.nexus.name)
+            attachment.forbidden = self.forbidden(attachment.nexus)
         self._unit.reservations_changed()
 
     # --- changes ----------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class ReservationState(msgspec.Struct, frozen=True, kw_only=True):
     type: Type | None = None  # of the persistent reservation; None: there is none
     holder: NexusName | None = None  # of it, unless all registrants are
     reserved_by: NexusName | None = None  # RESERVE of SPC-2
+    reserved_life: int = 0  # by which session of that nexus: such a reservation ends with it
 
     def key_of(self, nexus: NexusName) -> int | None:
         """The key of a nexus; None: it is not registered."""
@@ -70,10 +71,11 @@ _ACCESS: Final = frozenset({Access.READ, Access.WRITE})
 _WRITE: Final = frozenset({Access.WRITE})
 
 
-def forbidden(state: ReservationState, nexus: NexusName) -> frozenset[Access]:
+def forbidden(state: ReservationState, nexus: NexusName, life: int = 0) -> frozenset[Access]:
     """Which commands of a nexus end in RESERVATION CONFLICT (SPC-4 table 65, SBC-3 table 13)."""
     if state.reserved_by is not None:
-        return NOTHING if state.reserved_by == nexus else _EXCLUSIVE
+        held = (state.reserved_by, state.reserved_life) == (nexus, life)
+        return NOTHING if held else _EXCLUSIVE
     if state.type is None or state.holds(nexus):
         return NOTHING
     if state.type in REGISTRANTS and state.key_of(nexus) is not None:
@@ -131,4 +133,4 @@ def after_power_loss(state: ReservationState) -> ReservationState:
     """What is left when every node has been off (SPC-4 5.13.5): PRGENERATION begins anew."""
     if not state.aptpl:
         return EMPTY
-    return msgspec.structs.replace(state, generation=0, reserved_by=None)
+    return msgspec.structs.replace(state, generation=0, reserved_by=None, reserved_life=0)

@@ -1,4 +1,4 @@
-"""The reservations of a logical unit that several nodes serve: a document of their registry.
+"""What nodes keep together of a logical unit (reservations, settings): documents of their registry.
 
 One state for all of them.  APTPL is kept as Redis keeps what it has: docs/cluster.md says what that
 takes.
@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from target.block.volume import VolumeBusy
 from target.cluster.node import ClusterNode
 from target.cluster.registry import RegistryAway, StaleNode
-from target.scsi.reservations.store import Kept, ReservationStore
+from target.scsi.documents import DocumentStore, Kept
 from workers.store import StoreStatus
-
-KEY: Final = "reservations"
 
 T = TypeVar("T")
 
 
-class SharedReservations(ReservationStore):
-    """Those of the unit ``lun``."""
+class SharedDocument(DocumentStore):
+    """The document ``key`` of the unit ``lun``."""
 
-    def __init__(self, node: ClusterNode, lun: str) -> None:
+    def __init__(self, node: ClusterNode, lun: str, key: str) -> None:
         self._node = node
+        self._key = key
         self._lun = lun
         self._calls: set[asyncio.Task[None]] = set()
 
     async def kept(self) -> Kept:
         """What is kept now.  Raises RegistryAway."""
-        return Kept(*await self._node.registry.load(self._lun, KEY))
+        return Kept(*await self._node.registry.load(self._lun, self._key))
 
     def load(self, done: Callable[[Kept | Exception], None]) -> None:
         self._call(self.kept, done)
@@ -43,7 +42,7 @@ class SharedReservations(ReservationStore):
 
         async def replaced() -> bool:
             return await node.registry.replace(
-                self._lun, node.id, node.epoch, KEY, version, document
+                self._lun, node.id, node.epoch, self._key, version, document
             )
 
         self._call(replaced, done)

@@ -1,4 +1,4 @@
-"""Where the reservations of a logical unit are kept: a document with a version."""
+"""What is kept of a logical unit (reservations, settings): documents, each with a version."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple, Protocol
 
 
 class Kept(NamedTuple):
-    """The document (``state.encode_state``); version 0 and no bytes: there is none yet."""
+    """The document as it is encoded; version 0 and no bytes: there is none yet."""
 
     version: int
     document: bytes
 
 
-class ReservationStore(Protocol):
+class DocumentStore(Protocol):
     """Every call ends within a bound, by ``done`` once, perhaps before it returns.
 
     An exception instead of a result says why it cannot be known: ``VolumeBusy`` (the initiator
@@ -35,7 +35,7 @@ class ReservationStore(Protocol):
         """Replace version ``version`` by its next one; False: there is another one already."""
 
 
-class MemoryStore(ReservationStore):
+class MemoryStore(DocumentStore):
     """Kept as long as the process lives."""
 
     lasting = False

@@ -1,0 +1,150 @@
+"""Volumes that the node itself keeps in a pool of Ceph's: no worker, no gRPC in between.
+
+Part of the composition root (``target/node.py``), in a module of its own because librados is loaded
+only where it is needed.
+
+Rules (why they are safe: docs/decisions/0014-rados-in-the-node.md):
+
+1. Who we are at the OSDs stands in the catalog before any I/O of ours goes there.  The next life
+   of this data directory shuts that client out before it sends anything itself, unless that client
+   has left with nothing in flight.
+2. A node that was shut out does no more I/O, and ends: whoever starts it again starts another
+   client.
+"""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Callable
+
+from target.block.volume import Volume
+from target.config.model import RadosPlace
+from target.datadir import DataDir, DataDirError, VolumeRecord
+from target.logs import Log
+from workers.rados_pool import RadosError
+from workers.rados_shares import RadosShares
+from workers.shares import ShareError, ShareInfo
+
+
+class PoolVolumes:
+    """The volumes of one pool.  Make it with :meth:`connect`."""
+
+    def __init__(
+        self,
+        shares: RadosShares,
+        place: RadosPlace,
+        data: DataDir,
+        log: Log,
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self.store_id = shares.store_id
+        self.name = f"rados:{place.pool}"
+        self._shares = shares
+        self._data = data
+        self._log = log
+        self._on_lost = on_lost
+        self._lost = False
+        shares.evicted = self._evicted
+
+    @classmethod
+    async def connect(
+        cls, place: RadosPlace, data: DataDir, log: Log, on_lost: Callable[[str], None]
+    ) -> PoolVolumes:
+        """The pool, with our last life shut out.  Raises DataDirError; bounded in time."""
+        try:
+            shares = await RadosShares.connect(place.pool, place.conf, place.user)
+        except RadosError as exc:
+            raise DataDirError(str(exc)) from exc
+        try:
+            former = data.instance_in(shares.store_id)
+            if former:
+                log.info("shutting out the last life of this node", instance=former)
+                await shares.evict(former)
+            data.we_are(shares.store_id, shares.instance)
+            await shares.load()
+        except (RadosError, ShareError, OSError) as exc:
+            shares.close()
+            raise DataDirError(f"rados:{place.pool}: {_reason(exc)}") from exc
+        return cls(shares, place, data, log, on_lost)
+
+    async def open(
+        self, name: str, record: VolumeRecord, *, read_only: bool, write_cache: bool
+    ) -> Volume:
+        """The volume of a record; it is made, or grown, in the pool if need be.
+
+        Raises DataDirError.
+        """
+        assert record.pool is not None, "a volume in a pool"
+        uuid = uuids.UUID(record.uuid)
+        try:
+            if not record.pool.created:
+                await self._shares.create(
+                    ShareInfo(
+                        name, uuid.bytes, record.size_bytes, record.chunk_bytes, record.block_bytes
+                    )
+                )
+                self._data.created_in_pool(record.pool)
+            share = await self._shares.open(uuid.bytes)
+            if share.info.size < record.size_bytes:
+                await self._shares.resize(uuid.bytes, record.size_bytes)
+        except (ShareError, OSError) as exc:
+            raise DataDirError(f"volume {name}: {self.name}: {_reason(exc)}") from exc
+        assert share.store is not None, "open"
+        return Volume(
+            name,
+            uuid,
+            [share.store],
+            block_bytes=record.block_bytes,
+            chunk_bytes=record.chunk_bytes,
+            read_only=read_only,
+            write_cache=write_cache,
+        )
+
+    async def grow(self, record: VolumeRecord, size_bytes: int) -> None:
+        """Make a volume larger in the pool.  Raises DataDirError; may be repeated."""
+        try:
+            await self._shares.resize(uuids.UUID(record.uuid).bytes, size_bytes)
+        except (ShareError, OSError) as exc:
+            raise DataDirError(f"{self.name}: {_reason(exc)}") from exc
+
+    async def delete(self, record: VolumeRecord) -> None:
+        """Mark a volume as deleted in the pool; its objects go in the background.
+
+        Raises DataDirError; may be repeated.
+        """
+        try:
+            await self._shares.refresh()
+            await self._shares.delete(uuids.UUID(record.uuid).bytes)
+        except (ShareError, OSError) as exc:
+            raise DataDirError(f"{self.name}: {_reason(exc)}") from exc
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _evicted(self) -> None:
+        """Rule 2."""
+        self._lost = True
+        self._shares.abandon()
+        self._on_lost(f"{self.name}: Ceph has shut this node out ({self._shares.instance})")
+
+    def give_up(self) -> None:
+        """End what still waits for Ceph, for the node is to end."""
+        if self._shares.pending:
+            self._log.warning(
+                "given up what Ceph has not answered", operations=self._shares.pending
+            )
+            self._lost = True  # it may land yet: rule 1
+            self._shares.abandon()
+
+    def close(self) -> None:
+        """Leave the pool."""
+        clean = not self._lost and not self._shares.pending
+        self._shares.close()
+        if clean:
+            try:
+                self._data.we_are(self.store_id, "")
+            except OSError as exc:  # then the next start shuts out a client that is gone
+                self._log.warning("the catalog cannot be written", reason=exc.strerror)
+
+
+def _reason(exc: Exception) -> str:
+    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)

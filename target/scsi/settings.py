@@ -1,0 +1,233 @@
+"""What MODE SELECT and START STOP UNIT have changed of one logical unit: the same on every node.
+
+    change ──▶ put to the newest version, kept (documents.py) ──▶ in force on every node ──▶ done
+
+Rules:
+
+1. What is kept decides: a change names what it sets, and the rest stays as it is kept.
+2. A change is told even if it was kept already: whoever kept it may not have come to tell it.
+3. Nothing is saved (SPC-4 5.16): a reset sets the defaults, as a change like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from target.block.volume import VolumeBusy
+from target.block.wait import PENDING, Resume, Wait, _Pending
+from target.scsi.documents import DocumentStore, Kept, MemoryStore
+from workers.store import StoreStatus
+
+if TYPE_CHECKING:
+    from target.scsi.bus import Attachment, LogicalUnit
+
+log = logging.getLogger(__name__)
+
+TRIES_MAX: Final = 20  # other nodes may be faster, but not every time
+
+
+class PageBytes(msgspec.Struct, frozen=True):
+    """The current bytes of a mode page."""
+
+    code: int
+    subpage: int
+    data: bytes
+
+
+class SettingsState(msgspec.Struct, frozen=True):
+    """All that differs from the defaults, perhaps."""
+
+    pages: tuple[PageBytes, ...] = ()
+    stopped: bool = False
+
+
+DEFAULTS: Final = SettingsState()
+
+
+class SettingsChange(msgspec.Struct, frozen=True):
+    """What is to be set; ``None`` stays as it is, and so do pages that are not named."""
+
+    pages: tuple[PageBytes, ...] = ()
+    stopped: bool | None = None
+    reset: bool = False  # the defaults, first
+
+    def put_to(self, state: SettingsState) -> SettingsState:
+        """What then is set."""
+        if self.reset:
+            state = DEFAULTS
+        pages = {(page.code, page.subpage): page for page in (*state.pages, *self.pages)}
+        stopped = state.stopped if self.stopped is None else self.stopped
+        return SettingsState(tuple(pages[key] for key in sorted(pages)), stopped)
+
+
+class SettingsChanged(msgspec.Struct, frozen=True, tag="settings"):
+    """Settings have a new version; in force unless a node has a later one already."""
+
+    version: int
+    state: SettingsState
+    quiet: bool  # a reset, which has a unit attention of its own
+
+
+RESET: Final = SettingsChange(reset=True)
+
+Done = Callable[[Exception | None], None]
+
+
+class _Ticket:
+    """A change that has been asked for."""
+
+    __slots__ = ("asker", "change", "done", "tries")
+
+    def __init__(self, change: SettingsChange, asker: Attachment | None, done: Done) -> None:
+        self.change = change
+        self.asker = asker
+        self.done = done
+        self.tries = 0
+
+
+class Settings:
+    """Those of ``unit``; what is in force is in its device."""
+
+    def __init__(self, unit: LogicalUnit) -> None:
+        self._unit = unit
+        self._version = 0
+        self._store: DocumentStore = MemoryStore()
+        self._queue: deque[_Ticket] = deque()
+        self._busy = False
+
+    def keep_in(self, store: DocumentStore, kept: Kept) -> None:
+        """Where they are kept, and what is there.  Raises ValueError if that cannot be read."""
+        state = _decode(kept)
+        self._store = store
+        self._version = kept.version
+        self._unit.device.set(state)
+
+    def learn(self, version: int, state: SettingsState) -> bool:
+        """A version that is kept is in force here from now on; whether mode parameters changed."""
+        if version <= self._version:
+            return False
+        self._version = version
+        return self._unit.device.set(state)
+
+    def change(self, change: SettingsChange, done: Done, asker: Attachment | None = None) -> None:
+        """Carry it out; ``done`` hears when it is in force on every node, or what went wrong.
+
+        ``asker`` needs no unit attention.  ``VolumeBusy``: perhaps it is in force and perhaps not.
+        """
+        self._queue.append(_Ticket(change, asker, done))
+        if not self._busy:
+            self._next()
+
+    def reset(self, done: Done) -> None:
+        """The defaults; costs nothing where nothing has been changed."""
+        if self._version == 0 and not self._busy:
+            done(None)
+        else:
+            self.change(RESET, done)
+
+    def look(self, done: Callable[[bool], None]) -> None:
+        """Look what is kept: another node has gone, perhaps between keeping a change and telling.
+
+        ``done(False)``: it could not be looked up.
+        """
+
+        def loaded(kept: Kept | Exception) -> None:
+            if isinstance(kept, Exception):
+                done(False)
+                return
+            try:
+                event = SettingsChanged(kept.version, _decode(kept), quiet=False)
+            except ValueError as exc:
+                log.error("settings cannot be read: %s", exc)
+                done(False)
+                return
+            self._unit.happened(event, lambda: done(True))
+
+        self._store.load(loaded)
+
+    def _next(self) -> None:
+        self._busy = bool(self._queue)
+        if self._busy:
+            self._attempt(self._queue.popleft())
+
+    def _attempt(self, ticket: _Ticket) -> None:
+        ticket.tries += 1
+        if ticket.tries > TRIES_MAX:
+            self._end(ticket, VolumeBusy(StoreStatus.UNAVAILABLE))
+            return
+
+        def loaded(kept: Kept | Exception) -> None:
+            if isinstance(kept, Exception):
+                self._end(ticket, kept)
+                return
+            try:
+                state = _decode(kept)
+            except ValueError as exc:
+                log.error("settings cannot be read: %s", exc)
+                self._end(ticket, VolumeBusy(StoreStatus.UNAVAILABLE))
+                return
+            wanted = ticket.change.put_to(state)
+            if wanted == state:
+                self._tell(ticket, kept.version, wanted)
+            else:
+                self._keep(ticket, kept.version, wanted)
+
+        self._store.load(loaded)
+
+    def _keep(self, ticket: _Ticket, version: int, wanted: SettingsState) -> None:
+        def replaced(result: bool | Exception) -> None:
+            if isinstance(result, Exception):
+                self._end(ticket, result)
+            elif result:
+                self._tell(ticket, version + 1, wanted)
+            else:
+                self._attempt(ticket)
+
+        self._store.replace(version, msgspec.json.encode(wanted), replaced)
+
+    def _tell(self, ticket: _Ticket, version: int, state: SettingsState) -> None:
+        def told(sure: bool) -> None:
+            self._end(ticket, None if sure else VolumeBusy(StoreStatus.UNAVAILABLE))
+
+        event = SettingsChanged(version, state, quiet=ticket.change.reset)
+        self._unit.set_everywhere(event, ticket.asker, told)
+
+    def _end(self, ticket: _Ticket, outcome: Exception | None) -> None:
+        self._next()
+        ticket.done(outcome)
+
+
+def _decode(kept: Kept) -> SettingsState:
+    return msgspec.json.decode(kept.document, type=SettingsState) if kept.document else DEFAULTS
+
+
+class Set(Wait[None]):
+    """A change, until it is in force everywhere."""
+
+    __slots__ = ("_asker", "_change", "_outcome", "_resume")
+
+    def __init__(self, asker: Attachment, change: SettingsChange) -> None:
+        self._asker = asker
+        self._change = change
+        self._outcome: Any = PENDING
+        self._resume: Resume | None = None
+
+    def begin(self, resume: Resume) -> BaseException | _Pending | None:
+        self._asker.unit.settings.change(self._change, self._done, self._asker)
+        if self._outcome is PENDING:
+            self._resume = resume
+        outcome: BaseException | _Pending | None = self._outcome
+        return outcome
+
+    def _done(self, outcome: Exception | None) -> None:
+        self._outcome = outcome
+        if self._resume is not None:
+            self._resume(outcome)
+
+    def cancel(self) -> bool:
+        return False

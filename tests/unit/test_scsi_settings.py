@@ -1,0 +1,178 @@
+"""What MODE SELECT and START STOP UNIT change, on two nodes that serve one disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from target.scsi import sense as s
+from target.scsi.documents import Kept
+from target.scsi.request import SCSIRequest
+from target.scsi.sense import Sense, Status
+from target.scsi.settings import TRIES_MAX, SettingsChange
+from tests.support.cdb import write10
+from tests.support.two_nodes import Cluster, Node
+
+GOOD, BUSY = Status.GOOD, Status.BUSY
+SELECT = bytes.fromhex("15 10 00 00 18 00")
+START, STOP = bytes.fromhex("1b 00 00 00 01 00"), bytes.fromhex("1b 00 00 00 00 00")
+WCE = 0x04
+BLOCK = bytes(512)
+
+
+@pytest.fixture
+def it() -> Iterator[Cluster]:
+    made = Cluster()
+    yield made
+    made.close()
+
+
+def select_cache(node: Node, wce: int) -> SCSIRequest:
+    req = node.hba.submit(SELECT, early=bytes(4) + bytes((0x08, 18, wce)) + bytes(17))
+    node.store.release_all()
+    return req
+
+
+def caches(it: Cluster) -> tuple[bool, bool]:
+    return tuple(node.unit.device.volume.write_cache for node in (it.one, it.two))  # type: ignore
+
+
+def attentions(node: Node) -> list[Sense]:
+    return node.hba.nexus.attachments[node.hba.lun].unit_attentions
+
+
+def test_a_write_cache_is_off_on_every_node_before_the_answer(it: Cluster) -> None:
+    it.one.wire.hold = True
+    req = select_cache(it.one, 0)
+    assert req.state == 3
+    assert caches(it) == (False, True)
+    it.one.wire.held.pop()()
+    it.one.store.release_all()
+    assert (req.state, req.status) == (4, GOOD)
+    assert caches(it) == (False, False)
+    assert attentions(it.one) == []
+    assert attentions(it.two) == [s.UA_MODE_PARAMETERS_CHANGED]
+    it.two.hba.settle()
+
+
+def test_what_another_node_writes_meanwhile_is_written_before_the_flush(it: Cluster) -> None:
+    running = it.two.hba.submit(write10(0, 1), early=BLOCK)
+    req = select_cache(it.one, 0)
+    assert (running.state, req.state) == (3, 3)
+    assert not it.one.store.held
+    it.two.store.release_all()
+    it.one.store.release_all()
+    assert (running.status, req.status) == (GOOD, GOOD)
+    it.two.hba.settle()
+
+
+def test_a_disk_is_stopped_and_started_through_any_node(it: Cluster) -> None:
+    assert it.one.status(STOP) is GOOD
+    assert it.two.status(write10(0, 1), BLOCK) is Status.CHECK_CONDITION
+    assert it.two.status(START) is GOOD
+    assert it.one.status(write10(0, 1), BLOCK) is GOOD
+    assert it.two.status(write10(0, 1), BLOCK) is GOOD
+
+
+def test_changes_of_two_nodes_are_both_in_force(it: Cluster) -> None:
+    select_cache(it.one, 0)
+    it.two.hba.settle()
+    assert it.two.status(STOP) is GOOD
+    for node in (it.one, it.two):
+        assert node.unit.device.stopped  # type: ignore[attr-defined]
+    assert caches(it) == (False, False)
+    it.one.status(START)
+
+
+def test_a_reset_sets_the_defaults_for_who_comes_later_as_well(it: Cluster) -> None:
+    select_cache(it.one, 0)
+    it.two.unit.reset(lambda sure: None)
+    assert caches(it) == (True, True)
+    late = Node(3, it.shared, it.settings)
+    assert late.unit.device.volume.write_cache  # type: ignore[attr-defined]
+    assert it.settings.inner.kept.version == 2
+    for node in (it.one, it.two):
+        assert attentions(node)[-1] == s.UA_DEVICE_RESET
+        node.hba.settle()
+
+
+def test_a_reset_of_what_nobody_has_changed_asks_nobody(it: Cluster) -> None:
+    it.one.unit.reset(lambda sure: None)
+    assert it.settings.loads == 0
+    for node in (it.one, it.two):
+        node.hba.settle()
+
+
+def test_who_comes_later_has_what_was_set(it: Cluster) -> None:
+    select_cache(it.one, 0)
+    it.two.hba.settle()
+    late = Node(3, it.shared, it.settings)
+    assert not late.unit.device.volume.write_cache  # type: ignore[attr-defined]
+
+
+def test_a_change_that_was_kept_and_not_told_is_found(it: Cluster) -> None:
+    """Its node has died in between."""
+    it.one.wire.hold = True
+    req = select_cache(it.one, 0)
+    looked: list[bool] = []
+    it.two.unit.settings.look(looked.append)
+    assert looked == [True]
+    assert caches(it)[1] is False
+    assert attentions(it.two) == [s.UA_MODE_PARAMETERS_CHANGED]
+    it.two.hba.settle()
+    it.one.wire.held.pop()()
+    it.one.store.release_all()
+    assert req.status == GOOD
+    assert attentions(it.two) == [], "it knows"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_nobody_knows_whether_it_was_kept(it: Cluster, when: str) -> None:
+    it.settings.replace_fails = when
+    assert select_cache(it.one, 0).status == BUSY
+    it.settings.replace_fails = ""
+    assert select_cache(it.one, 0).status == GOOD, "the initiator tries again"
+    assert caches(it) == (False, False)
+    it.two.hba.settle()
+
+
+def test_redis_is_away(it: Cluster) -> None:
+    it.settings.load_fails = True
+    assert select_cache(it.one, 0).status == BUSY
+    looked: list[bool] = []
+    it.one.unit.settings.look(looked.append)
+    assert looked == [False]
+    assert caches(it) == (True, True)
+    it.settings.load_fails = False
+
+
+def test_nobody_knows_whether_all_nodes_have_heard(it: Cluster) -> None:
+    it.one.wire.sure = False
+    assert select_cache(it.one, 0).status == BUSY
+    it.two.hba.settle()
+
+
+def test_others_are_always_faster(it: Cluster) -> None:
+    it.settings.beaten = TRIES_MAX
+    assert select_cache(it.one, 0).status == BUSY
+    assert select_cache(it.one, 0).status == GOOD
+    it.two.hba.settle()
+
+
+def test_what_is_kept_cannot_be_read(it: Cluster) -> None:
+    it.settings.inner.kept = Kept(1, b"?")
+    assert select_cache(it.one, 0).status == BUSY
+    with pytest.raises(ValueError, match="JSON"):
+        it.one.unit.settings.keep_in(it.settings, it.settings.inner.kept)
+
+
+def test_one_change_at_a_time(it: Cluster) -> None:
+    it.settings.hold = True
+    outcomes: list[Exception | None] = []
+    for stopped in (True, False, True, False):
+        it.one.unit.settings.change(SettingsChange(stopped=stopped), outcomes.append)
+    assert len(it.settings.held) == 1
+    it.settings.release()
+    assert outcomes == [None] * 4
+    assert it.one.status(write10(0, 1), BLOCK) is GOOD
