@@ -57,14 +57,15 @@ class WorkerFaults:
         return sum(text.count("others stand in") for text in said)
 
     def _long_wait(self) -> Fault:
-        """To be called when a member goes away: how to wait then.
+        """To be called before a member goes away: how to wait then.
 
-        Over RADOS, until others stand in for it.
+        Over RADOS, until others stand in for it; so somebody has to be there that can.
         """
         if self._cluster.ceph is None:
             low, high = LONG_FACTORS
             seconds = self._cluster.worker_seconds
             return lambda: self._hands.wait((low * seconds, high * seconds))
+        self._until_all_serve()
         seen = self.stand_ins
 
         def until_others_stand_in() -> None:
@@ -110,12 +111,8 @@ class WorkerFaults:
         self._hands.stop(member.worker.pid, self._long_wait())
 
     def _stopped_with_osd(self, member: Member) -> None:
-        """Its writes are in the queue of the OSD while it is shut out there.
-
-        A worker that is just coming back would need the OSD before it can stand in.
-        """
+        """Its writes are in the queue of the OSD while it is shut out there."""
         assert self._cluster.ceph is not None
-        self._until_all_serve()
         osd, worker = self._cluster.ceph.osd_pid, member.worker.pid
         wait = self._long_wait()
         os.kill(osd, signal.SIGSTOP)
