@@ -64,7 +64,6 @@ class Nemesis:
 
     def _inject(self, name: str, member: Member) -> None:
         self.injected[name] += 1
-        self._stand_ins_seen = self.stand_ins
         if name == LOST_FLUSH:  # it says itself from when to when it holds
             self._faults[name](member)
             return
@@ -74,6 +73,12 @@ class Nemesis:
 
     def _wait(self, seconds: tuple[float, float]) -> None:
         time.sleep(self._random.uniform(*seconds))
+
+    def _before_long(self) -> None:
+        """Over RADOS somebody has to be able to stand in, and not to do so already."""
+        if self._cluster.ceph is not None:
+            self._until_all_serve()
+            self._stand_ins_seen = self.stand_ins
 
     def _wait_long(self) -> None:
         """Over RADOS, until others stand in for the member that is away."""
@@ -112,6 +117,7 @@ class Nemesis:
         member.worker.start()
 
     def _kill_and_wait(self, member: Member) -> None:
+        self._before_long()
         member.worker.kill()
         self._wait_long()
         member.worker.start()
@@ -125,17 +131,15 @@ class Nemesis:
         """For longer than a command waits, or until its chunks are elsewhere: its writes are in
         doubt, or have been superseded, when it wakes.
         """
+        self._before_long()
         member.worker.signal(signal.SIGSTOP)
         self._wait_long()
         member.worker.signal(signal.SIGCONT)
 
     def _stop_with_osd(self, member: Member) -> None:
-        """Its writes are in the queue of the OSD while it is shut out there.
-
-        A worker that is just coming back would need the OSD before it can stand in.
-        """
+        """Its writes are in the queue of the OSD while it is shut out there."""
         assert self._cluster.ceph is not None
-        self._until_all_serve()
+        self._before_long()
         osd = self._cluster.ceph.osd_pid
         os.kill(osd, signal.SIGSTOP)
         try:
@@ -154,11 +158,14 @@ class Nemesis:
 
     def _hold(self, member: Member) -> None:
         """The network drops everything; then what was in it arrives, or is cut off."""
+        long = self._random.random() < 0.5
+        if long:
+            self._before_long()
         member.relay.hold()
-        if self._random.random() < 0.5:
-            self._wait(SHORT_SECONDS)
-        else:
+        if long:
             self._wait_long()
+        else:
+            self._wait(SHORT_SECONDS)
         if self._random.random() < 0.5:
             member.relay.cut()
         member.relay.release()
