@@ -132,7 +132,9 @@ class Clustering:
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
 
         self._units[lun] = unit
-        unit.gate = self.node.track(lun, unit, workers.fencer(volume), load, gone)
+        unit.gate = self.node.track(
+            lun, unit, workers.fencer(volume), load, gone, workers.doubts(volume)
+        )
 
     def other_ports(self) -> list[int]:
         """The relative target ports of the nodes that there are."""

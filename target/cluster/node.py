@@ -23,7 +23,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
-from target.cluster.lun import Log, LunTracker, Unit
+from target.cluster.host import AfterDoubts, Log, Unit
+from target.cluster.lun import LunTracker
 from target.cluster.registry import Event, Member, Notices, Registry, RegistryAway, StaleNode
 
 RENEWALS: Final = 4  # in the time of a lease
@@ -143,9 +144,12 @@ class ClusterNode(Notices):
         fence_workers: Callable[[str, int], Awaitable[None]],
         load: Callable[[], Awaitable[None]] | None = None,
         gone: Callable[[str, bool], Awaitable[None]] | None = None,
+        after_doubts: AfterDoubts | None = None,
     ) -> LunTracker:
         """The gate of a unit, which is the caller's to put there."""
-        tracker = LunTracker(self, lun, unit, fence_workers, load=load, gone=gone)
+        tracker = LunTracker(
+            self, lun, unit, fence_workers, load=load, gone=gone, after_doubts=after_doubts
+        )
         self._trackers[lun] = tracker
         tracker.start()
         return tracker

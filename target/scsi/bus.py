@@ -22,6 +22,7 @@ import enum
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from target.scsi.command import CHANGING, Access
@@ -49,7 +50,14 @@ from target.scsi.sense import (
     Status,
 )
 from target.scsi.settings import Settings, SettingsChanged
-from target.scsi.unit_events import ClearTaskSet, EndTask, ReservationsChanged, ResetUnit, UnitEvent
+from target.scsi.unit_events import (
+    ClearTaskSet,
+    EndTask,
+    ReservationsChanged,
+    ResetUnit,
+    UnitEvent,
+    ends_commands,
+)
 
 
 class Attribute(enum.IntEnum):
@@ -421,16 +429,26 @@ class LogicalUnit:
 
         one_done = countdown(2, both_done)
 
-        def told(sure: bool) -> None:
+        def half_done(sure: bool) -> None:
             nonlocal all_sure
-            all_sure = sure
+            all_sure = all_sure and sure
             one_done()
 
         if self._gate is None:
-            told(True)
+            half_done(True)
+            return one_done
+        self._gate.tell(event, half_done)
+        return partial(self._gate.quiet, half_done) if ends_commands(event) else one_done
+
+    def quiet(self, done: Callable[[bool], None]) -> None:
+        """``done(True)`` when nothing that was aborted may still happen; False: nobody is sure.
+
+        A node alone holds back whoever would see the difference.
+        """
+        if self._gate is None:
+            done(True)
         else:
-            self._gate.tell(event, told)
-        return one_done
+            self._gate.quiet(done)
 
     def happened(self, event: UnitEvent, done: Callable[[], None]) -> None:
         """Do what another node says; ``done()`` when that is over."""

@@ -85,6 +85,9 @@ class Wire(Gate):
     def left(self, req: SCSIRequest) -> None:
         return
 
+    def quiet(self, done: Callable[[bool], None]) -> None:
+        done(True)
+
     def tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
         event = decode_event(encode_event(event))
         self.told.append(event)
