@@ -12,6 +12,8 @@ Rules:
    is known to have ended: ``fail``.  Only the next command hears of a reset, so in a silence one is
    sent for that.  What takes longer than any bound of the target's is aborted as well, as a SCSI
    layer would do, and counted: ``overdue``.
+4. BUSY asks to try again, and is not tried again here.  Of several nodes one may give it while the
+   write is on its way to a worker that this node alone cannot reach: ``info``, until superseded.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ LOGIN_SECONDS = 4.0
 RECONNECT_SECONDS = 60.0
 _ABORTS, _RESETS, _MOVES = 1 / 200, 1 / 4000, 1 / 500  # of commands
 _GOOD, _UNIT_ATTENTION, _MISCOMPARE = 0, 6, 0xE
+_BUSY = 0x08
 # BUS DEVICE RESET and its kin, COMMANDS CLEARED BY …: commands have ended without an answer.
 _ENDED_OTHERS = (0x29, 0x2F)
 _ASYNC_LOGOUT = 1
@@ -232,6 +235,9 @@ class Client(threading.Thread):
             self.acknowledged += 1
             return False
         self.senses[task.sense_triple] += 1
+        if task.status == _BUSY and len(self._nodes) > 1:  # rule 4
+            self._history.end(End.INFO, each.operation, self.name, command.op, detail="BUSY")
+            return False
         detail = f"status 0x{task.status:02x}, sense {task.sense_triple}"
         self._history.end(End.FAIL, each.operation, self.name, command.op, detail=detail)
         return key == _UNIT_ATTENTION and code in _ENDED_OTHERS

@@ -9,7 +9,8 @@ An operation ends with
     differ  a COMPARE AND WRITE was answered with MISCOMPARE: it was not done
     fail    it was answered with anything else, or it was aborted and that was answered: it may have
             been done, but by now or not at all
-    info    its session broke: it may still be done (checker.py, rule 3, says until when)
+    info    its session broke, or it is to be tried again (BUSY of one of several nodes): it may
+            still be done (checker.py, rule 3, says until when)
 
 The nemesis records what it does as operations of its own (``Op.FAULT``).
 """
