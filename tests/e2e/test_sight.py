@@ -65,8 +65,7 @@ def test_a_command_of_one_node_is_seen_and_ended_by_another(tmp_path: Path, aske
             for name in "ab"
         }
         with nodes["a"] as a, nodes["b"] as b, logged_in(a, "iqn.x:one") as one:
-            for node in (a, b):  # it hears of the other when it renews its lease
-                until(lambda node=node: len(ask(node, "node")) == 2)
+            until(lambda: len(ask(a, "node")) == len(ask(b, "node")) == 2)  # a lease is renewed
             assert [n["state"] for n in ask(a, "node")] == ["serving", "serving"]
             os.kill(worker.pid, signal.SIGSTOP)
             try:
