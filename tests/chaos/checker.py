@@ -6,9 +6,9 @@ Rules:
    between its invocation and its end (zones.py).
 2. A write that was not acknowledged and that nobody has read may be left out.  One that was
    answered with an error, or aborted, takes effect by then or never (decision 0010).
-3. One that ended with ``info`` takes effect before it is superseded, or never: before the end of any
-   acknowledged write of the same block, or LUN RESET, that was begun after that end.
-   Until then it may take effect at any time.
+3. One that ended with ``info`` takes effect before it is superseded, or never: before the end of
+   any acknowledged write of the same block, or LUN RESET, that was begun after that end.  Until
+   then it may take effect at any time.
 4. No read finds bytes that nobody wrote, or a version that was not yet being written.
 5. A COMPARE AND WRITE that was answered with MISCOMPARE was not done, and the block did differ at
    some moment of it.
