@@ -18,10 +18,11 @@ from target.cluster.node import ClusterNode
 from target.cluster.redis_registry import RedisRegistry
 from target.cluster.registry import Member, Notices, Registry, RegistryAway
 from target.config.model import ClusterConfig
-from target.datadir import DataDir
+from target.datadir import DataDir, DataDirError
 from target.identity import NodeIdentity
 from target.logs import Log
-from target.scsi.bus import LogicalUnit
+from target.node_list import MemberInfo, NodeList, decode_info
+from target.scsi.logical_unit import LogicalUnit
 from target.scsi.reservations.exclusive import PortLost
 from target.shared_catalog import SharedCatalog
 from target.shared_document import SharedDocument
@@ -29,12 +30,6 @@ from target.worker_volumes import WorkerVolumes
 
 JOIN_SECONDS: Final = 10.0  # how long a start waits for Redis
 JOIN_RETRY_SECONDS: Final = 0.5
-
-
-class MemberInfo(msgspec.Struct, frozen=True):
-    """Where a node can be reached."""
-
-    portals: list[str]  # as SendTargets has them
 
 
 class Clustering:
@@ -57,6 +52,7 @@ class Clustering:
         self._floor = identity.epoch
         self._peers = identity.peers
         self._id = config.node_id or identity.id
+        self.nodes = NodeList(self._id, time.monotonic)
         self.node = ClusterNode(
             self._make_registry,
             self._id,
@@ -68,6 +64,7 @@ class Clustering:
             on_fenced=on_fenced,
             on_stalled=on_stalled,
             on_peers=on_peers,
+            on_members=self.nodes.update,
         )
         self._units: dict[str, LogicalUnit] = {}
         self.catalog = SharedCatalog(self.node, data, log)
@@ -78,19 +75,23 @@ class Clustering:
         self._registry = RedisRegistry(url, self._id, notices, self._log)
         return self._registry
 
-    async def join(self, portals: list[str]) -> NodeIdentity:
-        """Become a member; the epoch of this life.  Raises RegistryAway."""
+    async def join(self, info: MemberInfo) -> NodeIdentity:
+        """Become a member; the epoch of this life.  Raises RegistryAway or DataDirError."""
         assert self._registry is not None, "made with the node"
-        info = msgspec.json.encode(MemberInfo(portals)).decode()
+        encoded = msgspec.json.encode(info).decode()
         deadline = time.monotonic() + JOIN_SECONDS
         while True:
             try:
-                await self.node.join(self._floor, info, self._peers)
+                await self.node.join(self._floor, encoded, self._peers)
                 break
             except RegistryAway as exc:
                 if time.monotonic() > deadline:
                     raise RegistryAway(f"cannot join the other nodes: {exc}") from exc
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
+        for name, iqn in self.nodes.names_of_others().items():
+            if iqn != info.iqn:
+                await self.node.registry.leave(self.node.id, self.node.epoch)
+                raise DataDirError(f"node {name} serves these disks as {iqn}: give --iqn {iqn}")
         await self._registry.start()
         self.node.start()
         self._log.info("joined", node=self.node.id, epoch=self.node.epoch, number=self.node.number)
@@ -132,11 +133,9 @@ class Clustering:
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
 
         self._units[lun] = unit
-        unit.gate = self.node.track(lun, unit, workers.fencer(volume), load, gone)
-
-    def other_ports(self) -> list[int]:
-        """The relative target ports of the nodes that there are."""
-        return [member.number for member in self.node.members.values()]
+        unit.gate = self.node.track(
+            lun, unit, workers.fencer(volume), load, gone, workers.doubts(volume)
+        )
 
     async def members(self) -> list[tuple[Member, list[str]]]:
         """The nodes and their portals; without Redis, as this node knew them last."""
@@ -144,14 +143,7 @@ class Clustering:
             members = await self.node.registry.members()
         except RegistryAway:
             members = list(self.node.members.values())
-        found = []
-        for member in members:
-            try:
-                info = msgspec.json.decode(member.info, type=MemberInfo)
-            except msgspec.MsgspecError:
-                info = MemberInfo([])  # of another version
-            found.append((member, info.portals))
-        return found
+        return [(member, decode_info(member.info).portals) for member in members]
 
     def units(self) -> list[tuple[str, LogicalUnit]]:
         """The units that are served together with others, by what they are registered as."""

@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import math
 import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,10 +25,11 @@ from target.identity import ID_BYTES, NodeIdentity, keep_epoch, last_epoch
 from target.iscsi.chap import ChapPolicy, Secret
 from target.iscsi.parameters import TargetLimits
 from target.iscsi.port_names import port_designators
-from target.iscsi.portal import Portal
+from target.iscsi.portal import Portal, bind
 from target.iscsi.session import plan_window
-from target.iscsi.target import PORTAL_GROUP_TAG, IscsiTarget, TargetOptions
+from target.iscsi.target import IscsiTarget, TargetOptions
 from target.logs import Log
+from target.node_list import MemberInfo
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
 from target.sight import Sight
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 SESSIONS_MAX = 128
 ALONE = "alone"  # the name of a node that has none
-RELATIVE_TARGET_PORT = 1  # all portals of a node are one port
+ALONE_NUMBER = 1  # of a node alone: of its target port, and of its portal group
 # Discovery sessions and connections that have not logged in yet come on top of the sessions.
 CONNECTIONS_MAX = 2 * SESSIONS_MAX
 
@@ -59,6 +61,7 @@ class Node:
         self._executor: BlockingExecutor | None = None
         self._volumes: Volumes | None = None
         self._target: IscsiTarget | None = None
+        self._bound: list[socket.socket] = []  # those of portals, and of those still to be
         self._portals: list[Portal] = []
         self._something_ended = asyncio.Event()
         self.lost = ""  # why it cannot serve any more, and has to end
@@ -83,13 +86,14 @@ class Node:
         self._data = DataDir(config.data_dir)
         self._executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
         pool = BufferPool(config.buffer_memory_bytes)
-        port, identity = RELATIVE_TARGET_PORT, None
+        number, identity = ALONE_NUMBER, None
+        sockets = self._bind(config.portals)
         if config.cluster is not None:
             self._clustering = self._make_clustering(config.cluster)
-            identity = await self._join(self._clustering)
-            port = self._clustering.node.number
-        bus = SCSIBus(port)
-        names = port_designators(config.iqn, PORTAL_GROUP_TAG, port)
+            identity = await self._join(self._clustering, sockets)
+            number = self._clustering.node.number
+        bus = SCSIBus(number)
+        names = port_designators(config.iqn, number, number)
         self._volumes = Volumes(
             config,
             self._data,
@@ -103,20 +107,25 @@ class Node:
         )
         if self._clustering is not None:
             self._volumes.identity = identity
-            bus.other_ports = self._clustering.other_ports
+            nodes = self._clustering.nodes
+            bus.live_ports, bus.gone_ports = nodes.live_ports, nodes.gone_ports
+            nodes.changed = bus.ports_changed
             self._volumes.shared = self._clustering.catalog
         self.changes = VolumeChanges(self._volumes, self._sessions, self._log)
         self._volumes.follow = self.changes.follow
         await self._volumes.start(all_volumes=all_volumes)
-        self._target = self._make_target(bus, pool)
+        self._target = self._make_target(bus, pool, number)
         self._target.on_session_end = self._something_ended.set
-        for address in config.portals:
+        self._target.advertised = [str(portal) for portal in config.advertise]
+        if self._clustering is not None:
+            self._target.other_portals = self._clustering.nodes.other_portals
+        for address, bound in zip(config.portals, sockets, strict=True):
             portal = Portal(
                 self._target, address.host, address.port, time.monotonic, CONNECTIONS_MAX
             )
             portal.on_drop = self._something_ended.set
             try:
-                portal.start()
+                portal.start(bound)
             except OSError as exc:
                 raise OSError(exc.errno, exc.strerror, f"portal {address}") from exc
             self._portals.append(portal)
@@ -150,9 +159,23 @@ class Node:
             on_peers=self._keep_peers,
         )
 
-    async def _join(self, clustering: Clustering) -> NodeIdentity:
+    def _bind(self, portals: Iterable[PortalAddress]) -> list[socket.socket]:
+        """Addresses are taken before other nodes hear of them, and before anything is opened."""
+        for address in portals:
+            try:
+                self._bound.append(bind(address.host, address.port))
+            except OSError as exc:
+                raise OSError(exc.errno, exc.strerror, f"portal {address}") from exc
+        return self._bound
+
+    async def _join(self, clustering: Clustering, sockets: Iterable[socket.socket]) -> NodeIdentity:
         assert self._data is not None, "opened first"
-        identity = await clustering.join([str(portal) for portal in self._config.portals])
+        bound = [PortalAddress(*each.getsockname()[:2]) for each in sockets]
+        advertised = self._config.advertise or [each for each in bound if not each.wildcard]
+        names = [str(portal) for portal in advertised]
+        if not names:
+            self._log.warning("other nodes cannot tell initiators of this one: see --advertise")
+        identity = await clustering.join(MemberInfo(names, self._config.iqn))
         keep_epoch(self._data.path, identity)
         self._identity = identity
         return identity
@@ -192,7 +215,7 @@ class Node:
             return 0
         return sum(session.nexus is not None for session in self._target.sessions.values())
 
-    def _make_target(self, bus: SCSIBus, pool: BufferPool) -> IscsiTarget:
+    def _make_target(self, bus: SCSIBus, pool: BufferPool, number: int) -> IscsiTarget:
         config = self._config
         first_burst, sessions_max = plan_window(pool, SESSIONS_MAX)
         chap = _chap_policy(config.chap, config.mutual_chap)
@@ -216,6 +239,7 @@ class Node:
             clock=time.monotonic,
             chap=chap,
             chap_discovery=chap if config.chap_discovery else None,
+            tag=number,
         )
 
     async def stop(self) -> None:
@@ -223,6 +247,8 @@ class Node:
         deadline = time.monotonic() + self._config.shutdown_timeout_seconds
         if self._volumes is not None:
             await self._volumes.stop()
+        for bound in self._bound[len(self._portals) :]:
+            bound.close()
         for portal in self._portals:
             portal.stop_listening()
             portal.drop_idle()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from target.cluster.registry import KnownTask, RegistryAway
 from target.iscsi.target import IscsiTarget
-from target.scsi.bus import LogicalUnit, SCSIBus
+from target.scsi.bus import SCSIBus
+from target.scsi.logical_unit import LogicalUnit
 from target.scsi.request import SCSIRequest, State, print_request
 from target.scsi.reservations.names import NexusName
 from target.scsi.unit_events import EndTask

@@ -25,8 +25,9 @@ from target.logs import Log
 from target.migration_log import MigrationLog
 from target.migrations import Migrations
 from target.reservation_file import ReservationFile
-from target.scsi.bus import LogicalUnit, SCSIBus
+from target.scsi.bus import SCSIBus
 from target.scsi.disk import DiskDevice
+from target.scsi.logical_unit import LogicalUnit
 from target.scsi.sense import UA_CAPACITY_CHANGED
 from target.volume_cleanup import Cleanup
 from target.volume_errors import VolumeError, VolumeFault

@@ -219,6 +219,19 @@ class WorkerVolumes:
 
         return fence
 
+    def doubts(self, volume: Volume) -> Callable[[int, int, Callable[[], None]], bool]:
+        """A function of (LBA, blocks, done): whether writes to them are in doubt now, and then
+        ``done()`` when that is over.  Zero blocks stand for all.
+        """
+        group = _stores(volume)[0].group
+
+        def after_doubts(lba: int, blocks: int, done: Callable[[], None]) -> bool:
+            start = lba * volume.block_bytes
+            end = start + blocks * volume.block_bytes if blocks else volume.size
+            return group.after_doubts(start if blocks else 0, end, done)
+
+        return after_doubts
+
     async def grow(self, volume: Volume, size: int) -> None:
         """Make all shares of ``volume`` larger.
 

@@ -11,7 +11,7 @@ packages=(
     qemu-system-x86         # the virtual machine of the kernel initiator's test
     busybox-static cpio kmod  # what its initramfs is made with
     open-iscsi              # the kernel initiator's user space, for the virtual machine
-    e2fsprogs xfsprogs fio sg3-utils  # what runs inside it
+    e2fsprogs xfsprogs fio sg3-utils udev dmsetup  # what runs inside it
     openssl                 # the certificates of the TLS tests
     tgt tgt-rbd             # the peers of `make bench`
     ceph-mon ceph-osd ceph-common librados2  # the cluster behind the rados store

@@ -119,7 +119,7 @@ class RemoteStore(VolumeStore):
 
     def doubt_over(self) -> None:
         """What waited for that may go, at whatever worker (of ``remote_io.Share``)."""
-        self.group.release()
+        self.group.doubt_over()
 
     def answered(self, remote: RemoteIo, io: StoreIo) -> None:
         """Rule 2 (of ``remote_io.Share``)."""

@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import uuid as uuids
+from collections.abc import Callable
 from typing import Protocol
 
 from target.block.placement import Placement
@@ -38,12 +39,30 @@ class ShareGroup:
         self.doubts: dict[int, RemoteIo] = {}  # rule 2
         self.settled = False  # rule 3
         self._standing_in: Placement | None = None
+        self._waits: list[tuple[set[int], Callable[[], None]]] = []
 
     def settle(self) -> None:
         """Some worker has served, or is out (rule 3)."""
         if not self.settled and all(member.link.settled for member in self.members):
             self.settled = True
             self.release()
+
+    def after_doubts(self, start: int, end: int, done: Callable[[], None]) -> bool:
+        """Whether writes to bytes [start, end) are in doubt; then ``done()`` when that is over."""
+        doubts = {number for number, it in self.doubts.items() if it.start < end and start < it.end}
+        if doubts:
+            self._waits.append((doubts, done))
+        return bool(doubts)
+
+    def doubt_over(self) -> None:
+        """A write is in doubt no more."""
+        self.release()
+        for wait in list(self._waits):
+            doubts, done = wait
+            doubts &= self.doubts.keys()
+            if not doubts:
+                self._waits.remove(wait)
+                done()
 
     def release(self) -> None:
         """What was held back may go, unless something else holds it."""

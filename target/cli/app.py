@@ -47,6 +47,10 @@ def serve(
         list[str] | None,
         flag("Target", "Listen here; may be repeated. [default: 127.0.0.1:3260]", "HOST:PORT"),
     ] = None,
+    advertise: Annotated[
+        list[str] | None,
+        flag("Target", "What discovery names instead of portals; may be repeated.", "HOST:PORT"),
+    ] = None,
     iqn: Annotated[
         str | None, flag("Target", f"The target's iSCSI name. [default: {IQN_DEFAULT}]", "IQN")
     ] = None,
@@ -197,6 +201,7 @@ def serve(
     flags = Options(
         data_dir=given(data_dir),
         portal=given(portal),
+        advertise=given(advertise),
         iqn=given(iqn),
         volume=given(volume),
         store=given(store),

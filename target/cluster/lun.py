@@ -11,7 +11,9 @@ Rules:
 3. Nothing runs without a lease.  A command waits ``wait_seconds`` at most, for the lease, for the
    registry and for others together; then it is turned away, and its initiator tries again.
 4. A command that has ended is told until the registry has heard it.
-5. Events are done in the order of their numbers, and acknowledged when they have been.
+   One whose write is in doubt (it may still happen: ``target/block/worker_queue.py``) counts as
+   running until that is over.
+5. What all nodes have to do is told as an event (``telling.py``).
 6. A node that is in the way (something waits for it) and is not a member any more is fenced: first
    at the workers of the volume, then here.
 """
@@ -21,81 +23,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from target.cluster.registry import (
-    Attachment,
-    Event,
-    Member,
-    Registry,
-    RegistryAway,
-    StaleNode,
-    TaskEntry,
-)
+from target.cluster.host import RETRY_SECONDS, AfterDoubts, Host, Unit
+from target.cluster.peers import Peers
+from target.cluster.registry import Attachment, Event, Member, RegistryAway, StaleNode, TaskEntry
+from target.cluster.telling import Telling
 from target.scsi.command import CHANGING, Kind
 from target.scsi.gate import Gate
-from target.scsi.unit_events import UnitEvent, decode_event, encode_event
+from target.scsi.unit_events import UnitEvent
 
 if TYPE_CHECKING:
     from target.scsi.request import SCSIRequest
 
 ENTRIES_MAX: Final = 1000  # in one call
-RETRY_SECONDS: Final = 0.1
 SETTLE_SECONDS: Final = 0.001
 READ_SECONDS: Final = 0.01
 EXPIRY_SECONDS: Final = 0.25  # how late the end of a wait may be noticed
 LBA_MAX: Final = 1 << 53  # what Lua can tell apart
-
-
-class Log(Protocol):
-    """Where this package says what happens."""
-
-    def info(self, event: str, **fields: object) -> object:
-        """As structlog has it."""
-
-    def warning(self, event: str, **fields: object) -> object:
-        """As structlog has it."""
-
-    def error(self, event: str, **fields: object) -> object:
-        """As structlog has it."""
-
-
-class Unit(Protocol):
-    """What commands and events are for: a ``LogicalUnit``, as a rule."""
-
-    def admit(self, req: SCSIRequest) -> None:
-        """A command may run."""
-
-    def turn_away(self, req: SCSIRequest) -> None:
-        """A command may not run, and its initiator is to try again."""
-
-    def happened(self, event: UnitEvent, done: Callable[[], None]) -> None:
-        """Do what another node says; ``done()`` when that is over."""
-
-
-class Host(Protocol):
-    """The node that serves the unit (``node.py``)."""
-
-    id: str
-    epoch: int
-    registry: Registry
-    log: Log
-    suspects: Mapping[str, int]  # lives of other nodes to be fenced before anything is served
-    clock: Callable[[], float]
-    wall: Callable[[], float]
-    wait_seconds: float
-    tell_seconds: float
-
-    @property
-    def leased(self) -> bool:
-        """Whether it has a lease now."""
-
-    async def until_leased(self) -> None:
-        """Wait for one."""
-
-    def fenced(self) -> None:
-        """It has none, and will have none in this life."""
 
 
 class _Passage:
@@ -140,16 +87,18 @@ class LunTracker(Gate):
         *,
         load: Callable[[], Awaitable[None]] | None = None,
         gone: Callable[[str, bool], Awaitable[None]] | None = None,
+        after_doubts: AfterDoubts | None = None,
     ) -> None:
         self.lun = lun
         self.unit = unit
-        self.attached: dict[str, Attachment] = {}  # as far as is known
         self.opened = False
         self._open = asyncio.Event()
         self._host = host
         self._fence_workers = fence_workers
         self._load = load
         self._gone = gone
+        self._after_doubts = after_doubts
+        self._in_doubt = 0  # commands that have ended, and may still happen
         self._sequences = itertools.count(1)
         self._passages: dict[SCSIRequest, _Passage] = {}
         self._by_sequence: dict[int, _Passage] = {}  # those that the registry may have
@@ -158,14 +107,16 @@ class LunTracker(Gate):
         self._dirty = asyncio.Event()
         self._linger: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
-        self._heard = 0  # the last event that has been taken up
-        self._events: deque[Event] = deque()
-        self._event_came = asyncio.Event()
         self._missed = asyncio.Event()  # notices may have been
-        self._moved = asyncio.Event()  # somebody has acknowledged, or departed
-        self._telling = 0
+        self._peers = Peers(host, lun)
+        self._telling = Telling(host, lun, unit, self._peers, after_doubts)
         self._fencing: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def attached(self) -> dict[str, Attachment]:
+        """Who serves it, as far as is known."""
+        return self._peers.attached
 
     def start(self) -> None:
         """Begin to serve it; commands wait until that is possible."""
@@ -185,7 +136,7 @@ class LunTracker(Gate):
 
         If commands are in flight still, it counts as served until this life of the node is fenced.
         """
-        in_flight = bool(self._passages)
+        in_flight = self.busy
         await self.abandon()
         if not in_flight:
             await self._host.registry.detach(self.lun, self._host.id, self._host.epoch)
@@ -222,11 +173,27 @@ class LunTracker(Gate):
     def left(self, req: SCSIRequest) -> None:
         passage = self._passages.pop(req)
         passage.waits = False
-        if passage.registered:
-            del self._by_sequence[passage.sequence]
-            self._settled.append(passage.sequence)
-            if len(self._settled) == 1:
-                self._soon(SETTLE_SECONDS if passage.exclusive else READ_SECONDS)
+        if not passage.registered:
+            return
+        doubted = (
+            passage.exclusive
+            and self._after_doubts is not None
+            and self._after_doubts(req.lba, req.blocks, partial(self._certain, passage))
+        )
+        if doubted:
+            self._in_doubt += 1
+        else:
+            self._settle(passage)
+
+    def _certain(self, passage: _Passage) -> None:
+        self._in_doubt -= 1
+        self._settle(passage)
+
+    def _settle(self, passage: _Passage) -> None:
+        del self._by_sequence[passage.sequence]
+        self._settled.append(passage.sequence)
+        if len(self._settled) == 1:
+            self._soon(SETTLE_SECONDS if passage.exclusive else READ_SECONDS)
 
     def _soon(self, seconds: float) -> None:
         """There is something to tell, in so long at the latest."""
@@ -260,19 +227,21 @@ class LunTracker(Gate):
     @property
     def busy(self) -> bool:
         """Whether commands are in flight."""
-        return bool(self._passages)
+        return bool(self._passages) or self._in_doubt > 0
 
     @property
     def blocked(self) -> bool:
         """Whether something waits for another node."""
-        return self._telling > 0 or any(p.waits and p.registered for p in self._passages.values())
+        return self._telling.under_way > 0 or any(
+            p.waits and p.registered for p in self._passages.values()
+        )
 
     # --- the registry -----------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
             await self._attach()
-            self._spawn(self._do_events())
+            self._spawn(self._telling.run())
             self._spawn(self._catch_up())
             while True:
                 await self._dirty.wait()
@@ -298,7 +267,7 @@ class LunTracker(Gate):
                 await asyncio.sleep(RETRY_SECONDS)
         for node, epoch in host.suspects.items():
             await self._fence_workers(node, epoch)
-        self._heard = it.event
+        self._telling.begin_after(it.event)
         if self._load is not None:
             await self._load()
         self.opened = True
@@ -372,25 +341,17 @@ class LunTracker(Gate):
             self._go(passage)
 
     def happened(self, event: Event) -> None:
-        """An event; one that does not follow the last one shows that some were missed."""
-        if event.number == self._heard + 1:
-            self._heard = event.number
-            self._events.append(event)
-            self._event_came.set()
-        elif event.number > self._heard:
+        """An event."""
+        if not self._telling.happened(event):
             self._missed.set()
 
     def acknowledged(self, node: str, number: int) -> None:
         """A node has done what events say."""
-        it = self.attached.get(node)
-        if it is not None:
-            self.attached[node] = it._replace(acknowledged=number)
-            self._moved.set()
+        self._peers.acknowledged(node, number)
 
     def departed(self, node: str) -> None:
         """A node serves the unit no more."""
-        self.attached.pop(node, None)
-        self._moved.set()
+        self._peers.gone(node)
         if self._gone is not None and node != self._host.id:
             self._spawn(self._gone(node, False))
 
@@ -414,8 +375,7 @@ class LunTracker(Gate):
 
     async def _ask_again(self) -> None:
         host = self._host
-        for event in await host.registry.events(self.lun, host.id, host.epoch, self._heard):
-            self.happened(event)
+        await self._telling.catch_up()
         # What is asked for by a call that is under way has that call's answer.
         waiting = [p for p in self._by_sequence.values() if p.waits and p.blocked]
         if waiting:
@@ -427,77 +387,19 @@ class LunTracker(Gate):
 
     async def look_around(self) -> None:
         """Who else serves the unit.  Raises RegistryAway."""
-        self.attached = await self._host.registry.attached(self.lun)
-        self._moved.set()
+        await self._peers.look()
 
-    # --- events -----------------------------------------------------------------------------------
-
-    def tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
-        self._spawn(self._tell(event, done))
+    # --- events (telling.py) ----------------------------------------------------------------------
 
     async def announce(self, event: UnitEvent) -> bool:
         """Whether all other nodes have done ``event``, or are none any more."""
-        host = self._host
-        self._telling += 1
-        try:
-            async with asyncio.timeout(host.tell_seconds):
-                await host.until_leased()
-                number = await host.registry.post(
-                    self.lun, host.id, host.epoch, encode_event(event)
-                )
-                await self.look_around()
-                while any(
-                    it.acknowledged < number
-                    for name, it in self.attached.items()
-                    if name != host.id
-                ):
-                    self._moved.clear()
-                    await self._moved.wait()
-            return True
-        except (RegistryAway, TimeoutError):
-            return False
-        except StaleNode:
-            host.fenced()
-            return False
-        finally:
-            self._telling -= 1
+        return await self._telling.announce(event)
 
-    async def _tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
-        done(await self.announce(event))
+    def tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
+        self._spawn(_answer(self._telling.announce(event), done))
 
-    async def _do_events(self) -> None:
-        host = self._host
-        try:
-            while True:
-                while not self._events:
-                    self._event_came.clear()
-                    await self._event_came.wait()
-                event = self._events[0]
-                if event.node != host.id:
-                    await self._do(event)
-                try:
-                    await host.registry.acknowledge(self.lun, host.id, host.epoch, event.number)
-                except RegistryAway:
-                    await asyncio.sleep(RETRY_SECONDS)
-                else:
-                    self._events.popleft()
-        except StaleNode:
-            host.fenced()
-
-    async def _do(self, event: Event) -> None:
-        try:
-            what = decode_event(event.payload)
-        except ValueError:
-            self._host.log.warning("event not understood", node=event.node, lun=self.lun)
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def over() -> None:
-            if not done.done():
-                done.set_result(None)
-
-        self.unit.happened(what, over)
-        await done
+    def quiet(self, done: Callable[[bool], None]) -> None:
+        self._spawn(_answer(self._telling.quiet(), done))
 
     # --- fencing ----------------------------------------------------------------------------------
 
@@ -533,7 +435,10 @@ class LunTracker(Gate):
                 break
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
-        self.attached.pop(node, None)
-        self._moved.set()
+        self._peers.gone(node)
         if self._gone is not None:
             await self._gone(node, True)
+
+
+async def _answer(question: Awaitable[bool], done: Callable[[bool], None]) -> None:
+    done(await question)

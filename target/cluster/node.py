@@ -20,10 +20,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
-from target.cluster.lun import Log, LunTracker, Unit
+from target.cluster.host import AfterDoubts, Log, Unit
+from target.cluster.lun import LunTracker
 from target.cluster.registry import (
     Event,
     Member,
@@ -57,6 +58,7 @@ class ClusterNode(Notices):
         log: Log,
         on_fenced: Callable[[], None],
         on_stalled: Callable[[], None],
+        on_members: Callable[[Iterable[Member]], None] = lambda members: None,
         on_peers: Callable[[dict[str, int]], None] = lambda peers: None,
     ) -> None:
         self.id = node_id
@@ -79,6 +81,7 @@ class ClusterNode(Notices):
         self.peers: dict[str, int] = {}  # the epochs of the other members
         self.suspects: Mapping[str, int] = {}  # rule 6; its own last life is among them
         self._on_peers = on_peers
+        self._on_members = on_members
         self._leased_until = 0.0
         self._unbroken_since: float | None = None
         self._leased = asyncio.Event()
@@ -106,10 +109,13 @@ class ClusterNode(Notices):
         self._keep(renewed)
 
     def _keep(self, renewed: Renewed) -> None:
+        if renewed.whole or renewed.change != self._known:
+            self._learn(renewed)
+        self._on_members(self.members.values())
+
+    def _learn(self, renewed: Renewed) -> None:
         if renewed.whole:
             self.members.clear()
-        elif renewed.change == self._known:
-            return
         self._known = renewed.change
         for node in renewed.gone:
             self.members.pop(node, None)
@@ -159,9 +165,12 @@ class ClusterNode(Notices):
         fence_workers: Callable[[str, int], Awaitable[None]],
         load: Callable[[], Awaitable[None]] | None = None,
         gone: Callable[[str, bool], Awaitable[None]] | None = None,
+        after_doubts: AfterDoubts | None = None,
     ) -> LunTracker:
         """The gate of a unit, which is the caller's to put there."""
-        tracker = LunTracker(self, lun, unit, fence_workers, load=load, gone=gone)
+        tracker = LunTracker(
+            self, lun, unit, fence_workers, load=load, gone=gone, after_doubts=after_doubts
+        )
         self._trackers[lun] = tracker
         tracker.start()
         return tracker

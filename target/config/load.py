@@ -82,6 +82,7 @@ def _build(merged: Merged) -> ServeConfig:
             Path("lunmesh-data"),
         ),
         portals=portals,
+        advertise=_advertise(merged),
         iqn=merged.one("iqn", parse_iscsi_name, IQN_DEFAULT),
         volumes=_volumes(merged),
         store=_store(merged),
@@ -117,6 +118,21 @@ def _portals(merged: Merged) -> tuple[Portal, ...]:
     fixed = [portal for portal in portals if portal.port]
     merged.check_list("portal", portals, PORTALS_MAX)
     merged.check_unique("portal", [str(portal) for portal in fixed])
+    return portals
+
+
+def _advertise(merged: Merged) -> tuple[Portal, ...]:
+    def parse(text: str, base: Path) -> Portal:
+        portal = parse_portal(text)
+        if portal.wildcard or not portal.port:
+            raise ValueError(f"bad portal {text!r}: initiators need an address and a port")
+        return portal
+
+    if merged.source("advertise") is None:
+        return ()
+    portals = merged.many("advertise", parse, Portal("", 0))
+    merged.check_list("advertise", portals, PORTALS_MAX)
+    merged.check_unique("advertise", [str(portal) for portal in portals])
     return portals
 
 

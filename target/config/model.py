@@ -24,6 +24,11 @@ class Portal(msgspec.Struct, frozen=True):
     host: str
     port: int
 
+    @property
+    def wildcard(self) -> bool:
+        """Whether it stands for all addresses of the machine."""
+        return self.host in ("0.0.0.0", "::")
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -74,6 +79,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     data_dir: Path
     portals: tuple[Portal, ...]
+    advertise: tuple[Portal, ...]  # what SendTargets says instead of them; empty: what they are
     iqn: str
     volumes: tuple[VolumeConfig, ...]  # LUN 0, 1, 2 … in order
     store: RadosPlace | None  # where new volumes of a size are kept; None: in the data directory

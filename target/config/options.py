@@ -29,6 +29,7 @@ class Options(
 
     data_dir: str | UnsetType = UNSET
     portal: str | list[str] | UnsetType = UNSET
+    advertise: str | list[str] | UnsetType = UNSET
     iqn: str | UnsetType = UNSET
     volume: str | list[str | VolumeTable] | UnsetType = UNSET
     store: str | UnsetType = UNSET

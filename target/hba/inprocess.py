@@ -19,7 +19,8 @@ from typing import Final
 from target.block.pool import SEGMENT_BYTES, BufferPool, segments_for, views_of
 from target.block.wait import Resume
 from target.hba.base import Hba, HbaCaps
-from target.scsi.bus import Attribute, SCSIBus
+from target.scsi.bus import SCSIBus
+from target.scsi.logical_unit import Attribute
 from target.scsi.lun import encode_lun
 from target.scsi.request import Direction, SCSIRequest
 from target.scsi.sense import DATA_PHASE_ERROR, Sense, Status

@@ -39,7 +39,7 @@ from target.iscsi.session import MANAGEMENT_TASKS_MAX
 if TYPE_CHECKING:
     from target.iscsi.connection import Connection
     from target.iscsi.endpoint import Endpoint
-    from target.scsi.bus import Attachment
+    from target.scsi.nexus import Attachment
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
         )
 
     def completed(sure: bool = True) -> None:
-        """Other nodes may not have done it: then it must not look as if they had."""
+        """Where what was aborted may still happen, it must not look as if it could not."""
         answer(TmfResponse.FUNCTION_COMPLETE if sure else TmfResponse.FUNCTION_REJECTED)
 
     match pdu.function:
@@ -185,7 +185,7 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
             conn.drop_parked()
             conn.shell.cold_reset(completed)
         case TmfFunction.ABORT_TASK:
-            _abort_task(conn, pdu, answer)
+            _abort_task(conn, pdu, answer, completed)
         case (
             TmfFunction.ABORT_TASK_SET | TmfFunction.CLEAR_TASK_SET | TmfFunction.LOGICAL_UNIT_RESET
         ):
@@ -203,7 +203,7 @@ def _on_unit(function: int, attachment: Attachment, completed: Callable[[bool], 
     unit = attachment.unit
     if function == TmfFunction.ABORT_TASK_SET:
         # Of one I_T nexus, and its target port is here: other nodes have nothing of it.
-        unit.abort(unit.tasks_of(attachment), lambda: completed(True))
+        unit.abort(unit.tasks_of(attachment), lambda: unit.quiet(completed))
     elif function == TmfFunction.CLEAR_TASK_SET:
         unit.clear_task_set(attachment, completed)
     else:
@@ -211,7 +211,10 @@ def _on_unit(function: int, attachment: Attachment, completed: Callable[[bool], 
 
 
 def _abort_task(
-    conn: Connection, pdu: TaskManagementRequest, answer: Callable[[TmfResponse], None]
+    conn: Connection,
+    pdu: TaskManagementRequest,
+    answer: Callable[[TmfResponse], None],
+    completed: Callable[[bool], None],
 ) -> None:
     """RFC 7143 11.6.1 has the three answers."""
     session = conn.session
@@ -219,7 +222,8 @@ def _abort_task(
     if task is not None and task.lun != pdu.lun:
         answer(TmfResponse.TASK_DOES_NOT_EXIST)
     elif task is not None:
-        conn.abort(task, lambda: answer(TmfResponse.FUNCTION_COMPLETE))
+        unit = task.attachment.unit
+        conn.abort(task, lambda: unit.quiet(completed))
     elif lte(session.exp_cmd_sn, pdu.ref_cmd_sn) and lte(pdu.ref_cmd_sn, session.max_cmd_sn):
         # The command never arrived here; its CmdSN counts as received.
         session.skipped.add(pdu.ref_cmd_sn)

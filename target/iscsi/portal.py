@@ -42,6 +42,21 @@ ACCEPTS_PER_WAKE: Final = 16
 ACCEPT_PAUSE_SECONDS: Final = 1.0  # when there is no descriptor left
 
 
+def bind(host: str, port: int) -> socket.socket:
+    """A socket with this address, which does not listen yet.  Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
 class Portal:
     """One listening address of a target."""
 
@@ -67,15 +82,13 @@ class Portal:
         self._tick: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Bind and listen; raises OSError.  ``port`` becomes the real one if it was 0."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    def start(self, listener: socket.socket | None = None) -> None:
+        """Listen, with what :func:`bind` has made or with a new one; raises OSError.
+
+        ``port`` becomes the real one if it was 0.
+        """
+        listener = listener or bind(self.host, self.port)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((self.host, self.port))
             listener.listen(LISTEN_BACKLOG)
         except OSError:
             listener.close()

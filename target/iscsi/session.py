@@ -25,7 +25,7 @@ from target.iscsi.task import IscsiTask
 if TYPE_CHECKING:
     from target.iscsi.endpoint import Endpoint
     from target.iscsi.parameters import SessionParameters
-    from target.scsi.bus import Nexus
+    from target.scsi.nexus import Nexus
 
 IMMEDIATE_TASKS_MAX: Final = 2
 MANAGEMENT_TASKS_MAX: Final = 8

@@ -7,7 +7,7 @@ target to admit a login and gets a :class:`Session`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TSIH_MAX: Final = 0xFFFF
-PORTAL_GROUP_TAG: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +56,7 @@ class IscsiTarget:
         chap: ChapPolicy | None = None,
         chap_discovery: ChapPolicy | None = None,
         alias: str = "lunmesh",
+        tag: int = 1,
     ) -> None:
         self.name = name
         self.alias = alias
@@ -68,7 +68,12 @@ class IscsiTarget:
         self.throttle = LoginThrottle(clock)
         self.sessions: dict[int, Session] = {}
         self.channels: dict[Session, Channel] = {}
-        self.addresses: list[tuple[str, int]] = []  # of its portals, for SendTargets
+        self.tag = tag  # of the portal group that all portals of a node are
+        # For SendTargets: where its portals are, unless what initiators are to use instead is said;
+        # and by tag where other nodes have theirs.
+        self.addresses: list[tuple[str, int]] = []
+        self.advertised: list[str] = []
+        self.other_portals: Callable[[], Iterable[tuple[int, list[str]]]] = tuple
         self.shutting_down = False
         self.on_session_end: Callable[[], None] | None = None
         self._chap = chap
@@ -92,7 +97,7 @@ class IscsiTarget:
 
     def portal_group_tag(self, target: str) -> int:
         """All portals of a node are one group."""
-        return PORTAL_GROUP_TAG
+        return self.tag
 
     def attach(
         self, identity: LoginIdentity, parameters: SessionParameters, cmd_sn: int, channel: Channel
@@ -188,7 +193,8 @@ class IscsiTarget:
     ) -> list[tuple[str, list[tuple[str, int]]]]:
         """SendTargets: (target name, [(address, portal group tag)]) (RFC 7143 appendix C).
 
-        The portal through which the question came stands first: that one can be reached.
+        The portal through which the question came stands first: that one can be reached.  What is
+        advertised stands in place of what this node knows of itself.
         """
         if name is not None and not self.target_exists(name):
             return []
@@ -196,7 +202,10 @@ class IscsiTarget:
         for host, port in self.addresses:
             if host not in _ANY and _spell(host, port) not in spelled:
                 spelled.append(_spell(host, port))
-        return [(self.name, [(s, PORTAL_GROUP_TAG) for s in spelled])]
+        portals = [(address, self.tag) for address in self.advertised or spelled]
+        for tag, addresses in self.other_portals():
+            portals += [(address, tag) for address in addresses]
+        return [(self.name, portals)]
 
     # --- the end --------------------------------------------------------------------------------
 

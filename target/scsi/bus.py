@@ -1,487 +1,62 @@
-"""The bus: logical units, I_T_L nexuses, task sets and task management (SAM-5).
+"""The bus: the logical units of a target and its I_T nexuses (SAM-5).
 
     Bus ── LogicalUnit (device, task set) ── Attachment (one I_T_L nexus) ── Nexus (one I_T nexus)
 
 A request finds its Attachment by LUN in its nexus.  An unknown LUN leads to the attachment of an
 absent unit, whose device answers as SPC says: nothing below has an "if" for it.
-
-Rules of the task set (SAM-5 clause 8):
-
-1. SIMPLE runs at once unless an ORDERED or HEAD OF QUEUE command is running or anything is queued.
-2. ORDERED runs when all commands before it have ended, and holds back all after it.
-3. HEAD OF QUEUE runs at once, and holds back all that is not running yet.  ACA is refused: NormACA
-   is 0.
-4. Where other nodes serve the unit too, a command whose turn it is passes the unit's gate first; it
-   counts as running from then on.
-5. Reservations are asked last, when a command is about to run: what runs already goes on.
 """
 
 from __future__ import annotations
 
-import enum
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final
 
-from target.scsi.command import CHANGING, Access
 from target.scsi.device import AbsentDevice, Device
-from target.scsi.gate import Gate
-from target.scsi.limits import LUNS_MAX, UNIT_ATTENTIONS_MAX
+from target.scsi.limits import LUNS_MAX
+from target.scsi.logical_unit import LogicalUnit, countdown
 from target.scsi.lun import lun_spellings
-from target.scsi.request import BLOCKED, COMPLETED, HbaPort, SCSIRequest
-from target.scsi.reservations.exclusive import NexusLost, UnitReset
-from target.scsi.reservations.keeper import Reservations
-from target.scsi.reservations.names import NexusName
-from target.scsi.reservations.state import NOTHING
+from target.scsi.nexus import Nexus
+from target.scsi.request import HbaPort, SCSIRequest
+from target.scsi.reservations.exclusive import NexusLost
 from target.scsi.sense import (
-    INVALID_MESSAGE,
-    IO_PROCESS_TERMINATED,
     LUN_NOT_SUPPORTED,
+    UA_ACCESS_STATE_CHANGED,
     UA_BUS_RESET,
-    UA_COMMANDS_CLEARED,
-    UA_DEVICE_RESET,
     UA_LUNS_CHANGED,
-    UA_MODE_PARAMETERS_CHANGED,
-    UA_POWER_ON,
-    Sense,
-    SenseKey,
-    Status,
 )
-from target.scsi.settings import Settings, SettingsChanged
-from target.scsi.unit_events import ClearTaskSet, EndTask, ReservationsChanged, ResetUnit, UnitEvent
-
-
-class Attribute(enum.IntEnum):
-    """Task attributes, as iSCSI codes them (RFC 7143 11.3.1); UNTAGGED is treated as SIMPLE."""
-
-    UNTAGGED = 0
-    SIMPLE = 1
-    ORDERED = 2
-    HEAD_OF_QUEUE = 3
-    ACA = 4
-
-
-SIMPLE: Final = int(Attribute.SIMPLE)  # a plain integer: it is compared for every command
-
-
-class Attachment:
-    """One I_T_L nexus: what a logical unit keeps for one initiator port."""
-
-    def __init__(self, nexus: Nexus, unit: LogicalUnit) -> None:
-        self.nexus = nexus
-        self.unit = unit
-        self.unit_attentions: list[Sense] = []
-        self.forbidden: frozenset[Access] = NOTHING  # by reservations
-
-    def attend(self, sense: Sense) -> None:
-        """Establish a unit attention; the same one is not queued twice."""
-        queue = self.unit_attentions
-        if sense not in queue and len(queue) < UNIT_ATTENTIONS_MAX:
-            queue.append(sense)
-
-
-class Nexus:
-    """One I_T nexus: an initiator port logged in to a target port.
-
-    ``name`` is what remains of it when it is gone, and says the same on every node; ``life`` tells
-    it from others that have had, or will have, this name.
-    """
-
-    def __init__(self, bus: SCSIBus, initiator: str, isid: bytes) -> None:
-        self.bus = bus
-        self.initiator = initiator
-        self.isid = isid
-        self.name = NexusName(initiator.lower(), isid, bus.port)
-        self.life = next(bus.lives)
-        self.attachments: dict[bytes, Attachment] = {}
-        self.absent = Attachment(self, bus.absent)
-        for unit in bus.units.values():
-            self._attach(unit)
-
-    def _attach(self, unit: LogicalUnit) -> None:
-        attachment = Attachment(self, unit)
-        attachment.attend(UA_POWER_ON)
-        attachment.forbidden = unit.reservations.forbidden(self)
-        unit.attachments.append(attachment)
-        for spelling in lun_spellings(unit.number):
-            self.attachments[spelling] = attachment
-
-    def each_attachment(self) -> list[Attachment]:
-        """Every attachment once."""
-        return list(dict.fromkeys(self.attachments.values()))
-
-
-def countdown(count: int, done: Callable[[], None]) -> Callable[[], None]:
-    """A function whose ``count``-th call calls ``done``."""
-    remaining = count
-
-    def one_done() -> None:
-        nonlocal remaining
-        remaining -= 1
-        if remaining == 0:
-            done()
-
-    return one_done
-
-
-class _Wait:
-    """Someone who waits until some commands are gone."""
-
-    def __init__(self, commands: set[SCSIRequest], done: Callable[[], None]) -> None:
-        self.commands = commands
-        self.done = done
-
-
-class LogicalUnit:
-    """A device at a LUN, with its task set."""
-
-    def __init__(self, number: int, device: Device) -> None:
-        self.number = number
-        self.device = device
-        self.command_for = device.table.find
-        self.attachments: list[Attachment] = []
-        self.active: dict[SCSIRequest, None] = {}  # running and not ended, oldest first
-        self.blocked: deque[SCSIRequest] = deque()
-        self._gated = False  # rule 1, 2 or 3 stands in the way of a SIMPLE command
-        self._ordered: SCSIRequest | None = None
-        self._heads: set[SCSIRequest] = set()  # running with HEAD OF QUEUE
-        self._waits: list[_Wait] = []
-        self.reservations = Reservations(self)
-        self.settings = Settings(self)
-        self._gate: Gate | None = None
-        self._straight = True  # neither rule 4 nor rule 5 concerns any command
-
-    @property
-    def gate(self) -> Gate | None:
-        """Rule 4; set before the first command."""
-        return self._gate
-
-    @gate.setter
-    def gate(self, gate: Gate | None) -> None:
-        self._gate = gate
-        self.reservations_changed()
-
-    def reservations_changed(self) -> None:
-        """What attachments are forbidden is new."""
-        self._straight = self._gate is None and not self.reservations.any
-
-    def submit(self, req: SCSIRequest) -> None:
-        """Run a parsed request, now or when its task attribute allows."""
-        pending = req.attachment.unit_attentions
-        if pending and not req.command.through_unit_attention:
-            req.rejected = pending.pop(0)
-            self._start(req)
-        elif self._gated or req.attribute > SIMPLE:
-            self._submit_attributed(req)
-        elif self._straight:
-            req.start()
-            if req.state < COMPLETED:
-                self._watch(req)
-        else:
-            self._start(req)
-
-    def _submit_attributed(self, req: SCSIRequest) -> None:
-        if req.attribute == Attribute.ACA:
-            req.rejected = INVALID_MESSAGE
-        if req.attribute in (Attribute.ACA, Attribute.HEAD_OF_QUEUE):
-            self._start_head(req)
-        elif req.attribute == Attribute.ORDERED and not self.active and not self.blocked:
-            self._start_ordered(req)
-        else:
-            req.state = BLOCKED
-            if req.early_transient:
-                req.hba.keep_early(req)
-            req.on_end = self._ended
-            self.blocked.append(req)
-            self._gated = True
-
-    def _start_head(self, req: SCSIRequest) -> None:
-        self._heads.add(req)
-        self._gated = True
-        self._start(req)
-        if req.state >= COMPLETED:
-            self._heads.discard(req)
-            self._unblock()
-
-    def _start_ordered(self, req: SCSIRequest) -> None:
-        self._ordered = req
-        self._gated = True
-        self._start(req)
-        if req.state >= COMPLETED and self._ordered is req:
-            self._ordered = None
-            self._gated = bool(self.blocked or self._heads)
-
-    def _start(self, req: SCSIRequest) -> None:
-        # It counts from here on: buffers that it gives back may let another one end meanwhile, and
-        # then nothing may start that has to wait for this one.
-        self.active[req] = None
-        req.on_end = None  # ends inside start: nobody has to be told
-        if self._gate is None or self._gate.enter(req):
-            self._run(req)
-        else:
-            req.state = BLOCKED
-            if req.early_transient:
-                req.hba.keep_early(req)
-        if req.state < COMPLETED:
-            req.on_end = self._ended
-        else:
-            del self.active[req]
-            if self._gate is not None:
-                self._gate.left(req)
-
-    def _run(self, req: SCSIRequest) -> None:
-        """Rule 5.  A unit attention is reported before a conflict."""
-        attention = req.rejected is not None and req.rejected.key is SenseKey.UNIT_ATTENTION
-        if req.command.needs in req.attachment.forbidden and not (req.harmless or attention):
-            req.complete(Status.RESERVATION_CONFLICT)
-        else:
-            req.start()
-
-    def admit(self, req: SCSIRequest) -> None:
-        """The gate lets a command go on."""
-        if req.state == BLOCKED:
-            self._run(req)
-
-    def turn_away(self, req: SCSIRequest) -> None:
-        """The gate does not let a command go on: its initiator tries again."""
-        if req.state == BLOCKED:
-            req.complete(Status.BUSY)
-
-    def _watch(self, req: SCSIRequest) -> None:
-        self.active[req] = None
-        req.on_end = self._ended
-
-    def _ended(self, req: SCSIRequest) -> None:
-        if self.active.pop(req, self) is self:
-            self.blocked.remove(req)  # aborted before its turn
-        elif self._gate is not None:
-            self._gate.left(req)
-        if self._gated:
-            self._heads.discard(req)
-            if self._ordered is req:
-                self._ordered = None
-            self._unblock()
-        if self._waits:
-            self._tell_waiters(req)
-
-    def _unblock(self) -> None:
-        while self.blocked and self._ordered is None and not self._heads:
-            head = self.blocked[0]
-            if head.attribute == Attribute.ORDERED:
-                if self.active:
-                    break
-                self.blocked.popleft()
-                self._start_ordered(head)
-            else:
-                self.blocked.popleft()
-                self._start(head)
-        self._gated = bool(self.blocked or self._heads) or self._ordered is not None
-
-    # --- task management (SAM-5 clause 7) -------------------------------------------------------
-
-    def find(self, attachment: Attachment, tag: int) -> SCSIRequest | None:
-        """The unfinished command of a nexus with this tag."""
-        for req in (*self.active, *self.blocked):
-            if req.tag == tag and req.attachment is attachment:
-                return req
-        return None
-
-    def tasks_of(self, attachment: Attachment | None = None) -> list[SCSIRequest]:
-        """The unfinished commands, of one nexus or of all."""
-        tasks = (*self.active, *self.blocked)
-        return [r for r in tasks if attachment is None or r.attachment is attachment]
-
-    def abort(self, victims: Iterable[SCSIRequest], done: Callable[[], None]) -> None:
-        """Abort commands of this unit; ``done()`` once every one of them is gone."""
-        waited = self._when_gone(victims, done)
-        # Those that wait for their turn go first, the last of them before the others, or the end of
-        # one would start the next.
-        for req in (*reversed(self.blocked), *self.active):
-            if req in waited:
-                req.abort()
-
-    def end_all(self, sense: Sense, done: Callable[[], None]) -> None:
-        """End every command with ``sense``; ``done()`` once every one of them is gone."""
-        victims = self._when_gone(self.tasks_of(), done)
-        for req in (*reversed(self.blocked), *self.active):
-            if req in victims:
-                req.interrupt(sense)
-
-    def _when_gone(
-        self, commands: Iterable[SCSIRequest], done: Callable[[], None]
-    ) -> set[SCSIRequest]:
-        """Those of them that have not ended; ``done()`` when they have."""
-        waited = {req for req in commands if req.state < COMPLETED}
-        if waited:
-            self._waits.append(_Wait(waited, done))
-        else:
-            done()
-        return waited
-
-    def _tell_waiters(self, req: SCSIRequest) -> None:
-        for wait in list(self._waits):
-            if req not in wait.commands:
-                continue  # perhaps over since: what is done may end other commands
-            wait.commands.discard(req)
-            if not wait.commands:
-                self._waits.remove(wait)
-                wait.done()
-
-    def end_task(self, event: EndTask) -> bool:
-        """End a command because the operator says so; False: it is not here."""
-        for attachment in self.attachments:
-            if attachment.nexus.name == event.nexus:
-                req = self.find(attachment, event.tag)
-                if req is not None:
-                    req.interrupt(IO_PROCESS_TERMINATED)
-                    return True
-        return False
-
-    def clear_task_set(self, asker: Attachment, done: Callable[[bool], None]) -> None:
-        """CLEAR TASK SET: the commands of all nexuses; the others learn of it.
-
-        ``done(False)``: it is not known whether other nodes have done it.
-        """
-        here = self._everywhere(ClearTaskSet(), done)
-        self._clear(asker, here)
-
-    def _clear(self, asker: Attachment | None, done: Callable[[], None]) -> None:
-        victims = self.tasks_of()
-        for other in {r.attachment for r in victims} - {asker}:
-            other.attend(UA_COMMANDS_CLEARED)
-        self.abort(victims, done)
-
-    def reset(self, done: Callable[[bool], None], attention: Sense = UA_DEVICE_RESET) -> None:
-        """LOGICAL UNIT RESET: everything ends, and every nexus learns of it (SAM-5 6.3.3).
-
-        ``done(False)``: it is not known whether other nodes have done it.
-        """
-
-        def set_back(failure: Exception | None) -> None:
-            def let_go(sure: bool) -> None:
-                sure = sure and failure is None
-                self.reservations.lose(UnitReset(), lambda: done(sure))
-
-            here = self._everywhere(ResetUnit(asc=attention.asc, ascq=attention.ascq), let_go)
-            self._reset(attention, here)
-
-        self.settings.reset(set_back)
-
-    def _reset(self, attention: Sense, done: Callable[[], None]) -> None:
-        self.device.reset()
-        for attachment in self.attachments:
-            attachment.attend(attention)
-        self.abort(self.tasks_of(), done)
-
-    # --- other nodes ------------------------------------------------------------------------------
-
-    def reserve_everywhere(self, event: ReservationsChanged, done: Callable[[bool], None]) -> None:
-        """Reservations are new: have it done here and on other nodes what that means.
-
-        ``done(False)``: it is not known whether other nodes have done it.
-        """
-        here = self._everywhere(event, done)
-        self._reserve(event, here)
-
-    def _reserve(self, event: ReservationsChanged, done: Callable[[], None]) -> None:
-        self.reservations.learn(event.version, event.state)
-        for attachment in self.attachments:
-            for it in event.attentions:
-                if it.nexus == attachment.nexus.name:
-                    attachment.attend(Sense(SenseKey.UNIT_ATTENTION, it.asc, it.ascq))
-            if attachment.nexus.name in event.aborted:
-                self.device.preempted(attachment.nexus)
-        victims = [r for r in self.tasks_of() if r.attachment.nexus.name in event.aborted]
-        for attachment in {r.attachment for r in victims}:
-            attachment.attend(UA_COMMANDS_CLEARED)
-        self.abort(victims, done)
-
-    def set_everywhere(
-        self, event: SettingsChanged, asker: Attachment | None, done: Callable[[bool], None]
-    ) -> None:
-        """Settings are new, here and on other nodes; ``asker`` knows.
-
-        ``done(False)``: it is not known whether other nodes have done it.
-        """
-        here = self._everywhere(event, done)
-        self._set(event, asker)
-        here()
-
-    def _set(self, event: SettingsChanged, asker: Attachment | None) -> None:
-        if self.settings.learn(event.version, event.state) and not event.quiet:
-            self.attend_all(UA_MODE_PARAMETERS_CHANGED, but=asker)
-
-    def _everywhere(self, event: UnitEvent, done: Callable[[bool], None]) -> Callable[[], None]:
-        """Have other nodes do ``event``; call what is returned when it has been done here."""
-        all_sure = True
-
-        def both_done() -> None:
-            done(all_sure)
-
-        one_done = countdown(2, both_done)
-
-        def told(sure: bool) -> None:
-            nonlocal all_sure
-            all_sure = sure
-            one_done()
-
-        if self._gate is None:
-            told(True)
-        else:
-            self._gate.tell(event, told)
-        return one_done
-
-    def happened(self, event: UnitEvent, done: Callable[[], None]) -> None:
-        """Do what another node says; ``done()`` when that is over."""
-        match event:
-            case ResetUnit():
-                self._reset(Sense(SenseKey.UNIT_ATTENTION, event.asc, event.ascq), done)
-            case ClearTaskSet():
-                self._clear(None, done)
-            case ReservationsChanged():
-                self._reserve(event, done)
-            case SettingsChanged():
-                self._set(event, None)
-                # Whoever switches a cache off flushes next, and what runs here is to be part of it.
-                self._when_gone([r for r in self.active if r.command.kind in CHANGING], done)
-            case EndTask():
-                self.end_task(event)
-                done()
-            case _:
-                done()
-
-    def attend_all(self, sense: Sense, but: Attachment | None = None) -> None:
-        """A unit attention on every nexus but one."""
-        for attachment in self.attachments:
-            if attachment is not but:
-                attachment.attend(sense)
 
 
 class SCSIBus:
     """The logical units of one target, as one target port shows them.
 
-    ``port`` is its relative target port identifier; ``other_ports`` asks for those of other nodes.
+    ``port`` is its relative target port identifier; ``live_ports`` asks for those of nodes that are
+    there, ``gone_ports`` for those of nodes that were.
     """
 
     def __init__(self, port: int = 1) -> None:
         self.port = port
         self.lives = itertools.count(1)
-        self.other_ports: Callable[[], Iterable[int]] = tuple
+        self.live_ports: Callable[[], Iterable[int]] = tuple
+        self.gone_ports: Callable[[], Iterable[int]] = tuple
         self.units: dict[int, LogicalUnit] = {}
-        self.absent = LogicalUnit(0, AbsentDevice())
+        self.absent = LogicalUnit(self, 0, AbsentDevice())
         self.nexuses: list[Nexus] = []
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The relative identifiers of all target ports that there are now."""
-        return tuple(sorted({self.port, *self.other_ports()}))
+        """The relative identifiers of all target ports, also of those of nodes that are gone."""
+        return tuple(sorted({self.port, *self.live_ports(), *self.gone_ports()}))
+
+    def ports_changed(self) -> None:
+        """Nodes have come or gone: their groups have another state."""
+        for unit in self.units.values():
+            unit.attend_all(UA_ACCESS_STATE_CHANGED)
 
     def add(self, number: int, device: Device) -> LogicalUnit:
         """Put a device at a LUN."""
         if not 0 <= number < LUNS_MAX or number in self.units:
             raise ValueError(f"LUN {number} is taken or out of range")
-        unit = LogicalUnit(number, device)
+        unit = LogicalUnit(self, number, device)
         self._luns_changed()
         self.units[number] = unit
         for nexus in self.nexuses:

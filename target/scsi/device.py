@@ -15,7 +15,7 @@ from target.scsi.report_luns import report_luns
 from target.scsi.sense import INVALID_FIELD_IN_CDB, LUN_NOT_SUPPORTED, CheckCondition
 
 if TYPE_CHECKING:
-    from target.scsi.bus import Nexus
+    from target.scsi.nexus import Nexus
     from target.scsi.request import SCSIRequest
     from target.scsi.settings import SettingsState
 

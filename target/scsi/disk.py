@@ -19,6 +19,7 @@ from target.scsi import (
     logpages,
     modepages,
     opcodes,
+    port_group_commands,
     primary,
     provisioning,
     readwrite,
@@ -40,7 +41,7 @@ from target.scsi.sense import (
 from target.scsi.settings import DEFAULTS, SettingsState
 
 if TYPE_CHECKING:
-    from target.scsi.bus import Nexus
+    from target.scsi.nexus import Nexus
 
 MODULES: Final = (
     primary,
@@ -48,6 +49,7 @@ MODULES: Final = (
     modepages,
     logpages,
     opcodes,
+    port_group_commands,
     capacity,
     readwrite,
     cache,

@@ -27,5 +27,9 @@ class Gate(Protocol):
         """A command that has entered has ended."""
 
     @abstractmethod
+    def quiet(self, done: Callable[[bool], None]) -> None:
+        """``done(True)`` when no write that has ended may still happen; False: that takes long."""
+
+    @abstractmethod
     def tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
         """Have all other nodes do ``event``; ``done(False)``: it is not known that they have."""

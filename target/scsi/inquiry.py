@@ -20,6 +20,7 @@ _CMDDT: Final = 0x02
 VERSION_SPC4: Final = 6
 _HISUP: Final = 0x10  # LUNs are hierarchical, as SAM says
 _RESPONSE_FORMAT: Final = 2
+_TPGS: Final = 0x30  # asymmetric access, implicit and explicit (port_groups.py)
 _CMDQUE: Final = 0x02
 # SPC-4 6.6.2: what this device is made to, without claiming a revision of it.
 VERSION_DESCRIPTORS: Final = (
@@ -68,7 +69,7 @@ def commands(disk: DiskDevice) -> list[Command]:
 def standard_data(disk: DiskDevice) -> bytes:
     """SPC-4 table 173: a direct access block device, fixed medium, 96 bytes."""
     data = bytearray(96)
-    data[2:8] = VERSION_SPC4, _HISUP | _RESPONSE_FORMAT, len(data) - 5, 0, 0, _CMDQUE
+    data[2:8] = VERSION_SPC4, _HISUP | _RESPONSE_FORMAT, len(data) - 5, _TPGS, 0, _CMDQUE
     data[8:36] = disk.identity.inquiry_text()
     struct.pack_into(f">{len(VERSION_DESCRIPTORS)}H", data, 58, *VERSION_DESCRIPTORS)
     return bytes(data)

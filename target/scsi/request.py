@@ -40,8 +40,8 @@ from target.scsi.store_sense import sense_of
 from workers.store import StoreError
 
 if TYPE_CHECKING:
-    from target.scsi.bus import Attachment
     from target.scsi.command import Command
+    from target.scsi.nexus import Attachment
 
 log = logging.getLogger(__name__)
 

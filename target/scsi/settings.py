@@ -1,4 +1,5 @@
-"""What MODE SELECT and START STOP UNIT have changed of one logical unit: the same on every node.
+"""What initiators have set of one logical unit, the same on every node: by MODE SELECT, START STOP
+UNIT and SET TARGET PORT GROUPS.
 
     change ──▶ put to the newest version, kept (documents.py) ──▶ in force on every node ──▶ done
 
@@ -13,18 +14,21 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from target.block.volume import VolumeBusy
 from target.block.wait import PENDING, Resume, Wait, _Pending
 from target.scsi.documents import DocumentStore, Kept, MemoryStore
+from target.scsi.port_groups import AccessState
+from target.scsi.sense import UA_ACCESS_STATE_CHANGED, UA_MODE_PARAMETERS_CHANGED, Sense
 from workers.store import StoreStatus
 
 if TYPE_CHECKING:
-    from target.scsi.bus import Attachment, LogicalUnit
+    from target.scsi.logical_unit import LogicalUnit
+    from target.scsi.nexus import Attachment
 
 log = logging.getLogger(__name__)
 
@@ -39,30 +43,40 @@ class PageBytes(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class GroupAccess(msgspec.Struct, frozen=True):
+    """What SET TARGET PORT GROUPS has set for one group."""
+
+    number: int
+    state: AccessState
+
+
 class SettingsState(msgspec.Struct, frozen=True):
     """All that differs from the defaults, perhaps."""
 
     pages: tuple[PageBytes, ...] = ()
     stopped: bool = False
+    groups: tuple[GroupAccess, ...] = ()
 
 
 DEFAULTS: Final = SettingsState()
 
 
 class SettingsChange(msgspec.Struct, frozen=True):
-    """What is to be set; ``None`` stays as it is, and so do pages that are not named."""
+    """What is to be set; ``None`` stays as it is, and so do pages and groups not named."""
 
     pages: tuple[PageBytes, ...] = ()
     stopped: bool | None = None
+    groups: tuple[GroupAccess, ...] = ()
     reset: bool = False  # the defaults, first
 
     def put_to(self, state: SettingsState) -> SettingsState:
         """What then is set."""
         if self.reset:
-            state = DEFAULTS
+            state = SettingsState(groups=state.groups)  # port_groups.py, rule 3
         pages = {(page.code, page.subpage): page for page in (*state.pages, *self.pages)}
         stopped = state.stopped if self.stopped is None else self.stopped
-        return SettingsState(tuple(pages[key] for key in sorted(pages)), stopped)
+        groups = {group.number: group for group in (*state.groups, *self.groups)}
+        return SettingsState(_sorted(pages), stopped, _sorted(groups))
 
 
 class SettingsChanged(msgspec.Struct, frozen=True, tag="settings"):
@@ -75,6 +89,8 @@ class SettingsChanged(msgspec.Struct, frozen=True, tag="settings"):
 
 RESET: Final = SettingsChange(reset=True)
 
+K = TypeVar("K", int, tuple[int, int])
+V = TypeVar("V")
 Done = Callable[[Exception | None], None]
 
 
@@ -105,14 +121,20 @@ class Settings:
         state = _decode(kept)
         self._store = store
         self._version = kept.version
-        self._unit.device.set(state)
+        self._put(state)
 
-    def learn(self, version: int, state: SettingsState) -> bool:
-        """A version that is kept is in force here from now on; whether mode parameters changed."""
+    def learn(self, version: int, state: SettingsState) -> list[Sense]:
+        """A version that is kept is in force here from now on; the unit attentions for that."""
         if version <= self._version:
-            return False
+            return []
         self._version = version
-        return self._unit.device.set(state)
+        return self._put(state)
+
+    def _put(self, state: SettingsState) -> list[Sense]:
+        changed = [UA_MODE_PARAMETERS_CHANGED] if self._unit.device.set(state) else []
+        if self._unit.set_access({group.number: group.state for group in state.groups}):
+            changed.append(UA_ACCESS_STATE_CHANGED)
+        return changed
 
     def change(self, change: SettingsChange, done: Done, asker: Attachment | None = None) -> None:
         """Carry it out; ``done`` hears when it is in force on every node, or what went wrong.
@@ -200,6 +222,10 @@ class Settings:
     def _end(self, ticket: _Ticket, outcome: Exception | None) -> None:
         self._next()
         ticket.done(outcome)
+
+
+def _sorted(values: Mapping[K, V]) -> tuple[V, ...]:
+    return tuple(values[key] for key in sorted(values))
 
 
 def _decode(kept: Kept) -> SettingsState:

@@ -40,6 +40,13 @@ class DocumentChanged(msgspec.Struct, frozen=True, tag="document"):
     version: int
 
 
+class NotSure(msgspec.Struct, frozen=True, tag="unsure"):
+    """What an event of ``node`` says has been done, but writes that it ended may still happen."""
+
+    node: str
+    number: int
+
+
 class EndTask(msgspec.Struct, frozen=True, tag="end"):
     """The operator ends a command."""
 
@@ -48,8 +55,25 @@ class EndTask(msgspec.Struct, frozen=True, tag="end"):
 
 
 UnitEvent = (
-    EndTask | ResetUnit | ClearTaskSet | ReservationsChanged | SettingsChanged | DocumentChanged
+    NotSure
+    | EndTask
+    | ResetUnit
+    | ClearTaskSet
+    | ReservationsChanged
+    | SettingsChanged
+    | DocumentChanged
 )
+
+
+def ends_commands(event: UnitEvent) -> bool:
+    """Whether it says of commands that they have ended, so that none may happen any more."""
+    match event:
+        case ResetUnit() | ClearTaskSet():
+            return True
+        case ReservationsChanged():
+            return bool(event.aborted)
+        case _:
+            return False
 
 
 def encode_event(event: UnitEvent) -> bytes:

@@ -14,9 +14,10 @@ from itertools import count
 from statistics import median
 
 from target.block.pool import POOL_BYTES_MIN, BufferPool
-from target.scsi.bus import Attribute, SCSIBus
+from target.scsi.bus import SCSIBus
 from target.scsi.command import Command, CommandTable, Kind, usage
 from target.scsi.device import Device
+from target.scsi.logical_unit import Attribute
 from target.scsi.lun import encode_lun
 from target.scsi.request import COMPLETED, SCSIRequest
 from tests.support.recording_hba import RecordingHba

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos --seconds N --seed S``: chaos by hand, for as long as wanted.
+"""``python -m tests.chaos --seconds N --seed S --nodes N``: chaos by hand, as long as wanted.
 
 With ``--backing rados`` the workers share a pool of a small real Ceph, which it starts.
 """
@@ -20,6 +20,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1, help="that serve the disk (default 1)")
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="NAME", help="only this one; repeatable"
+    )
     parser.add_argument("--backing", choices=["files", "rados"], default="files")
     given = parser.parse_args()
     missing = find_ceph() if given.backing == "rados" else None
@@ -30,7 +34,14 @@ def main() -> int:
         ceph = None
         if given.backing == "rados":
             ceph = stack.enter_context(CephCluster(folder / "ceph"))
-        report = run(folder / "run", seconds=given.seconds, seed=given.seed, ceph=ceph)
+        report = run(
+            folder / "run",
+            seconds=given.seconds,
+            seed=given.seed,
+            nodes=given.nodes,
+            ceph=ceph,
+            faults=given.fault,
+        )
     print(report)
     return 1 if report.violations else 0
 

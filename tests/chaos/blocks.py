@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from tests.chaos.history import GARBAGE, NEVER_WRITTEN
 
@@ -24,9 +24,12 @@ def _record(block: int, version: int) -> bytes:
     return _RECORD.pack(_MAGIC, block, version, crc, 0)
 
 
-def pack(blocks: Iterable[int], version: int) -> bytes:
-    """The bytes of these blocks, all of one version."""
-    return b"".join(_record(block, version) * _COPIES for block in blocks)
+def pack(versions: Mapping[int, int]) -> bytes:
+    """The bytes of these blocks, by number, one behind the other."""
+    return b"".join(
+        _ZEROS if version == NEVER_WRITTEN else _record(block, version) * _COPIES
+        for block, version in versions.items()
+    )
 
 
 def version_of(block: int, data: bytes) -> int:

@@ -3,96 +3,97 @@
 Rules:
 
 1. Each block is one atomic register for all clients: every operation takes effect at one moment
-   between its invocation and its end.  A version is written once, so this is decided exactly, by
-   zones (Gibbons and Korach, Testing Shared Memories, 1997): the write of a version and its reads
-   are a cluster; ``first_end`` is the earliest end in it and ``last_start`` the latest beginning.
-   From the one to the other the block must have had this version (a forward zone), so no two
-   forward zones of a block may overlap; a cluster that has no such time (a backward zone) needs
-   one moment, and must not lie wholly inside a forward zone.
+   between its invocation and its end (zones.py).
 2. A write that was not acknowledged and that nobody has read may be left out.  One that was
-   answered with an error takes effect by then or never (decision 0010); one whose session broke
-   may do so at any later time.
-3. No read finds bytes that nobody wrote, or a version that was not yet being written.
-4. While a worker loses flushes (a ``lost-flush`` fault), none is acknowledged.
+   answered with an error, or aborted, takes effect by then or never (decision 0010).
+3. One that ended with ``info`` takes effect before it is superseded, or never: before the end of
+   any acknowledged write of the same block, or LUN RESET, that was begun after that end.  Until
+   then it may take effect at any time.
+4. No read finds bytes that nobody wrote, or a version that was not yet being written.
+5. A COMPARE AND WRITE that was answered with MISCOMPARE was not done, and the block did differ at
+   some moment of it.
+6. While a worker loses flushes (a ``lost-flush`` fault), none is acknowledged.
 """
 
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.history import GARBAGE, NEVER_WRITTEN, End, Event, Op
+from tests.chaos.zones import BEFORE, Cluster, Violation, check_block
 
 LOST_FLUSH = "lost-flush"
-_BEFORE = -1  # all blocks are zeros before the first event
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """``at`` is the place of an event in the history."""
-
-    at: int
-    what: str
-
-
-@dataclass(slots=True)
-class _Cluster:
-    """One version of one block: places in the history."""
-
-    version: int
-    written: int  # invocation of the write
-    first_end: int
-    last_start: int
-    needed: bool  # acknowledged or read
-
-    @property
-    def forward(self) -> bool:
-        return self.first_end < self.last_start
-
-    @property
-    def zone(self) -> tuple[int, int]:
-        return min(self.first_end, self.last_start), max(self.first_end, self.last_start)
+_WRITES = (Op.WRITE, Op.SWAP)
+_Blocks = dict[int, dict[int, Cluster]]  # by number, then by version
 
 
 def check(events: Sequence[Event]) -> list[Violation]:
     """All violations, in the order of the history."""
     never = len(events)
     invoked = {event.operation: at for at, event in enumerate(events) if event.end is End.INVOKE}
-    clusters: dict[int, dict[int, _Cluster]] = defaultdict(
-        lambda: {NEVER_WRITTEN: _Cluster(NEVER_WRITTEN, _BEFORE, _BEFORE, _BEFORE, True)}
-    )
+    blocks: _Blocks = defaultdict(_never_written)
     for at, event in enumerate(events):
-        if event.op is Op.WRITE and event.end is End.INVOKE:
+        if event.op in _WRITES and event.end is End.INVOKE:
             for block, version in event.versions.items():
-                clusters[block][version] = _Cluster(version, at, never, at, False)
+                blocks[block][version] = Cluster(
+                    version, at, never, at, replaces=event.expected.get(block)
+                )
     found: list[Violation] = []
+    broken: list[tuple[int, Event]] = []  # when, and what had been invoked
+    barriers = _Barriers()
     for at, event in enumerate(events):
         if event.end is End.INVOKE:
             continue
         begun = invoked[event.operation]
-        if event.op is Op.WRITE and event.end is not End.INFO:
-            for block, version in events[begun].versions.items():
-                cluster = clusters[block][version]
-                cluster.first_end = min(cluster.first_end, at)
-                cluster.needed |= event.end is End.OK
+        if event.op in _WRITES:
+            asked = events[begun]
+            if event.end is End.INFO:
+                broken.append((at, asked))
+                continue
+            if event.end is End.OK:
+                barriers.add(asked.versions, begun, at)
+            _end_write(blocks, asked, event.end, at)
         elif event.op is Op.READ and event.end is End.OK:
-            found += _take_read(clusters, event, begun, at)
-    for block, versions in clusters.items():
-        found += _check_block(block, [each for each in versions.values() if each.needed])
+            found += _take_read(blocks, event, begun, at)
+        elif event.op is Op.RESET and event.end is End.OK:
+            barriers.add_reset(begun, at)
+    for at, asked in broken:
+        for block, version in asked.versions.items():
+            cluster = blocks[block][version]
+            cluster.first_end = min(cluster.first_end, barriers.after(block, at, never))
+    for block, versions in blocks.items():
+        found += check_block(block, versions)
+        for each in versions.values():
+            if each.refused and each.needed:
+                what = f"block {block}: version {each.version} was read in spite of MISCOMPARE"
+                found.append(Violation(each.first_end, what))
+    found += _check_miscompares(events, invoked, blocks)
     found += _check_flushes(events, invoked)
     return sorted(found, key=lambda violation: violation.at)
 
 
-def _take_read(
-    clusters: dict[int, dict[int, _Cluster]], event: Event, begun: int, at: int
-) -> list[Violation]:
-    """Rule 3, and what rule 1 needs."""
+def _never_written() -> dict[int, Cluster]:
+    return {NEVER_WRITTEN: Cluster(NEVER_WRITTEN, BEFORE, BEFORE, BEFORE, needed=True)}
+
+
+def _end_write(blocks: _Blocks, asked: Event, end: End, at: int) -> None:
+    """Rule 2; the first half of rule 5."""
+    for block, version in asked.versions.items():
+        cluster = blocks[block][version]
+        cluster.first_end = min(cluster.first_end, at)
+        cluster.needed |= end is End.OK
+        cluster.refused = end is End.DIFFER
+
+
+def _take_read(blocks: _Blocks, event: Event, begun: int, at: int) -> list[Violation]:
+    """Rule 4, and what rule 1 needs."""
     found = []
     for block, version in event.versions.items():
-        cluster = clusters[block].get(version)
+        cluster = blocks[block].get(version)
         if version == GARBAGE or cluster is None:
             found.append(Violation(at, f"block {block}: read bytes that nobody wrote"))
         elif cluster.written > at:
@@ -104,32 +105,109 @@ def _take_read(
     return found
 
 
-def _check_block(block: int, clusters: list[_Cluster]) -> list[Violation]:
-    """Rule 1 for one block."""
+class _Barriers:
+    """What supersedes the writes of broken sessions (rule 3)."""
+
+    def __init__(self) -> None:
+        self._writes: dict[int, _Ends] = defaultdict(_Ends)
+        self._resets = _Ends()
+
+    def add(self, blocks: Iterable[int], begun: int, at: int) -> None:
+        """An acknowledged write of these blocks."""
+        for block in blocks:
+            self._writes[block].add(begun, at)
+
+    def add_reset(self, begun: int, at: int) -> None:
+        """An acknowledged LUN RESET."""
+        self._resets.add(begun, at)
+
+    def after(self, block: int, at: int, never: int) -> int:
+        """The first end of one that was begun later than ``at``."""
+        ends = self._writes.get(block)
+        return min(
+            self._resets.first_after(at, never), ends.first_after(at, never) if ends else never
+        )
+
+
+class _Ends:
+    """Operations, by when they were begun."""
+
+    def __init__(self) -> None:
+        self._added: list[tuple[int, int]] = []
+        self._begun: list[int] = []
+        self._first_end: list[int] = []  # of this one and of those begun later
+
+    def add(self, begun: int, at: int) -> None:
+        """An operation from ``begun`` to ``at``."""
+        self._added.append((begun, at))
+
+    def first_after(self, at: int, never: int) -> int:
+        """The first end of one that was begun later than ``at``."""
+        if len(self._begun) != len(self._added):
+            self._added.sort()
+            self._begun = [begun for begun, _ in self._added]
+            ends = itertools.accumulate((end for _, end in reversed(self._added)), min)
+            self._first_end = list(ends)[::-1]
+        place = bisect_right(self._begun, at)
+        return self._first_end[place] if place < len(self._first_end) else never
+
+
+@dataclass(slots=True)
+class _Others:
+    """The clusters of a block in the order of their writes, to find those that end late."""
+
+    written: list[int]
+    latest: list[tuple[int, int]]  # first_end and version of the latest-ending one so far
+    second: list[int]  # first_end of the next to it
+
+    @classmethod
+    def of(cls, clusters: dict[int, Cluster]) -> _Others:
+        others = cls([], [], [])
+        best, second = (BEFORE, NEVER_WRITTEN), BEFORE
+        for each in sorted(clusters.values(), key=lambda each: each.written):
+            if each.refused:
+                continue
+            if each.first_end >= best[0]:
+                best, second = (each.first_end, each.version), best[0]
+            else:
+                second = max(second, each.first_end)
+            others.written.append(each.written)
+            others.latest.append(best)
+            others.second.append(second)
+        return others
+
+    def may_follow(self, cluster: Cluster, before: int) -> bool:
+        """Whether another version, its write begun by then, can have come after this one."""
+        place = bisect_left(self.written, before) - 1
+        latest, version = self.latest[place]
+        end = self.second[place] if version == cluster.version else latest
+        return end >= cluster.last_start
+
+
+def _check_miscompares(
+    events: Sequence[Event], invoked: dict[int, int], blocks: _Blocks
+) -> list[Violation]:
+    """The second half of rule 5: a violation where the block was certainly what was expected."""
     found = []
-    forward = sorted((each for each in clusters if each.forward), key=lambda each: each.zone)
-    for one, next_one in itertools.pairwise(forward):
-        if next_one.zone[0] < one.zone[1]:
-            found.append(
-                Violation(
-                    one.zone[1],
-                    f"block {block}: version {one.version} was read after version "
-                    f"{next_one.version} had replaced it, or the other way round",
-                )
-            )
-    starts = [each.zone[0] for each in forward]
-    for each in clusters:
-        start, end = each.zone
-        around = bisect_left(starts, start) - 1  # the last forward zone that begins before
-        if not each.forward and around >= 0 and end < forward[around].zone[1]:
-            found.append(
-                Violation(end, f"block {block}: acknowledged version {each.version} was lost")
-            )
+    others: dict[int, _Others] = {}
+    for at, event in enumerate(events):
+        if event.end is not End.DIFFER:
+            continue
+        begun = invoked[event.operation]
+        for block, version in event.expected.items():
+            cluster = blocks[block].get(version)
+            if cluster is None or not cluster.needed or cluster.first_end >= begun:
+                continue
+            if block not in others:
+                others[block] = _Others.of(blocks[block])
+            if not others[block].may_follow(cluster, at):
+                what = f"block {block}: MISCOMPARE, but it was version {version} all the time"
+                found.append(Violation(at, what))
     return found
 
 
 def _check_flushes(events: Sequence[Event], invoked: dict[int, int]) -> list[Violation]:
-    """Rule 4."""
+    """Rule 6."""
     found = []
     losing: list[tuple[int, int]] = []
     ends = {event.operation: at for at, event in enumerate(events) if event.end is not End.INVOKE}

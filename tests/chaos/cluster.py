@@ -1,4 +1,4 @@
-"""The processes of a chaos run: a target, its workers, what lies between and under them."""
+"""The processes of a chaos run: nodes, their workers, Redis, what lies between and under them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.support.ceph_cluster import CephCluster
 from tests.support.lunmesh_server import LunmeshServer, free_port
 from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.redis_server import RedisServer
 from tests.support.relay import Relay
 from tests.support.small_disk import CannotMount, SmallDisk
 
@@ -22,11 +23,13 @@ DISK_BYTES = 96 << 20  # room for a worker's share
 # to another worker.
 FILE_WORKER_SECONDS = 1.5
 RADOS_WORKER_SECONDS = 15.0
+LEASE_SECONDS = 1.0  # --lease; client.py wants it shorter than its pings
+WAIT_SECONDS = 3.0  # --cluster-wait
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker, its connection to the target, and its disk, where one could be mounted."""
+    """A worker, the connections of all nodes to it, and its disk, where one could be mounted."""
 
     worker: LunmeshWorker
     relay: Relay
@@ -34,18 +37,29 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """``targets`` are the nodes that serve the volume as LUN 0."""
+class Node:
+    """A node that serves the volume as LUN 0; one of several has its own way to Redis."""
 
-    targets: list[LunmeshServer]
+    server: LunmeshServer
+    to_redis: Relay | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """All of it runs; there is no Redis for one node."""
+
+    nodes: list[Node]
     members: list[Member]
+    redis: RedisServer | None
     worker_seconds: float  # that a command waits for a worker
     no_disks: str  # why there are no disks to fill
     ceph: CephCluster | None  # where the chunks are; None: in files of the workers
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path, ceph: CephCluster | None = None) -> Iterator[Cluster]:
+def running_cluster(
+    folder: Path, nodes: int = 1, ceph: CephCluster | None = None
+) -> Iterator[Cluster]:
     """Everything runs; at the end everything has ended and is unmounted."""
     with contextlib.ExitStack() as stack:
         members: list[Member] = []
@@ -68,11 +82,11 @@ def running_cluster(folder: Path, ceph: CephCluster | None = None) -> Iterator[C
         flags = ["--worker-timeout", str(seconds)]
         for member in members:
             flags += ["--worker", f"{member.relay.host}:{member.relay.port}"]
-        target = LunmeshServer(
-            folder / "target", [f"disk0={VOLUME_BYTES},chunk={CHUNK_BYTES}"], arguments=flags
-        )
-        stack.enter_context(target)
-        yield Cluster([target], members, seconds, no_disks, ceph)
+        redis = None
+        if nodes > 1:
+            redis = stack.enter_context(RedisServer(folder / "redis", port=free_port()))
+        running = [_node(stack, folder, number, flags, redis) for number in range(nodes)]
+        yield Cluster(running, members, redis, seconds, no_disks, ceph)
 
 
 def _member(
@@ -85,3 +99,26 @@ def _member(
     stack.enter_context(worker)
     relay = stack.enter_context(Relay("127.0.0.1", port, keep=False))
     return Member(worker, relay, disk)
+
+
+def _node(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    number: int,
+    flags: list[str],
+    redis: RedisServer | None,
+) -> Node:
+    to_redis = None
+    if redis is not None:
+        to_redis = stack.enter_context(Relay("127.0.0.1", redis.port, keep=False))
+        flags = [
+            *flags,
+            *("--redis", f"redis://127.0.0.1:{to_redis.port}", "--node-id", f"node{number}"),
+            *("--lease", str(LEASE_SECONDS), "--cluster-wait", str(WAIT_SECONDS)),
+        ]
+    server = LunmeshServer(
+        folder / f"node{number}",
+        [f"disk0={VOLUME_BYTES},chunk={CHUNK_BYTES}"],
+        arguments=flags,
+    )
+    return Node(stack.enter_context(server), to_redis)

@@ -6,8 +6,11 @@ was invoked in the list did so in fact, whichever thread, session or target node
 An operation ends with
 
     ok      it was answered with GOOD
-    fail    it was answered with anything else: it may have been done, but by now or not at all
-    info    its session broke: it may still be done, at any time
+    differ  a COMPARE AND WRITE was answered with MISCOMPARE: it was not done
+    fail    it was answered with anything else, or it was aborted and that was answered: it may have
+            been done, but by now or not at all
+    info    its session broke, or it is to be tried again (BUSY of one of several nodes): it may
+            still be done (checker.py, rule 3, says until when)
 
 The nemesis records what it does as operations of its own (``Op.FAULT``).
 """
@@ -29,12 +32,17 @@ class Op(enum.Enum):
     READ = "read"
     WRITE = "write"
     FLUSH = "flush"
+    SWAP = "compare and write"
+    PROBE = "test unit ready"
+    ABORT = "abort task"
+    RESET = "lun reset"
     FAULT = "fault"
 
 
 class End(enum.Enum):
     INVOKE = "invoke"
     OK = "ok"
+    DIFFER = "differ"
     FAIL = "fail"
     INFO = "info"
 
@@ -44,7 +52,9 @@ class Event:
     """One line of a history.
 
     ``versions`` are the blocks concerned: of a write those it writes, from its invocation on; of a
-    read those it found, with its end.  ``detail`` says why something failed, or names a fault.
+    read those it found, with its end.  ``expected`` are those that a COMPARE AND WRITE replaces;
+    with its end ``differ`` it is the one block of them that was said to differ, if one was named.
+    ``detail`` says why something failed, or names a fault.
     """
 
     end: End
@@ -52,6 +62,7 @@ class Event:
     operation: int  # one number for an operation's two events
     process: str  # the client, or the nemesis
     versions: Mapping[int, int] = field(default_factory=dict)
+    expected: Mapping[int, int] = field(default_factory=dict)
     detail: str = ""
 
 
@@ -70,13 +81,20 @@ class History:
             return next(self._versions)
 
     def invoke(
-        self, process: str, op: Op, versions: Mapping[int, int] | None = None, detail: str = ""
+        self,
+        process: str,
+        op: Op,
+        versions: Mapping[int, int] | None = None,
+        *,
+        expected: Mapping[int, int] | None = None,
+        detail: str = "",
     ) -> int:
         """An operation begins; its number."""
         with self._lock:
             operation = next(self._operations)
-            event = Event(End.INVOKE, op, operation, process, versions or {}, detail)
-            self.events.append(event)
+            self.events.append(
+                Event(End.INVOKE, op, operation, process, versions or {}, expected or {}, detail)
+            )
         return operation
 
     def end(
@@ -86,9 +104,11 @@ class History:
         process: str,
         op: Op,
         versions: Mapping[int, int] | None = None,
+        *,
+        expected: Mapping[int, int] | None = None,
         detail: str = "",
     ) -> None:
         """An operation ends."""
-        event = Event(end, op, operation, process, versions or {}, detail)
+        event = Event(end, op, operation, process, versions or {}, expected or {}, detail)
         with self._lock:
             self.events.append(event)

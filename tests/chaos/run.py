@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos import blocks
-from tests.chaos.checker import Violation, check
-from tests.chaos.client import Client, Layout
+from tests.chaos.checker import check
+from tests.chaos.client import Address, Client
 from tests.chaos.cluster import VOLUME_BYTES, Cluster, running_cluster
 from tests.chaos.history import End, History, Op
 from tests.chaos.nemesis import Nemesis
+from tests.chaos.workload import Layout
+from tests.chaos.zones import Violation
 from tests.support import cdb
 from tests.support.ceph_cluster import CephCluster
 from tests.support.initiator import Initiator
 
 CLIENTS = 4
-LAYOUT = Layout(hot=2048, total=VOLUME_BYTES // blocks.BLOCK_BYTES)
+# Through several nodes everybody is to be in everybody's way; through one, to need space.
+_HOT_BLOCKS, _HOT_BLOCKS_OF_SEVERAL = 2048, 512
 # After the last fault everything has to go on by itself.
 HEAL_SECONDS = 40.0
 HEALED_OPERATIONS = 50  # of each client
@@ -31,9 +35,12 @@ class Report:
     """What was done and seen."""
 
     seed: int
+    nodes: int
     injected: Counter[str]
     operations: Counter[tuple[Op, End]]
     senses: Counter[tuple[int, int, int]]
+    moves: int
+    overdue: int
     blocks_checked: int
     no_disks: str
     stand_ins: int
@@ -48,10 +55,12 @@ class Report:
         )
         senses = sorted((f"{k:x}/{c:02x}/{q:02x}", n) for (k, c, q), n in self.senses.items())
         lines = [
-            f"seed {self.seed}",
+            f"seed {self.seed}, nodes {self.nodes}",
             f"faults: {listed(sorted(self.injected.items()))}",
             f"operations: {listed(operations)}",
             f"sense data (0/00/00 is BUSY): {listed(senses)}",
+            f"clients went to another node: {self.moves} times",
+            f"commands that were not answered in time: {self.overdue}",
             f"blocks read back at the end: {self.blocks_checked}",
         ]
         if self.no_disks:
@@ -63,16 +72,27 @@ class Report:
         return "\n".join(lines)
 
 
-def run(folder: Path, *, seconds: float, seed: int, ceph: CephCluster | None = None) -> Report:
-    """The workers have files of their own, or a new pool of ``ceph``.
+def run(
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    nodes: int = 1,
+    ceph: CephCluster | None = None,
+    faults: Collection[str] = (),
+) -> Report:
+    """The workers have files of their own, or a new pool of ``ceph``.  ``faults`` are the names of
+    those to inject; none stands for all.
 
     Raises what a client ended with, if one did; TimeoutError where nothing goes on.
     """
     history = History()
-    with running_cluster(folder, ceph) as cluster:
-        address = _address(cluster)
-        clients = [Client(f"client{n}", address, history, LAYOUT, seed) for n in range(CLIENTS)]
-        nemesis = Nemesis(cluster, history, seed)
+    hot = _HOT_BLOCKS if nodes == 1 else _HOT_BLOCKS_OF_SEVERAL
+    layout = Layout(hot=hot, total=VOLUME_BYTES // blocks.BLOCK_BYTES)
+    with running_cluster(folder, nodes, ceph) as cluster:
+        addresses = _addresses(cluster)
+        clients = [Client(n, addresses, history, layout, seed) for n in range(CLIENTS)]
+        nemesis = Nemesis(cluster, history, seed, faults)
         for client in clients:
             client.start()
         try:
@@ -87,14 +107,17 @@ def run(folder: Path, *, seconds: float, seed: int, ceph: CephCluster | None = N
         for member in cluster.members:  # a page cache outlives its process
             member.worker.kill()
             member.worker.start()
-        checked = _read_back(cluster, history)
+        checked = _read_back(addresses[seed % nodes], history)
         stand_ins = nemesis.stand_ins
     ends = [event for event in history.events if event.end is not End.INVOKE]
     return Report(
         seed,
+        nodes,
         nemesis.injected,
         Counter((event.op, event.end) for event in ends if event.op is not Op.FAULT),
         sum((client.senses for client in clients), Counter()),
+        sum(client.moves for client in clients),
+        sum(client.overdue for client in clients),
         checked,
         cluster.no_disks,
         stand_ins,
@@ -102,9 +125,9 @@ def run(folder: Path, *, seconds: float, seed: int, ceph: CephCluster | None = N
     )
 
 
-def _address(cluster: Cluster) -> tuple[str, int, str]:
-    target = cluster.targets[0]
-    return target.host, target.port, target.iqn
+def _addresses(cluster: Cluster) -> list[Address]:
+    servers = [node.server for node in cluster.nodes]
+    return [(server.host, server.port, server.iqn) for server in servers]
 
 
 def _raise_errors(clients: list[Client]) -> None:
@@ -123,12 +146,15 @@ def _wait_until_healed(clients: list[Client]) -> None:
         time.sleep(0.05)
 
 
-def _read_back(cluster: Cluster, history: History) -> int:
+def _read_back(address: Address, history: History) -> int:
     """Reads, as a client of its own, every block that was ever written; how many those are."""
     written = {
-        block for event in history.events if event.op is Op.WRITE for block in event.versions
+        block
+        for event in history.events
+        if event.op in (Op.WRITE, Op.SWAP)
+        for block in event.versions
     }
-    host, port, target = _address(cluster)
+    host, port, target = address
     name, read = "reader", 0
     with Initiator(host, port, target=target, timeout=HEAL_SECONDS) as iscsi:
         iscsi.login()

@@ -9,25 +9,33 @@ from tests.chaos.checker import LOST_FLUSH, check
 from tests.chaos.history import GARBAGE, NEVER_WRITTEN, End, History, Op
 
 BLOCK = 7
+ENDS = {")": End.OK, "#": End.DIFFER, "!": End.FAIL, "?": End.INFO}
+OPS = {"w": Op.WRITE, "r": Op.RESET}
 
 
 def history_of(script: str) -> History:
-    """Each word is an event: ``w1(`` … ``w1)`` a write of version 1 and its GOOD, ``w1!`` its error
-    and ``w1?`` its broken session; ``a(`` … ``a=1`` a read by client a and what it found.
+    """Each word is an event: ``w2(`` … ``w2)`` a write of version 2 and its GOOD, ``w2!`` its
+    error and ``w2?`` its broken session; ``1s2(`` … ``1s2)`` a COMPARE AND WRITE that replaces
+    version 1 by 2, ``1s2#`` its MISCOMPARE; ``r(`` … ``r)`` a LUN RESET; ``a(`` … ``a=1`` a read
+    by client a and what it found.
     """
     history, operations = History(), {}
     for word in script.split():
-        name = word[:-1] if word[-1] in "()!?" else word.partition("=")[0]
-        write = name[0] == "w"
-        op = Op.WRITE if write else Op.READ
+        name, end = word.partition("=")[0], ENDS.get(word[-1])
+        if "=" not in word:
+            name = word[:-1]
+        old, swap, new = name.partition("s")
+        op = Op.SWAP if swap else OPS.get(name[0], Op.READ)
         if word.endswith("("):
-            versions = {BLOCK: int(name[1:])} if write else {}
-            operations[name] = history.invoke(name, op, versions)
-        elif write:
-            end = {")": End.OK, "!": End.FAIL, "?": End.INFO}[word[-1]]
-            history.end(end, operations[name], name, op)
-        else:
+            versions = {BLOCK: int(new or name[1:])} if op in (Op.WRITE, Op.SWAP) else {}
+            expected = {BLOCK: int(old)} if swap else {}
+            operations[name] = history.invoke(name, op, versions, expected=expected)
+        elif "=" in word:
             history.end(End.OK, operations[name], name, op, {BLOCK: int(word.partition("=")[2])})
+        else:
+            assert end is not None
+            expected = {BLOCK: int(old)} if end is End.DIFFER else {}
+            history.end(end, operations[name], name, op, expected=expected)
     return history
 
 
@@ -40,8 +48,18 @@ def history_of(script: str) -> History:
         "w1( w2( w2) a( a=2 b( b=1 w1)",  # the first may still come
         "w1( w1) w2( w2! a( a=1 b( b=1",  # an error: not done
         "w1( w1) w2( w2! a( a=2 b( b=2",  # or done
-        "w1( w1) w2( w2? a( a=1 w3( w3) b( b=3 c( c=2",  # a broken session: done late
+        "w1( w1) w2( w2? a( a=1 b( b=2",  # a broken session: done late
+        "w1( w1) w2( w2? a( a=1 w3( b( b=2 w3) c( c=3",  # until it is superseded
+        "w1( w1) w3( w2( w2? w3) a( a=3 b( b=2",  # by what was begun after it had broken
+        "w1( w1) w2( w2? r( r! a( a=1 b( b=2",  # a reset that was not done supersedes nothing
         "w1( w2( w2) w3( w3) a( a=3 w1? b( b=1",
+        "w1( w1) 1s2( 1s2) a( a=2",  # a COMPARE AND WRITE that finds what it expects
+        "w1( w1) 1s2( a( a=1 1s2) 2s3( 2s3) b( b=3",
+        "w1( w1) 1s2( w3( 1s2) w3) a( a=3",  # another write comes before it or behind it
+        "w1( w1) 1s2( 1s3( 1s3) 1s2# a( a=3",  # of two one wins
+        "w1( w1) 1s2( 1s3( 1s2? 1s3# a( a=2",
+        "w1( w1) 1s2( w3( 1s2# w3) a( a=3",
+        "w1( w1) 1s2( 1s2! a( a=1",
     ],
 )
 def test_right_histories(script: str) -> None:
@@ -58,10 +76,24 @@ def test_right_histories(script: str) -> None:
         "w1( w1) w2( w2! a( a=1 b( b=2",  # or after the older version was read
         "w1( w2( a( a=1 b( b=2 c( c=1 w1) w2)",  # to and fro
         "w1( w1) w2( w2? a( a=2 b( b=1",  # a broken session: done, then undone
+        "w1( w1) w2( w2? a( a=1 w3( w3) b( b=3 c( c=2",  # done after it was superseded
+        "w1( w1) w2( w2? r( r) a( a=1 b( b=2",  # by a reset
         "w1( a( a=1 b( b=0 w1)",  # an old version after a newer one was read
         "a( a=1 w1( w1)",  # from the future
         "a( a=5",  # from nobody
         "a( a=-1",
+        "w1( w1) 1s2( 1s2) a( a=1",  # an acknowledged COMPARE AND WRITE is lost
+        "w1( w1) 1s2( 1s3( 1s2) 1s3)",  # two replaced the same version
+        "w1( w1) 1s2( 1s3( 1s2? 1s3) a( a=3 b( b=2",  # the other one as well
+        "w1( w1) w3( w3) 1s2( 1s2)",  # it replaced what was no longer there
+        "w1( w1) w3( 1s2( a( a=3 1s2) b( b=2 w3) c( c=1",
+        "w1( w1) 1s2( w3( a( a=1 b( b=3 c( c=1 1s2) w3)",
+        "w1( w1) 1s2( 1s2)  2s3( 2s3) a( a=2",  # the end of a chain is lost
+        "w1( w1) 1s2( 1s2# a( a=2",  # done in spite of MISCOMPARE
+        "w1( w1) 1s2( 1s2# a( a=1",  # MISCOMPARE with what was there
+        "w1( w1) 1s2( 1s2# w3( w3)",
+        "w1( w1) w2( w2) 2s3( 2s3# a( a=2",
+        "9s2( 9s2)",  # it replaced what never was
     ],
 )
 def test_wrong_histories(script: str) -> None:
@@ -84,10 +116,10 @@ def test_a_lost_flush_must_not_be_acknowledged() -> None:
 
 
 def test_a_block_says_who_it_is() -> None:
-    data = pack([3, 4], 9)
+    data = pack({3: 9, 4: 9})
     assert versions_of(3, data) == {3: 9, 4: 9}
     assert version_of(3, bytes(BLOCK_BYTES)) == NEVER_WRITTEN
-    torn = data[:256] + pack([3], 8)[256:512]
+    torn = data[:256] + pack({3: 8})[256:512]
     elsewhere = data[BLOCK_BYTES:]
     flipped = bytes([data[0] ^ 1]) + data[1:BLOCK_BYTES]
     assert [version_of(3, each) for each in (torn, elsewhere, flipped)] == [GARBAGE] * 3

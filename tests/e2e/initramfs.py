@@ -4,13 +4,20 @@ The archive is not compressed: unpacking it would cost the emulated CPU more tha
 loading less.
 """
 
+import os
 import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 from tests.e2e.cpio import CpioWriter
-from tests.e2e.packages import GUEST_PACKAGES, MissingTools, find_tool
+from tests.e2e.packages import (
+    GUEST_PACKAGES,
+    PROJECT_ROOT,
+    MissingTools,
+    fetch_multipath_tools,
+    find_tool,
+)
 
 # Loaded at boot, in this order, with what they depend on. ext4 is part of Debian's kernel.
 BOOT_MODULES = (
@@ -34,7 +41,16 @@ node.conn[0].tcp.window_size = 67108864
 _FOLDERS = (
     *("dev", "etc", "etc/iscsi", "mnt", "proc", "root", "run", "sys", "tmp", "var", "var/lib"),
     *("usr", "usr/bin", "usr/sbin", "usr/bbin", "usr/lib", "usr/lib64"),
+    *("usr/lib/multipath", "usr/lib/udev", "usr/lib/udev/rules.d"),
 )
+# multipathd hears of disks from udev. These rules give it their WWIDs, and dm devices their names.
+_UDEV_RULES = (
+    *("55-dm.rules", "60-persistent-storage.rules", "95-dm-notify.rules"),
+    *("56-dm-mpath.rules", "60-multipath.rules"),
+)
+_UDEV_FOLDER = Path("/usr/lib/udev")
+_MULTIPATH_PLUGINS = ("libchecktur.so", "libprioconst.so", "libprioalua.so")
+MULTIPATH_CONF = PROJECT_ROOT / "deploy" / "multipath" / "multipath.conf"
 _INIT_SCRIPT = Path(__file__).with_name("guest_init.sh")
 _LDD_LINE = re.compile(r"(?:^\s*|=> )(/\S+) \(0x", re.MULTILINE)
 _BUILTIN_ONLY = Path("modules.builtin")
@@ -43,6 +59,8 @@ _BUILTIN_ONLY = Path("modules.builtin")
 def build_initramfs(destination: Path, modules_dir: Path) -> None:
     """Write the guest's initramfs to `destination`; `modules_dir` is /lib/modules/VERSION."""
     tools = [path for tools in GUEST_PACKAGES.values() for path in map(_tool, tools)]
+    multipath = fetch_multipath_tools()
+    tools += [multipath / "sbin" / name for name in ("multipath", "multipathd")]
     partial = destination.with_suffix(".partial")
     with partial.open("wb") as out, CpioWriter(out) as archive:
         for folder in _FOLDERS:
@@ -51,7 +69,8 @@ def build_initramfs(destination: Path, modules_dir: Path) -> None:
             archive.symlink(name, f"usr/{name}")
         # The kernel opens the console before anything has been mounted on /dev.
         archive.character_device("dev/console", 5, 1)
-        _add_programs(archive, tools)
+        _add_programs(archive, tools, multipath)
+        _add_multipath(archive, multipath)
         _add_modules(archive, modules_dir)
         _add_texts(archive)
     partial.rename(destination)
@@ -64,18 +83,19 @@ def _tool(name: str) -> Path:
     return path
 
 
-def _add_programs(archive: CpioWriter, tools: Iterable[Path]) -> None:
-    libraries: set[Path] = set()
+def _add_programs(archive: CpioWriter, tools: Iterable[Path], unpacked: Path) -> None:
+    """The tools and their libraries; those of a package that is not installed from `unpacked`."""
+    libraries: dict[Path, Path] = {}  # by where they go
     for tool in tools:
         folder = "usr/sbin" if tool.parent.name == "sbin" else "usr/bin"
         archive.file(f"{folder}/{tool.name}", tool.read_bytes(), executable=True)
-        libraries |= _libraries(tool)
-    folders = {parent for path in libraries for parent in _in_usr(path).parents}
+        libraries |= {_in_usr(path, unpacked): path for path in _libraries(tool, unpacked)}
+    folders = {parent for path in libraries for parent in path.parents}
     known = {Path(), *map(Path, _FOLDERS)}
     for parent in sorted(folders - known):
         archive.folder(str(parent))
-    for library in sorted(libraries):
-        archive.file(str(_in_usr(library)), library.read_bytes(), executable=True)
+    for place, library in sorted(libraries.items()):
+        archive.file(str(place), library.read_bytes(), executable=True)
     # The real tools come first in the guest's PATH, busybox fills the gaps. Its shell does not do:
     # it runs its own applet whatever PATH says, and its blkdiscard, say, knows fewer options.
     busybox = _tool("busybox")
@@ -85,17 +105,41 @@ def _add_programs(archive: CpioWriter, tools: Iterable[Path]) -> None:
     archive.symlink("usr/sbin/modprobe", "/usr/bbin/modprobe")  # the path the kernel itself calls
 
 
-def _libraries(program: Path) -> set[Path]:
-    done = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
+def _libraries(program: Path, unpacked: Path) -> set[Path]:
+    done = subprocess.run(
+        ["ldd", program],
+        env={**os.environ, "LD_LIBRARY_PATH": str(unpacked / "lib")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         return set()  # a static program
+    if "not found" in done.stdout:
+        raise MissingTools(f"{program.name} lacks libraries: {done.stdout}")
     return {Path(found) for found in _LDD_LINE.findall(done.stdout)}
 
 
-def _in_usr(path: Path) -> Path:
+def _in_usr(path: Path, unpacked: Path) -> Path:
     """Where a library goes in the guest, whose /lib is /usr/lib on every host."""
-    inside = path.relative_to("/")
+    inside = path.relative_to(unpacked if path.is_relative_to(unpacked) else "/")
     return inside if inside.parts[0] == "usr" else Path("usr") / inside
+
+
+def _add_multipath(archive: CpioWriter, unpacked: Path) -> None:
+    """multipathd's plugins, its configuration, and udev, which a test starts when it needs them."""
+    for name in _MULTIPATH_PLUGINS:
+        plugin = unpacked / "lib" / "multipath" / name
+        archive.file(f"usr/lib/multipath/{name}", plugin.read_bytes(), executable=True)
+    for name in _UDEV_RULES:
+        candidates = [folder / "rules.d" / name for folder in (_UDEV_FOLDER, unpacked / "lib/udev")]
+        rules = next((path for path in candidates if path.exists()), None)
+        if rules is None:
+            raise MissingTools(f"no package has the udev rules {name}")
+        archive.file(f"usr/lib/udev/rules.d/{name}", rules.read_bytes())
+    archive.file("usr/lib/udev/scsi_id", (_UDEV_FOLDER / "scsi_id").read_bytes(), executable=True)
+    archive.symlink("usr/sbin/systemd-udevd", "/usr/bin/udevadm")
+    archive.file("etc/multipath.conf", MULTIPATH_CONF.read_bytes())
 
 
 def _add_modules(archive: CpioWriter, modules_dir: Path) -> None:

@@ -1,21 +1,24 @@
 """What the VM tests take from Debian, and where they keep it.
 
 Two kinds of things come from packages: tools that must be installed on the host (QEMU itself, and
-the programs that are copied into the guest), and the kernel, which is only fetched and unpacked
-into a cache folder, so that the host's own boot files stay untouched.
+the programs that are copied into the guest), and the kernel and multipath-tools, which are only
+fetched and unpacked into a cache folder, so that the host's own boot files stay untouched.
 """
 
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 CACHE_DIR = PROJECT_ROOT / "build" / "vm-cache"
 
 # The cloud flavour has no drivers for real hardware: a third of the size, and quicker to boot.
+# It lacks scsi_dh_alua; multipathd asks for the state of a path's target port group by itself.
 KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
+MULTIPATH_PACKAGE = "multipath-tools"
 
 # Debian package -> programs taken from it. The ones in GUEST_PACKAGES are copied into the guest.
 HOST_ONLY_PACKAGES: dict[str, tuple[str, ...]] = {
@@ -35,6 +38,9 @@ GUEST_PACKAGES: dict[str, tuple[str, ...]] = {
     "fio": ("fio",),
     "e2fsprogs": ("mkfs.ext4", "e2fsck", "resize2fs"),
     "xfsprogs": ("mkfs.xfs", "xfs_repair"),
+    # Their libraries are those that multipath-tools needs, too.
+    "udev": ("udevadm",),
+    "dmsetup": ("dmsetup",),
     "util-linux": ("lsblk", "blkdiscard", "fstrim", "blockdev", "fallocate"),
 }
 SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
@@ -71,25 +77,38 @@ def fetch_kernel() -> tuple[Path, Path]:
     """The kernel image and its modules folder, from the cache or else from the Debian archive."""
     unpacked = CACHE_DIR / "kernel"
     if not unpacked.exists():
-        _download_kernel(unpacked)
+        _download(_kernel_package(), unpacked, _index_modules)
     (image,) = (unpacked / "boot").glob("vmlinuz-*")
     (modules,) = (unpacked / "lib" / "modules").iterdir()
     return image, modules
 
 
-def _download_kernel(unpacked: Path) -> None:
+def fetch_multipath_tools() -> Path:
+    """The folder that its package unpacks to, from the cache or else from the Debian archive."""
+    unpacked = CACHE_DIR / MULTIPATH_PACKAGE
+    if not unpacked.exists():
+        _download(MULTIPATH_PACKAGE, unpacked)
+    return unpacked
+
+
+def _download(package: str, unpacked: Path, prepare: Callable[[Path], None] | None = None) -> None:
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     # Built aside and renamed, so that an interrupted download is never taken for a whole one.
     with tempfile.TemporaryDirectory(dir=CACHE_DIR) as scratch:
-        _run(["apt-get", "download", _kernel_package()], cwd=Path(scratch))
-        (package,) = Path(scratch).glob("*.deb")
+        _run(["apt-get", "download", package], cwd=Path(scratch))
+        (archive,) = Path(scratch).glob("*.deb")
         tree = Path(scratch) / "tree"
-        _run(["dpkg-deb", "-x", str(package), str(tree)])
-        (modules,) = (tree / "lib" / "modules").iterdir()
-        # The package leaves the module index to its post-install script, which is not run here.
-        _run([str(find_tool("depmod")), "-b", str(tree), modules.name])
+        _run(["dpkg-deb", "-x", str(archive), str(tree)])
+        if prepare is not None:
+            prepare(tree)
         if not unpacked.exists():  # another test run may have been quicker
             tree.rename(unpacked)
+
+
+def _index_modules(tree: Path) -> None:
+    """The package leaves the module index to its post-install script, which is not run here."""
+    (modules,) = (tree / "lib" / "modules").iterdir()
+    _run([str(find_tool("depmod")), "-b", str(tree), modules.name])
 
 
 def _kernel_package() -> str:

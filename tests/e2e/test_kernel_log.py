@@ -5,6 +5,8 @@ from tests.e2e.kernel_log import (
     CHANGE_ENDS,
     OUTAGE_BEGINS,
     OUTAGE_ENDS,
+    PATH_OUTAGE_BEGINS,
+    PATH_OUTAGE_ENDS,
     find_complaints,
 )
 
@@ -56,3 +58,16 @@ def test_a_disk_that_is_deleted_is_excused_and_no_other() -> None:
     assert len(find_complaints(begins + gone.replace("sdb", "sda") + ends)) == 2
     assert len(find_complaints(begins + ends + told + gone)) == 3
     assert len(find_complaints(begins.replace("sdb", "") + told + gone + ends)) == 2
+
+
+def test_while_a_path_is_away_commands_fail_on_it_and_not_on_the_joined_device() -> None:
+    begins, ends = f"<13>[ 19.0] {PATH_OUTAGE_BEGINS}\n", f"<13>[ 30.0] {PATH_OUTAGE_ENDS}\n"
+    path = (
+        f"{LOST}"
+        "<3>[ 20.1] I/O error, dev sda, sector 7720 op 0x0:(READ) flags 0x4200 phys_seg 13\n"
+        "<4>[ 20.2] device-mapper: multipath: 254:0: Failing path 8:0.\n"
+    )
+    joined = "<3>[ 20.3] I/O error, dev dm-0, sector 7720 op 0x0:(READ) flags 0x0 phys_seg 1\n"
+    assert find_complaints(begins + path + ends) == []
+    assert len(find_complaints(begins + path + joined + ends)) == 1
+    assert len(find_complaints(begins + ends + path)) == 3

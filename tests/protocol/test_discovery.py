@@ -77,6 +77,18 @@ def test_every_portal_is_told_and_the_one_in_use_first(w: Wire, discovery: WireI
     assert discovery.send_targets() == [(TARGET, ["192.0.2.1:3260,1", "[2001:db8::1]:3261,1"])]
 
 
+def test_other_nodes_are_told_with_their_tags(w: Wire, discovery: WireInitiator) -> None:
+    w.target.other_portals = lambda: [(3, ["192.0.2.3:3260", "[2001:db8::3]:3260"])]
+    others = ["192.0.2.3:3260,3", "[2001:db8::3]:3260,3"]
+    assert discovery.send_targets() == [(TARGET, ["192.0.2.1:3260,1", *others])]
+
+
+def test_what_is_advertised_is_told_instead(w: Wire, discovery: WireInitiator) -> None:
+    w.target.advertised = ["203.0.113.1:3260"]
+    w.target.addresses[:] = [("192.0.2.1", 3260)]
+    assert discovery.send_targets() == [(TARGET, ["203.0.113.1:3260,1"])]
+
+
 def test_a_discovery_session_has_no_unit_and_takes_no_buffers(
     w: Wire, discovery: WireInitiator
 ) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from target.block.pool import BufferPool, segments_for, views_of
 from target.block.wait import Resume
 from target.hba.base import Hba, HbaCaps
-from target.scsi.bus import Attribute, SCSIBus
+from target.scsi.bus import SCSIBus
+from target.scsi.logical_unit import Attribute
 from target.scsi.lun import encode_lun
 from target.scsi.request import SCSIRequest, State
 from target.scsi.sense import Sense, Status

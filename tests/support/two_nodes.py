@@ -85,6 +85,9 @@ class Wire(Gate):
     def left(self, req: SCSIRequest) -> None:
         return
 
+    def quiet(self, done: Callable[[bool], None]) -> None:
+        done(True)
+
     def tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
         event = decode_event(encode_event(event))
         self.told.append(event)
@@ -104,7 +107,7 @@ class Node:
     def __init__(self, port: int, shared: Shared, settings: Shared) -> None:
         self.store = HeldStore(MemoryVolume(1 << 20))
         self.bus = SCSIBus(port)
-        self.bus.other_ports = lambda: (1, 2)
+        self.bus.live_ports = lambda: (1, 2)
         self.unit = self.bus.add(0, DiskDevice(Volume("disk0", UUID, [self.store])))
         self.unit.reservations.keep_in(shared, shared.inner.kept)
         self.unit.settings.keep_in(settings, settings.inner.kept)

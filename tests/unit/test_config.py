@@ -50,6 +50,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         """
         data-dir = "data"
         portal = ["127.0.0.1:3261", "[::1]:3261"]
+        advertise = "192.0.2.1"
         iqn = "iqn.2026-11.io.lunmesh:other"
         worker = ["unix:w1.sock", "host2", "[::1]:3271"]
         worker-ca = "ca.pem"
@@ -88,6 +89,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
     assert config == ServeConfig(
         data_dir=Path("data"),
         portals=(Portal("127.0.0.1", 3261), Portal("::1", 3261)),
+        advertise=(Portal("192.0.2.1", 3260),),
         iqn="iqn.2026-11.io.lunmesh:other",
         volumes=(
             VolumeConfig(name="a", size_bytes=1 << 30, block_bytes=4096),
@@ -205,6 +207,8 @@ BAD_FILES = [
     ("log-level = 'inof'", "config.toml:1: log-level: must be one of"),
     ("log-format = 'xml'", "config.toml:1: log-format: must be one of text, json"),
     ("portal = 'x:y'", "config.toml:1: portal: bad portal 'x:y'"),
+    ("advertise = '0.0.0.0'", "config.toml:1: advertise: bad portal '0.0.0.0'"),
+    ("advertise = 'a:0'", "config.toml:1: advertise: bad portal 'a:0'"),
     ("portal = []", "config.toml:1: portal: the list is empty"),
     ("portal = [1]", "config.toml:1: portal: expected str, got int"),
     ("portal = ['a:1', 'a:1']", "config.toml:1: portal: 'a:1' is given twice"),

@@ -185,21 +185,28 @@ def test_a_deletion_goes_on_where_a_worker_has_died(
 ) -> None:
     monkeypatch.setattr(rados_shares, "CHUNKS_TRIED_MAX", tried)
     pool, info, other = ceph.create_pool(), new_info(), new_info("other")
+    remove_objects = RadosShares._remove_objects
 
     async def test() -> None:
+        may_begin = asyncio.Event()
+
+        async def held(self: RadosShares, client: RadosClient, info: ShareInfo) -> int:
+            await may_begin.wait()
+            return await remove_objects(self, client, info)
+
+        monkeypatch.setattr(RadosShares, "_remove_objects", held)
         async with connected(ceph, pool) as (shares,):
             for each in (info, other):
                 await shares.create(each)
                 store = await store_of(shares, each)
                 await perform(store, IoKind.WRITE, 0, each.size, b"x" * each.size)
-            await shares.delete(info.uuid)
-            for task in shares._removals:
-                task.cancel()  # before it has begun
+            await shares.delete(info.uuid)  # and it ends before the objects are gone
         assert len(objects(ceph, pool, object_prefix(info.uuid))) == info.size // CHUNK
         async with connected(ceph, pool) as (shares,):
             assert shares.list_after("", 10) == [other]
             with pytest.raises(ShareError, match="not yet deleted"):
                 await shares.create(info)
+            may_begin.set()
             await removed(shares)
             assert objects(ceph, pool, object_prefix(info.uuid)) == []
             assert len(objects(ceph, pool, object_prefix(other.uuid))) == other.size // CHUNK

@@ -58,10 +58,10 @@ FREE_OF_SPC2 = {inquiry()[0], request_sense()[0], report_luns()[0], 0x25, 0x4D, 
 
 ALWAYS, READY, READ, WRITE, OWN = Access
 NEEDS = {
-    ALWAYS: "03 12 25 4d 5e/0 5e/1 5e/2 5e/3 9e/10 a0",
+    ALWAYS: "03 12 25 4d 5e/0 5e/1 5e/2 5e/3 9e/10 a0 a3/a",
     READY: "00",
     READ: "08 28 a8 88 1a 5a 2f af 8f 34 90 9e/12 a3/c a3/d",
-    WRITE: "0a 15 1b 1d 1e 2a 2e 35 41 42 55 89 8a 8e 91 93 aa ae",
+    WRITE: "0a 15 1b 1d 1e 2a 2e 35 41 42 55 89 8a 8e 91 93 a4/a aa ae",
     OWN: "16 17 56 57 5f/0 5f/1 5f/2 5f/3 5f/4 5f/5 5f/6 5f/7",
 }
 

@@ -11,10 +11,11 @@ import pytest
 from target.block.pool import BufferPool
 from target.block.volume import Volume
 from target.scsi import sense as s
-from target.scsi.bus import Attribute, LogicalUnit, SCSIBus
+from target.scsi.bus import SCSIBus
 from target.scsi.disk import DiskDevice
 from target.scsi.documents import Kept, MemoryStore
 from target.scsi.limits import PARAMETER_BYTES_MAX
+from target.scsi.logical_unit import Attribute, LogicalUnit
 from target.scsi.request import SCSIRequest, State
 from target.scsi.reservations.names import NexusName, decode_transport_id, encode_transport_id
 from target.scsi.reservations.state import Type
@@ -227,7 +228,7 @@ def test_a_list_of_names_has_its_length(one: Initiator) -> None:
 
 
 def test_all_target_ports(it: Rig, one: Initiator) -> None:
-    it.bus.other_ports = lambda: (2, 3)
+    it.bus.live_ports = lambda: (2, 3)
     out(one, pr.REGISTER, pr.keys(0, KEY_A, pr.ALL_TG_PT))
     assert keys_of(one) == (KEY_A,) * 3
     out(one, pr.REGISTER, pr.keys(KEY_A, 0))

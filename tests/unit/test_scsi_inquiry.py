@@ -41,7 +41,7 @@ def page(one: Initiator, code: int) -> bytes:
 def test_standard_data(one: Initiator) -> None:
     data = one.good(inquiry())
     assert len(data) == 96
-    assert data[:8] == bytes.fromhex("00 00 06 12 5b 00 00 02")
+    assert data[:8] == bytes.fromhex("00 00 06 12 5b 30 00 02")
     assert data[8:36] == b"LUNMESH Volume          0001"
     assert data[58:66] == bytes.fromhex("00a0 0460 04c0 0960")
     assert not any(data[36:58] + data[66:])

@@ -10,8 +10,9 @@ from target.block.pool import BufferPool
 from target.block.volume import Volume
 from target.scsi import limits
 from target.scsi import sense as s
-from target.scsi.bus import Attribute, LogicalUnit, SCSIBus
+from target.scsi.bus import SCSIBus
 from target.scsi.disk import DiskDevice
+from target.scsi.logical_unit import Attribute, LogicalUnit
 from target.scsi.request import SCSIRequest, State
 from target.scsi.sense import DATA_PHASE_ERROR, Sense, Status
 from tests.support.cdb import read10, write10, write_same16

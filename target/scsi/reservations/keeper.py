@@ -46,7 +46,8 @@ from target.scsi.unit_events import ReservationsChanged
 from workers.store import StoreStatus
 
 if TYPE_CHECKING:
-    from target.scsi.bus import LogicalUnit, Nexus
+    from target.scsi.logical_unit import LogicalUnit
+    from target.scsi.nexus import Nexus
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Reservations:
     def _in_force(self) -> None:
         for attachment in self._unit.attachments:
             attachment.forbidden = self.forbidden(attachment.nexus)
-        self._unit.reservations_changed()
+        self._unit.rules_changed()
 
     # --- changes ----------------------------------------------------------------------------------
 

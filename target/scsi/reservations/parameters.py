@@ -35,7 +35,7 @@ from target.scsi.sense import (
 )
 
 if TYPE_CHECKING:
-    from target.scsi.bus import Nexus
+    from target.scsi.nexus import Nexus
 
 # --- PERSISTENT RESERVE OUT -----------------------------------------------------------------------
 

@@ -1,0 +1,43 @@
+"""Which nodes serve a unit, and up to where they have done what events say."""
+
+from __future__ import annotations
+
+import asyncio
+
+from target.cluster.host import Host
+from target.cluster.registry import Attachment
+
+
+class Peers:
+    """Those of the unit ``lun``, our own node among them, as far as is known."""
+
+    def __init__(self, host: Host, lun: str) -> None:
+        self.attached: dict[str, Attachment] = {}
+        self._host = host
+        self._lun = lun
+        self._moved = asyncio.Event()
+
+    async def look(self) -> None:
+        """Ask the registry.  Raises RegistryAway."""
+        self.attached = await self._host.registry.attached(self._lun)
+        self._moved.set()
+
+    def acknowledged(self, node: str, number: int) -> None:
+        """A node has done what events up to that one say."""
+        it = self.attached.get(node)
+        if it is not None:
+            self.attached[node] = it._replace(acknowledged=number)
+            self._moved.set()
+
+    def gone(self, node: str) -> None:
+        """A node serves the unit no more."""
+        self.attached.pop(node, None)
+        self._moved.set()
+
+    async def until_done(self, number: int) -> None:
+        """Wait until the others have done what event ``number`` says, or are gone."""
+        while any(
+            it.acknowledged < number for node, it in self.attached.items() if node != self._host.id
+        ):
+            self._moved.clear()
+            await self._moved.wait()

@@ -1,0 +1,73 @@
+"""Several nodes that serve the same volumes: Redis, workers, nodes, each a process of its own.
+
+    with NodeCluster(tmp_path, ["disk0=64M"]) as cluster:
+        connect(cluster.nodes[0].portal)
+        cluster.nodes[1].kill()
+
+Nothing here depends on pytest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.lunmesh_server import LunmeshServer
+from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.redis_server import RedisServer
+
+CHUNK = "1M"  # so that commands cross workers
+
+
+class NodeCluster:
+    """``nodes`` are the `lunmesh serve` processes, ``workers`` and ``redis`` what they stand on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        volumes: Sequence[str],
+        *,
+        nodes: int = 2,
+        workers: int = 2,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        """``volumes`` are values of --volume, in LUN order; ``arguments`` go to every node."""
+        self.redis = RedisServer(folder / "redis")
+        self.workers = [LunmeshWorker(folder / f"worker{n}") for n in range(workers)]
+        self.nodes: list[LunmeshServer] = []
+        self._folder = folder
+        self._volumes = [f"{volume},chunk={CHUNK}" for volume in volumes]
+        self._count = nodes
+        self._arguments = tuple(arguments)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.redis)
+            for worker in self.workers:
+                stack.callback(worker.kill)
+            with ThreadPoolExecutor(len(self.workers)) as threads:  # each takes a second to start
+                list(threads.map(LunmeshWorker.start, self.workers))
+            places = [part for worker in self.workers for part in ("--worker", worker.address)]
+            for number in range(self._count):
+                node = LunmeshServer(
+                    self._folder / f"node{number}",
+                    self._volumes,
+                    arguments=[
+                        *("--redis", self.redis.url, "--node-id", f"node{number}"),
+                        *places,
+                        *self._arguments,
+                    ],
+                )
+                self.nodes.append(stack.enter_context(node))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._stack.close()
