@@ -14,7 +14,9 @@ Rules:
    One whose write is in doubt (it may still happen: ``target/block/worker_queue.py``) counts as
    running until that is over.
 5. What all nodes have to do is told as an event (``telling.py``).
-6. A node that is in the way (something waits for it) and is not a member any more is fenced: first
+6. What has come before the registry counted this node is turned away: it may be among what an event
+   ended of which the node does not hear.
+7. A node that is in the way (something waits for it) and is not a member any more is fenced: first
    at the workers of the volume, then here.
 """
 
@@ -265,6 +267,9 @@ class LunTracker(Gate):
                 await host.registry.fence(self.lun, host.id, host.epoch, host.id, it.behind)
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
+        for passage in list(self._passages.values()):  # rule 6
+            if passage.waits:  # the end of one may be that of another
+                self.unit.turn_away(passage.req)
         for node, epoch in host.suspects.items():
             await self._fence_workers(node, epoch)
         self._telling.begin_after(it.event)
@@ -404,7 +409,7 @@ class LunTracker(Gate):
     # --- fencing ----------------------------------------------------------------------------------
 
     def consider(self, members: dict[str, Member]) -> None:
-        """Rule 6; ``members`` was asked for after ``look_around``."""
+        """Rule 7; ``members`` was asked for after ``look_around``."""
         for node, it in self.attached.items():
             member = members.get(node)
             over = member is None or member.epoch > it.epoch or bool(member.reaper)
