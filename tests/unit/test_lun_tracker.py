@@ -16,6 +16,7 @@ from tests.simulation.world import SILENT, Request
 from tests.support.skipping_loop import run_skipping
 
 LUN = "disk"
+CALL_SECONDS = 0.0002  # what a call of the registry takes
 
 
 class Unit:
@@ -105,7 +106,7 @@ class _Watched:
             if what == "attach" and self._name in self._nodes.holds:
                 await self._nodes.holds[self._name].wait()
             self._nodes.calls[self._name].append(what)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(CALL_SECONDS)
             return await getattr(self._registry, what)(*args)
 
         return call
@@ -139,6 +140,28 @@ def test_what_came_before_the_node_counted_does_not_run_behind_a_reset() -> None
         assert enter(late) == "waits"
         await asyncio.sleep(0.01)
         assert nodes.outcome("other", late) == "runs"
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_the_end_of_a_command_goes_with_the_next_one() -> None:
+    async def story() -> None:
+        nodes = Nodes()
+        one = await nodes.join("one")
+        enter = nodes.serve("one")
+        gate = one.trackers[LUN]
+        await gate.wait_open()
+        for _ in range(10):
+            request = write()
+            assert enter(request) == "waits"
+            await asyncio.sleep(1.5 * CALL_SECONDS)
+            assert nodes.outcome("one", request) == "runs"
+            gate.left(cast(SCSIRequest, request))
+            await asyncio.sleep(2 * CALL_SECONDS)  # another one comes within SETTLE_SECONDS
+        assert nodes.calls["one"].count("submit") == 10
+        await asyncio.sleep(0.1)
+        assert nodes.calls["one"].count("submit") == 11, "the last end has waited for another one"
         await nodes.close()
 
     run_skipping(story())
