@@ -67,6 +67,7 @@ def test_a_command_of_one_node_is_seen_and_ended_by_another(tmp_path: Path, aske
         with nodes["a"] as a, nodes["b"] as b, logged_in(a, "iqn.x:one") as one:
             until(lambda: len(ask(a, "node")) == len(ask(b, "node")) == 2)  # a lease is renewed
             assert [n["state"] for n in ask(a, "node")] == ["serving", "serving"]
+            until(lambda: one.command(cdb.TEST_UNIT_READY).status == 0)  # it knows as well
             os.kill(worker.pid, signal.SIGSTOP)
             try:
                 task = one.start(cdb.write10(8, 1), data_out=bytes(512))
