@@ -5,11 +5,11 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 # The whole run is bounded: pytest stops after this many seconds and says which test was running.
 TEST_SECONDS ?= 2040
-# Flags of `make run`, `make test`, `make bench` and `make chaos`: make run ARGS='--volume disk0=10G'
+# Flags of `make run`, `test`, `bench`, `chaos` and `simulate`: make run ARGS='--volume disk0=10G'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench chaos protos debian-packages lock clean
+.PHONY: help install run test lint format bench chaos simulate protos debian-packages lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,9 @@ bench: install debian-packages ## Measure, beside tgtd where it is installed
 
 chaos: install ## Kill, stop and cut workers under verified writes: make chaos ARGS='--seconds 600 --seed 1'
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
+
+simulate: install debian-packages ## What tracking costs at scale: make simulate ARGS='--short'
+	@exec $(BIN)/python -m tests.simulation $(ARGS)
 
 protos: install ## Generate the gRPC stubs from proto/
 	tools/protos.sh

@@ -137,10 +137,13 @@ class Clustering:
             lun, unit, workers.fencer(volume), load, gone, workers.doubts(volume)
         )
 
-    def members(self) -> list[tuple[Member, list[str]]]:
-        """The nodes and their portals, as of the last renewal."""
-        found = self.node.members.values()
-        return [(member, decode_info(member.info).portals) for member in found]
+    async def members(self) -> list[tuple[Member, list[str]]]:
+        """The nodes and their portals; without Redis, as this node knew them last."""
+        try:
+            members = await self.node.registry.members()
+        except RegistryAway:
+            members = list(self.node.members.values())
+        return [(member, decode_info(member.info).portals) for member in members]
 
     def units(self) -> list[tuple[str, LogicalUnit]]:
         """The units that are served together with others, by what they are registered as."""

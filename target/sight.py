@@ -47,7 +47,7 @@ class Sight:
         self._clock = clock
         self._wall = wall
 
-    def nodes(self) -> list[NodeInfo]:
+    async def nodes(self) -> list[NodeInfo]:
         """This node and the others, by name."""
         if self._clustering is None:
             alone = NodeInfo(
@@ -61,7 +61,7 @@ class Sight:
             )
             return [alone]
         found = []
-        for member, portals in self._clustering.members():
+        for member, portals in await self._clustering.members():
             silent = "serving" if member.left_ms > 0 else "silent"
             found.append(
                 NodeInfo(
@@ -150,7 +150,7 @@ class Sight:
         """Raises KeyError."""
         if self._clustering is None:
             return self._bus.port
-        return {member.node: member.number for member, _ in self._clustering.members()}[node]
+        return self._clustering.node.members[node].number
 
     async def abort(self, task_id: str) -> None:
         """End a command, of this node or another, in ABORTED COMMAND.  Raises VolumeError."""

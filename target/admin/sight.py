@@ -17,7 +17,7 @@ def sight_routes(sight: Sight) -> web.RouteTableDef:
 
     @routes.get("/v1/nodes")
     async def nodes(request: web.Request) -> web.Response:
-        return answer(NodeList(nodes=sight.nodes()))
+        return answer(NodeList(nodes=await sight.nodes()))
 
     @routes.get("/v1/sessions")
     async def sessions(request: web.Request) -> web.Response:

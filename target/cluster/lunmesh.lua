@@ -140,9 +140,9 @@ local function submit(keys, args)
   -- The exclusive entries of others, if there are any: as a rule there are none.
   local others = {}
   if redis.call('HLEN', writes) > tonumber(redis.call('HGET', meta, 'w:' .. node)) then
-    local all = redis.call('HGETALL', writes)
+    local all, own = redis.call('HGETALL', writes), node .. ' '
     for i = 1, #all, 2 do
-      if string.match(all[i], '^%S+') ~= node then
+      if string.sub(all[i], 1, #own) ~= own then
         local first, last = string.match(all[i + 1], '^(%d+) (%d+) ')
         others[#others + 1] = {all[i], tonumber(first), tonumber(last)}
       end
@@ -260,28 +260,43 @@ local function replace(keys, args)
   return 1
 end
 
--- Members: members is a hash by NODE of "EPOCH EXPIRES REAPER CLAIM_EXPIRES INFO" (REAPER '-': nobody),
--- epochs one of the highest epoch of each node, fences one of the highest epoch that is over, numbers one of
--- the number of each node.
+-- Members: members is a hash by NODE of "EPOCH REAPER INFO" (REAPER '-': nobody), epochs one of the highest
+-- epoch of each node, fences one of the highest epoch that is over, numbers one of the number of each node.
+-- due is a sorted set of the members by when they may be claimed: the end of the lease, or of the claim.
+-- changes is one of all nodes that there ever were by the number of their last change: that a node joined,
+-- was claimed or went.
 
 local function parse(text)
-  local epoch, expires, reaper, claim, info = string.match(text, '^(%d+) (%d+) (%S+) (%d+) (.*)$')
-  return {epoch = tonumber(epoch), expires = tonumber(expires), reaper = reaper,
-          claim = tonumber(claim), info = info}
+  local epoch, reaper, info = string.match(text, '^(%d+) (%S+) (.*)$')
+  return {epoch = tonumber(epoch), reaper = reaper, info = info}
 end
 
-local function keep(members, node, m)
-  redis.call('HSET', members, node, string.format('%d %d %s %d %s', m.epoch, m.expires, m.reaper, m.claim, m.info))
+local function last_change(changes)
+  return tonumber(redis.call('ZREVRANGE', changes, 0, 0, 'WITHSCORES')[2] or '0')
+end
+
+local function changed(changes, node) redis.call('ZADD', changes, last_change(changes) + 1, node) end
+
+local function keep(keys, node, m)
+  redis.call('HSET', keys[1], node, string.format('%d %s %s', m.epoch, m.reaper, m.info))
+  changed(keys[6], node)
+end
+
+local function remove(keys, node)
+  redis.call('HDEL', keys[1], node)
+  redis.call('ZREM', keys[5], node)
+  changed(keys[6], node)
 end
 
 local function join(keys, args)
-  local members, epochs, fences, numbers = keys[1], keys[2], keys[3], keys[4]
+  local epochs, fences, numbers, due = keys[2], keys[3], keys[4], keys[5]
   local node, floor, lease, info = args[1], tonumber(args[2]), tonumber(args[3]), args[4]
   local known = tonumber(redis.call('HGET', epochs, node) or '0')
   local fenced = tonumber(redis.call('HGET', fences, node) or '0')
   local epoch = math.max(floor, known, fenced) + 1
   redis.call('HSET', epochs, node, epoch)
-  keep(members, node, {epoch = epoch, expires = now_ms() + lease, reaper = '-', claim = 0, info = info})
+  keep(keys, node, {epoch = epoch, reaper = '-', info = info})
+  redis.call('ZADD', due, now_ms() + lease, node)
   local number = redis.call('HGET', numbers, node)
   if not number then
     number = redis.call('HLEN', numbers) + 1
@@ -298,47 +313,63 @@ local function member_of(members, node, epoch)
   return m
 end
 
-local function renew(keys, args)
-  local members, node = keys[1], args[1]
-  local m = member_of(members, node, args[2])
-  if not m or m.reaper ~= '-' then return stale() end
-  local now = now_ms()
-  m.expires = now + tonumber(args[3])
-  keep(members, node, m)
-  local all, found = redis.call('HGETALL', members), {}
-  for i = 1, #all, 2 do
-    local other = parse(all[i + 1])
-    local reaper = other.reaper
-    if reaper ~= '-' and other.claim < now then reaper = '-' end
-    local number = tonumber(redis.call('HGET', keys[4], all[i]))
-    found[#found + 1] = {all[i], other.epoch, number, other.expires - now, reaper, other.info}
-  end
+local function describe(keys, node, text, now)
+  local m, left = parse(text), 0
+  if m.reaper == '-' then left = tonumber(redis.call('ZSCORE', keys[5], node)) - now end
+  return {node, m.epoch, tonumber(redis.call('HGET', keys[4], node)), left, m.reaper, m.info}
+end
+
+local function all_members(keys, now)
+  local all, found = redis.call('HGETALL', keys[1]), {}
+  for i = 1, #all, 2 do found[#found + 1] = describe(keys, all[i], all[i + 1], now) end
   return found
 end
 
+local function renew(keys, args)
+  local members, due, changes = keys[1], keys[5], keys[6]
+  local node, known = args[1], tonumber(args[4])
+  local m = member_of(members, node, args[2])
+  if not m or m.reaper ~= '-' then return stale() end
+  local now = now_ms()
+  redis.call('ZADD', due, now + tonumber(args[3]), node)
+  local over = redis.call('ZRANGEBYSCORE', due, '-inf', now)
+  local last = last_change(changes)
+  if known == 0 or known > last then return {last, 1, all_members(keys, now), {}, over} end
+  local found, gone = {}, {}
+  if known < last then
+    for _, other in ipairs(redis.call('ZRANGEBYSCORE', changes, '(' .. known, '+inf')) do
+      local text = redis.call('HGET', members, other)
+      if text then found[#found + 1] = describe(keys, other, text, now) else gone[#gone + 1] = other end
+    end
+  end
+  return {last, 0, found, gone, over}
+end
+
+local function members(keys) return all_members(keys, now_ms()) end
+
 local function leave(keys, args)
-  local m = member_of(keys[1], args[1], args[2])
-  if m then redis.call('HDEL', keys[1], args[1]) end
+  if member_of(keys[1], args[1], args[2]) then remove(keys, args[1]) end
   return 1
 end
 
 local function claim(keys, args)
-  local members, fences = keys[1], keys[3]
+  local fences, due = keys[3], keys[5]
   local node, victim, of, lasting = args[1], args[3], tonumber(args[4]), tonumber(args[5])
-  local me = member_of(members, node, args[2])
+  local me = member_of(keys[1], node, args[2])
   if not me or me.reaper ~= '-' then return stale() end
-  local m, now = member_of(members, victim, of), now_ms()
-  if not m or m.expires > now then return 0 end
-  if m.reaper ~= '-' and m.reaper ~= node and m.claim >= now then return 0 end
-  m.reaper, m.claim = node, now + lasting
-  keep(members, victim, m)
+  local m, now = member_of(keys[1], victim, of), now_ms()
+  if not m then return 0 end
+  if m.reaper ~= node and tonumber(redis.call('ZSCORE', due, victim)) > now then return 0 end
+  m.reaper = node
+  keep(keys, victim, m)
+  redis.call('ZADD', due, now + lasting, victim)
   redis.call('HSET', fences, victim, math.max(of, tonumber(redis.call('HGET', fences, victim) or '0')))
   return 1
 end
 
 local function reaped(keys, args)
   local m = member_of(keys[1], args[3], args[4])
-  if m and m.reaper == args[1] then redis.call('HDEL', keys[1], args[3]) end
+  if m and m.reaper == args[1] then remove(keys, args[3]) end
   return 1
 end
 
@@ -354,6 +385,7 @@ redis.register_function('lunmesh_1_attached', attached)
 redis.register_function('lunmesh_1_replace', replace)
 redis.register_function('lunmesh_1_join', join)
 redis.register_function('lunmesh_1_renew', renew)
+redis.register_function('lunmesh_1_members', members)
 redis.register_function('lunmesh_1_leave', leave)
 redis.register_function('lunmesh_1_claim', claim)
 redis.register_function('lunmesh_1_reaped', reaped)

@@ -18,6 +18,7 @@ from target.cluster.registry import (
     Member,
     Notices,
     Registry,
+    Renewed,
     StaleNode,
     TaskEntry,
 )
@@ -29,10 +30,9 @@ Deliver = Callable[[str, Callable[[Notices], None]], None]
 @dataclass
 class _Member:
     epoch: int
-    expires_ms: int
+    due_ms: int  # the end of its lease, or of the claim
     info: str
     reaper: str = ""
-    claim_ms: int = 0
 
 
 @dataclass
@@ -57,6 +57,8 @@ class MemoryRegistry(Registry):
         self._members: dict[str, _Member] = {}
         self._epochs: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
+        # By node, the number of its last change; the last one to change is at the end.
+        self._changes: dict[str, int] = {}
         self.fences: dict[str, int] = {}
         self._units: dict[str, _Unit] = {}
 
@@ -65,6 +67,7 @@ class MemoryRegistry(Registry):
         self._members.clear()
         self._epochs.clear()
         self._numbers.clear()
+        self._changes.clear()
         self.fences.clear()
         self._units.clear()
 
@@ -83,52 +86,73 @@ class MemoryRegistry(Registry):
         epoch = max(floor, self._epochs.get(node, 0), self.fences.get(node, 0)) + 1
         self._epochs[node] = epoch
         self._members[node] = _Member(epoch, self._now_ms() + lease_ms, info)
+        self._changed(node)
         number = self._numbers.setdefault(node, len(self._numbers) + 1)
         return Joined(epoch, number)
+
+    @property
+    def _last_change(self) -> int:
+        return next(reversed(self._changes.values()), 0)
+
+    def _changed(self, node: str) -> None:
+        number = self._last_change + 1
+        self._changes.pop(node, None)
+        self._changes[node] = number
+
+    def _describe(self, node: str) -> Member:
+        m = self._members[node]
+        left_ms = 0 if m.reaper else m.due_ms - self._now_ms()
+        return Member(node, m.epoch, self._numbers[node], left_ms, m.reaper, m.info)
 
     def _member(self, node: str, epoch: int) -> _Member | None:
         member = self._members.get(node)
         return member if member is not None and member.epoch == epoch else None
 
-    async def renew(self, node: str, epoch: int, lease_ms: int) -> list[Member]:
+    async def renew(self, node: str, epoch: int, lease_ms: int, known: int) -> Renewed:
         me = self._member(node, epoch)
         if me is None or me.reaper:
             raise StaleNode("this epoch of this node is over")
         now = self._now_ms()
-        me.expires_ms = now + lease_ms
-        return [
-            Member(
-                name,
-                m.epoch,
-                self._numbers[name],
-                m.expires_ms - now,
-                m.reaper if m.claim_ms >= now else "",
-                m.info,
-            )
-            for name, m in self._members.items()
-        ]
+        me.due_ms = now + lease_ms
+        due = [name for name, m in self._members.items() if m.due_ms <= now]
+        last = self._last_change
+        if known == 0 or known > last:
+            return Renewed(last, True, await self.members(), [], due)
+        news = []
+        for name, number in reversed(self._changes.items()):
+            if number <= known:
+                break
+            news.append(name)
+        changed = [self._describe(name) for name in news if name in self._members]
+        return Renewed(last, False, changed, [n for n in news if n not in self._members], due)
+
+    async def members(self) -> list[Member]:
+        return [self._describe(name) for name in self._members]
 
     async def leave(self, node: str, epoch: int) -> None:
         if self._member(node, epoch) is not None:
-            del self._members[node]
+            self._remove(node)
+
+    def _remove(self, node: str) -> None:
+        del self._members[node]
+        self._changed(node)
 
     async def claim(self, node: str, epoch: int, victim: Member, claim_ms: int) -> bool:
         me = self._member(node, epoch)
         if me is None or me.reaper:
             raise StaleNode("this epoch of this node is over")
         other, now = self._member(victim.node, victim.epoch), self._now_ms()
-        if other is None or other.expires_ms > now:
+        if other is None or (other.reaper != node and other.due_ms > now):
             return False
-        if other.reaper not in ("", node) and other.claim_ms >= now:
-            return False
-        other.reaper, other.claim_ms = node, now + claim_ms
+        other.reaper, other.due_ms = node, now + claim_ms
+        self._changed(victim.node)
         self.fences[victim.node] = max(victim.epoch, self.fences.get(victim.node, 0))
         return True
 
     async def reaped(self, node: str, epoch: int, victim: str, victim_epoch: int) -> None:
         other = self._member(victim, victim_epoch)
         if other is not None and other.reaper == node:
-            del self._members[victim]
+            self._remove(victim)
 
     # --- one logical unit -------------------------------------------------------------------------
 

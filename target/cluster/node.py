@@ -25,7 +25,15 @@ from typing import Final
 
 from target.cluster.host import AfterDoubts, Log, Unit
 from target.cluster.lun import LunTracker
-from target.cluster.registry import Event, Member, Notices, Registry, RegistryAway, StaleNode
+from target.cluster.registry import (
+    Event,
+    Member,
+    Notices,
+    Registry,
+    RegistryAway,
+    Renewed,
+    StaleNode,
+)
 
 RENEWALS: Final = 4  # in the time of a lease
 MARGIN: Final = 0.1  # of a lease: clocks may go at rates that differ by so much
@@ -63,7 +71,8 @@ class ClusterNode(Notices):
         self.lease_seconds = lease_seconds
         # Long enough for a node to be found dead and shut out meanwhile.
         self.tell_seconds = 3 * lease_seconds + wait_seconds
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, Member] = {}  # as of their last change
+        self._known = 0  # the number of the last change that is in there
         self.numbers: dict[str, int] = {}  # of members, gone ones as well: a number stays
         self.registry = make_registry(self)
         self.over = False
@@ -90,25 +99,34 @@ class ClusterNode(Notices):
         asked = self.clock()
         lease_ms = round(self.lease_seconds * 1000)
         self.epoch, self.number = await self.registry.join(self.id, floor, lease_ms, info)
-        members = await self.registry.renew(self.id, self.epoch, lease_ms)
+        renewed = await self.registry.renew(self.id, self.epoch, lease_ms, 0)
         self._has_lease(asked)
-        epochs = {member.node: member.epoch for member in members}
+        epochs = {member.node: member.epoch for member in renewed.changed}
         known = {**(peers or {}), self.id: floor}
         self.suspects = {
             node: epoch for node, epoch in known.items() if epoch and epochs.get(node) != epoch
         }
-        self._keep(members)
+        self._keep(renewed)
 
-    def _keep(self, members: Iterable[Member]) -> None:
-        self.members = {member.node: member for member in members}
-        self.numbers |= {member.node: member.number for member in self.members.values()}
+    def _keep(self, renewed: Renewed) -> None:
+        if renewed.whole or renewed.change != self._known:
+            self._learn(renewed)
+        self._on_members(self.members.values())
+
+    def _learn(self, renewed: Renewed) -> None:
+        if renewed.whole:
+            self.members.clear()
+        self._known = renewed.change
+        for node in renewed.gone:
+            self.members.pop(node, None)
+        self.members |= {member.node: member for member in renewed.changed}
+        self.numbers |= {member.node: member.number for member in renewed.changed}
         others = {node: member.epoch for node, member in self.members.items() if node != self.id}
         suspects = {node: epoch for node, epoch in self.suspects.items() if node != self.id}
         peers = {**suspects, **others}
         if peers != self.peers:
             self.peers = peers
             self._on_peers(peers)
-        self._on_members(self.members.values())
 
     def start(self) -> None:
         """Renew the lease from now on."""
@@ -224,14 +242,16 @@ class ClusterNode(Notices):
             await tracker.look_around()
         asked = self.clock()
         lease_ms = round(self.lease_seconds * 1000)
-        members = await self.registry.renew(self.id, self.epoch, lease_ms)
+        renewed = await self.registry.renew(self.id, self.epoch, lease_ms, self._known)
         if self._unbroken_since is None:
             self.log.info("lease renewed: commands go on", node=self.id)
         self._has_lease(asked)
-        self._keep(members)
-        for member in members:
-            if member.node != self.id and member.left_ms <= 0 and not member.reaper:
-                await self._claim(member)
+        self._keep(renewed)
+        for node in renewed.due:
+            if node in self.members:
+                await self._claim(self.members[node])
+            else:
+                self._known = 0  # a Redis that has lost its last changes has made others
         for tracker in troubled:
             tracker.consider(self.members)
 

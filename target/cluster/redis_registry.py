@@ -22,6 +22,7 @@ from target.cluster.registry import (
     Member,
     Notices,
     Registry,
+    Renewed,
     TaskEntry,
 )
 
@@ -32,6 +33,8 @@ MEMBERS: Final = [
     "lunmesh:{lunmesh}:epochs",
     "lunmesh:{lunmesh}:fences",
     "lunmesh:{lunmesh}:numbers",
+    "lunmesh:{lunmesh}:due",
+    "lunmesh:{lunmesh}:changes",
 ]
 OF_UNIT: Final = ("meta", "writes", "reads", "blocked", "events")
 
@@ -44,6 +47,17 @@ def keys_of(lun: str) -> list[str]:
 def document_key(lun: str, key: str) -> str:
     """Where a document of a unit is."""
     return f"lunmesh:{{{lun}}}:doc:{key}"
+
+
+def _parse(found: list[Any]) -> list[Member]:
+    return [
+        Member(name.decode(), epoch, number, left, reaper.decode().strip("-"), info.decode())
+        for name, epoch, number, left, reaper, info in found
+    ]
+
+
+def _names(found: list[bytes]) -> list[str]:
+    return [name.decode() for name in found]
 
 
 class RedisRegistry(Registry):
@@ -100,12 +114,14 @@ class RedisRegistry(Registry):
         epoch, number = await self._members("join", node, floor, lease_ms, info)
         return Joined(epoch, number)
 
-    async def renew(self, node: str, epoch: int, lease_ms: int) -> list[Member]:
-        found = await self._members("renew", node, epoch, lease_ms)
-        return [
-            Member(name.decode(), of, number, left, reaper.decode().strip("-"), info.decode())
-            for name, of, number, left, reaper, info in found
-        ]
+    async def renew(self, node: str, epoch: int, lease_ms: int, known: int) -> Renewed:
+        change, whole, changed, gone, due = await self._members(
+            "renew", node, epoch, lease_ms, known
+        )
+        return Renewed(change, bool(whole), _parse(changed), _names(gone), _names(due))
+
+    async def members(self) -> list[Member]:
+        return _parse(await self._members("members"))
 
     async def leave(self, node: str, epoch: int) -> None:
         await self._members("leave", node, epoch)

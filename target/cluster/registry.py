@@ -43,9 +43,22 @@ class Member(NamedTuple):
     node: str
     epoch: int
     number: int  # of the node, from 1: no two have the same, and it stays
-    left_ms: int  # of its lease; not above 0: it is over
+    left_ms: int  # of its lease, when it was asked for; not above 0: it is over
     reaper: str  # who has begun to shut it out; empty: nobody
     info: str  # JSON: where it can be reached
+
+
+class Renewed(NamedTuple):
+    """A lease, and what has become of the members since the change ``known`` of the call.
+
+    A change is that a node has joined, was claimed, or has gone.
+    """
+
+    change: int  # the last one, from 1
+    whole: bool  # ``changed`` is all members: what was known before is of no use
+    changed: list[Member]
+    gone: list[str]
+    due: list[str]  # members that may be claimed now: the lease is over, or the claim is
 
 
 class TaskEntry(NamedTuple):
@@ -125,8 +138,15 @@ class Registry(Protocol):
         """A new epoch, higher than ``floor`` and than any that the node has had."""
 
     @abstractmethod
-    async def renew(self, node: str, epoch: int, lease_ms: int) -> list[Member]:
-        """A lease that begins now; who else there is."""
+    async def renew(self, node: str, epoch: int, lease_ms: int, known: int) -> Renewed:
+        """A lease that begins now; what is new since the change ``known`` (0: nothing is known).
+
+        Every node calls it several times in a lease, so its cost must not grow with their number.
+        """
+
+    @abstractmethod
+    async def members(self) -> list[Member]:
+        """All of them."""
 
     @abstractmethod
     async def leave(self, node: str, epoch: int) -> None:

@@ -14,6 +14,14 @@ from tests.bench.rows import Row
 from tests.bench.suites import Comparison
 
 _LARGE_BLOCK_BYTES = 64 << 10
+# Name, value of a sample, how those of two servers are compared, the least and most wanted.
+_Metric = tuple[
+    str,
+    Callable[[Sample], float],
+    Callable[[float, float], float],
+    float | None,
+    float | None,
+]
 _VERDICTS = {True: "[green]pass", False: "[red]FAIL", None: ""}
 
 
@@ -24,9 +32,9 @@ class Verdict:
     row: str
     ours: str
     theirs: str
-    metric: str  # "rate" or "cpu"
-    ratio: float
-    lowest: float  # of the rounds' own ratios
+    metric: str  # "rate" or "cpu": ratios; "added": µs an I/O
+    value: float
+    lowest: float  # of the rounds' own values
     highest: float
     goal: str
     passed: bool | None  # None: there is no such goal
@@ -38,6 +46,10 @@ def _rate(sample: Sample) -> float:
 
 def _cpu(sample: Sample) -> float:
     return sample.cpu_per_io
+
+
+def _microseconds(sample: Sample) -> float:
+    return 1e6 / sample.rate
 
 
 def verdicts(
@@ -52,23 +64,26 @@ def verdicts(
                 continue
             ours, theirs = samples[comparison.ours], samples[comparison.theirs]
             goals = comparison.goals(row)
-            for metric, value, least, most in (
-                ("rate", _rate, goals.rate_at_least, None),
-                ("cpu", _cpu, None, goals.cpu_at_most),
-            ):
-                ratio = _ratio(middle(ours, value), middle(theirs, value))
-                by_round = [_ratio(value(a), value(b)) for a, b in zip(ours, theirs, strict=True)]
+            metrics: list[_Metric] = [
+                ("rate", _rate, _ratio, goals.rate_at_least, None),
+                ("cpu", _cpu, _ratio, None, goals.cpu_at_most),
+            ]
+            if goals.added_us_at_most is not None:
+                metrics.append(("added", _microseconds, _added, None, goals.added_us_at_most))
+            for metric, value, compare, least, most in metrics:
+                compared = compare(middle(ours, value), middle(theirs, value))
+                by_round = [compare(value(a), value(b)) for a, b in zip(ours, theirs, strict=True)]
                 goal, passed = "", None
                 if least is not None:
-                    goal, passed = f"≥ {least:g}", ratio >= least
+                    goal, passed = f"≥ {least:g}", compared >= least
                 if most is not None:
-                    goal, passed = f"≤ {most:g}", ratio <= most
+                    goal, passed = f"≤ {most:g}", compared <= most
                 verdict = Verdict(
                     row.name,
                     comparison.ours,
                     comparison.theirs,
                     metric,
-                    ratio,
+                    compared,
                     min(by_round),
                     max(by_round),
                     goal,
@@ -80,6 +95,10 @@ def verdicts(
 
 def _ratio(ours: float, theirs: float) -> float:
     return ours / theirs if theirs else float("inf")
+
+
+def _added(ours: float, theirs: float) -> float:
+    return ours - theirs
 
 
 def print_report(
@@ -113,11 +132,26 @@ def print_report(
         )
         volume.add_row(row.name, *_volume_cells(row, by_server))
     tables = [rates, cpu, volume, _memory_table(results, servers)]
+    if added := [verdict for verdict in judged if verdict.metric == "added"]:
+        tables.insert(1, _added_table(added))
     if len(pairs) > 1:
         tables.insert(2, _comparison_table(rows, judged))
         tables.remove(volume)  # it would be too wide, and says what the table of CPU time says
     for table in tables:
         console.print(table)
+
+
+def _added_table(judged: Sequence[Verdict]) -> Table:
+    table = Table(title="Time that is added to an I/O, µs", title_justify="left")
+    for heading in ("row", "to", "added", "by round", "goal", ""):
+        table.add_column(heading, justify="left" if heading in ("row", "to") else "right")
+    for verdict in judged:
+        rounds = f"{verdict.lowest:.0f}–{verdict.highest:.0f}"
+        word = _VERDICTS[verdict.passed]
+        table.add_row(
+            verdict.row, verdict.theirs, f"{verdict.value:.0f}", rounds, verdict.goal, word
+        )
+    return table
 
 
 def _comparison_table(rows: Sequence[Row], judged: Sequence[Verdict]) -> Table:
@@ -134,7 +168,7 @@ def _comparison_table(rows: Sequence[Row], judged: Sequence[Verdict]) -> Table:
 
 def _ratio_cell(verdict: Verdict) -> str:
     goal = f"\n{verdict.goal} {_VERDICTS[verdict.passed]}" if verdict.goal else ""
-    return f"{verdict.ratio:.2f} ({verdict.lowest:.2f}–{verdict.highest:.2f}){goal}"
+    return f"{verdict.value:.2f} ({verdict.lowest:.2f}–{verdict.highest:.2f}){goal}"
 
 
 def _table(title: str, servers: Sequence[str], judged: object) -> Table:
@@ -167,7 +201,7 @@ def _verdict_cells(verdict: Verdict | None) -> tuple[str, ...]:
         return ()
     word = _VERDICTS[verdict.passed]
     rounds = f"{verdict.lowest:.2f}–{verdict.highest:.2f}"
-    return (f"{verdict.ratio:.2f}", rounds, verdict.goal, word)
+    return (f"{verdict.value:.2f}", rounds, verdict.goal, word)
 
 
 def _volume_cells(row: Row, by_server: Sequence[Sequence[Sample]]) -> list[str]:
@@ -211,7 +245,8 @@ def as_json(rows: Sequence[Row], results: Results, judged: Sequence[Verdict]) ->
 
 
 def print_shares(console: Console, server: str, row: str, by_process: list[Counter[str]]) -> None:
-    """Where the CPU time of each process went; the target is the first."""
+    """Where the CPU time of each process went; the target is the first, Redis has no frames."""
+    by_process = [found for found in by_process if found.total()]
     table = Table(title=f"{server}: {row}: share of CPU time", title_justify="left")
     table.add_column("")
     names = ["target", *(f"worker {number}" for number in range(1, len(by_process)))]

@@ -49,6 +49,12 @@ WORKER_ROWS = (
     large("write", 1, "qemu-img"),
     large("write", 32, "qemu-img"),
 )
+CLUSTER_ROWS = (
+    small("read", 1, "iscsi-perf"),
+    small("read", 32, "iscsi-perf"),
+    small("write", 1, "qemu-img"),
+    small("write", 32, "qemu-img"),
+)
 CEPH_ROWS = (
     small("read", 1, "iscsi-perf"),
     small("read", 32, "iscsi-perf"),

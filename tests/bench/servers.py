@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,10 @@ def _serve_lunmesh(disks: Disks) -> Iterator[Endpoint]:
 
 
 @contextmanager
-def _serve_over_workers(name: str, disks: Disks) -> Iterator[Endpoint]:
+def serve_over_workers(
+    name: str, disks: Disks, arguments: Sequence[str] = ()
+) -> Iterator[Endpoint]:
+    """A node, with further flags, over the workers that ``name`` names."""
     with ExitStack() as stack:
         folders = [disks.folder / f"worker{number}" for number in range(_WORKERS[name])]
         listen = "127.0.0.1:0" if name == WORKER_TCP else ""
@@ -97,7 +100,10 @@ def _serve_over_workers(name: str, disks: Disks) -> Iterator[Endpoint]:
             LunmeshServer(
                 disks.folder / "lunmesh",
                 [f"disk{block}={disks.size}" for block in disks.blocks],
-                arguments=[part for worker in workers for part in ("--worker", worker.address)],
+                arguments=[
+                    *(part for worker in workers for part in ("--worker", worker.address)),
+                    *arguments,
+                ],
             )
         )
         files = {
@@ -140,7 +146,7 @@ def lunmesh() -> Candidate:
 
 def lunmesh_over_workers(name: str) -> Candidate:
     """The product, with file stores of workers in processes of their own."""
-    return Candidate(name, product_version(), lambda disks: _serve_over_workers(name, disks))
+    return Candidate(name, product_version(), lambda disks: serve_over_workers(name, disks))
 
 
 def tgtd() -> Candidate:

@@ -23,6 +23,7 @@ COMPONENTS = (  # the first whose mark is in the innermost frame
     ("target/iscsi", "iSCSI"),
     ("target/scsi", "SCSI"),
     ("target/hba", "SCSI"),
+    ("target/cluster", "the tracker"),
     ("target/block", "volumes and the way to workers"),
     ("workers/wire", "messages: packing and unpacking"),
     ("workers/rados", "RADOS"),

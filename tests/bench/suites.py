@@ -15,7 +15,8 @@ from tests.bench.ceph import (
     rados_worker,
     tgt_rbd,
 )
-from tests.bench.rows import CEPH_ROWS, LOCAL_ROWS, WORKER_ROWS, Row
+from tests.bench.cluster import WITH_REDIS, node_with_redis
+from tests.bench.rows import CEPH_ROWS, CLUSTER_ROWS, LOCAL_ROWS, WORKER_ROWS, Row
 from tests.bench.servers import (
     EMBEDDED,
     FOUR_WORKERS,
@@ -34,10 +35,11 @@ SMALL_BYTES_MAX = 4096
 
 @dataclass(frozen=True)
 class Goals:
-    """Of one row, as ratios to the other server of the same run."""
+    """Of one row, beside the other server of the same run."""
 
-    rate_at_least: float | None = None
-    cpu_at_most: float | None = None  # server CPU time per I/O
+    rate_at_least: float | None = None  # ratio
+    cpu_at_most: float | None = None  # ratio of server CPU time per I/O
+    added_us_at_most: float | None = None  # difference of the time an I/O takes; depth 1
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ def _beside_tgt_rbd(row: Row) -> Goals:
     return Goals(rate_at_least=1.0) if row.workload.depth > 1 else Goals()
 
 
+def _tracked(row: Row) -> Goals:
+    if row.workload.depth == 1:
+        return Goals(added_us_at_most=150)
+    return Goals(rate_at_least=0.6)
+
+
 def _ceph(objectstore: ObjectStore) -> Suite:
     shared = SharedCluster(objectstore)
     return Suite(
@@ -110,6 +118,13 @@ def suites() -> tuple[Suite, ...]:
                 *(Comparison(name, EMBEDDED) for name in OVER_WORKERS),
                 Comparison(WORKER_UNIX, TGTD, _one_worker_beside_tgtd),
             ),
+        ),
+        Suite(
+            "cluster",
+            "One node over one worker, with Redis and without",
+            CLUSTER_ROWS,
+            (lunmesh_over_workers(WORKER_UNIX), node_with_redis()),
+            (Comparison(WITH_REDIS, WORKER_UNIX, _tracked),),
         ),
         _ceph("memstore"),
         _ceph("bluestore"),

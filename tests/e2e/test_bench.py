@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.servers import TGTD
+from tests.bench.servers import TGTD, WORKER_UNIX
 from tests.bench.suites import Suite, suites
 from tests.support.lunmesh_server import PROJECT_ROOT
 from tests.support.tools import require_tool
@@ -28,7 +28,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "suite", [suite for suite in suites() if suite.name in ("local", "workers")]
+    "suite", [suite for suite in suites() if suite.name in ("local", "workers", "cluster")]
 )
 def test_every_row_is_measured(suite: Suite, tmp_path: Path) -> None:
     for tool in ("iscsi-perf", "qemu-img"):
@@ -44,8 +44,9 @@ def test_every_row_is_measured(suite: Suite, tmp_path: Path) -> None:
         for (sample,) in row["samples"].values():
             assert sample["rate"] > 0
     # A peer that is not there is named, and one that is there has something said about it.
-    assert TGTD in done.stdout
-    assert (TGTD not in servers) == any(TGTD in reason for reason in result["missing"])
+    peer = WORKER_UNIX if suite.name == "cluster" else TGTD
+    assert peer in done.stdout
+    assert (peer not in servers) == any(peer in reason for reason in result["missing"])
     assert all(memory["peak_bytes"] > 0 for memory in result["memory"].values())
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 

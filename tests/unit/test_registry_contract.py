@@ -301,26 +301,44 @@ def test_a_lease_is_renewed_until_it_is_over_and_claimed(play: Play) -> None:
         assert (one, two) == (1, 8)
         assert second == first + 1
         await w.run_out(50)
-        others = {m.node: m for m in await w.of["b"].renew(b, two, 60_000)}
+        renewed = await w.of["b"].renew(b, two, 60_000, 0)
+        assert renewed.whole
+        assert a in renewed.due
+        assert b not in renewed.due
+        others = {m.node: m for m in renewed.changed}
+        assert set(others) == {m.node for m in await w.of["b"].members()}
         assert others[b].left_ms > 0
         assert others[b].info == '{"x": "y z"}'
         assert others[a].left_ms <= 0
-        await w.of["a"].renew(a, one, 60_000)  # late, but nobody was there
+        # Late, but nobody was there; a renewal is no change.
+        assert a not in (await w.of["a"].renew(a, one, 60_000, 0)).due
+        assert (await w.of["b"].renew(b, two, 60_000, renewed.change))[:4] == (
+            renewed.change,
+            False,
+            [],
+            [],
+        )
         assert not await w.of["b"].claim(b, two, others[a], 1000), "it has come back"
-        await w.of["a"].renew(a, one, 1)
+        await w.of["a"].renew(a, one, 1, 0)
         await w.run_out(1)
         assert await w.of["b"].claim(b, two, others[a], 60_000)
         with pytest.raises(StaleNode):
-            await w.of["a"].renew(a, one, 60_000)
-        mine = {m.node: m for m in await w.of["b"].renew(b, two, 60_000)}
-        assert mine[a].reaper == b
+            await w.of["a"].renew(a, one, 60_000, 0)
+        claimed = await w.of["b"].renew(b, two, 60_000, renewed.change)
+        assert [(m.node, m.reaper) for m in claimed.changed] == [(a, b)]
+        assert a not in claimed.due, "it is claimed"
         await w.of["b"].reaped(b, two, a, one)
-        assert a not in {m.node for m in await w.of["b"].renew(b, two, 60_000)}
+        gone = await w.of["b"].renew(b, two, 60_000, claimed.change)
+        assert (gone.whole, gone.changed, gone.gone) == (False, [], [a])
+        assert a not in {m.node for m in await w.of["b"].members()}
+        whole = await w.of["b"].renew(b, two, 60_000, gone.change + 1)
+        assert whole.whole, "a Redis that has lost the last changes"
+        assert whole.change == gone.change
         assert others[a].number == first
         assert await w.of["a"].join(a, 0, 50, "{}") == (2, first)
         await w.of["b"].leave(b, two)
         with pytest.raises(StaleNode):
-            await w.of["b"].renew(b, two, 50)
+            await w.of["b"].renew(b, two, 50, 0)
 
     play(story)
 
@@ -334,14 +352,14 @@ def test_a_claim_passes_on_when_its_holder_dies(play: Play) -> None:
         await w.run_out(1)
         victim = Member(a, epochs[a], 1, 0, "", "{}")
         assert await w.of["b"].claim(b, epochs[b], victim, 30)
+        assert await w.of["b"].claim(b, epochs[b], victim, 30), "the answer was lost"
         assert not await w.of["c"].claim(c, epochs[c], victim, 30)
         await w.run_out(30)
+        assert a in (await w.of["c"].renew(c, epochs[c], 60_000, 1)).due
         assert await w.of["c"].claim(c, epochs[c], victim, 60_000)
         await w.of["b"].reaped(b, epochs[b], a, epochs[a])
-        assert a in {m.node for m in await w.of["c"].renew(c, epochs[c], 60_000)}, (
-            "not b's any more"
-        )
+        assert a in {m.node for m in await w.of["c"].members()}, "not b's any more"
         await w.of["c"].reaped(c, epochs[c], a, epochs[a])
-        assert a not in {m.node for m in await w.of["c"].renew(c, epochs[c], 60_000)}
+        assert a not in {m.node for m in await w.of["c"].members()}
 
     play(story)
