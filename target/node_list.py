@@ -42,7 +42,7 @@ class NodeList:
     """The nodes that the node ``own`` has seen, itself among them."""
 
     def __init__(self, own: str, clock: Callable[[], float]) -> None:
-        self.changed: Callable[[], None] = lambda: None  # a node has come, gone or come back
+        self.changed: Callable[[], None] = lambda: None  # a node is gone, or has come back
         self._own = own
         self._clock = clock
         self._nodes: dict[str, ListedNode] = {}
@@ -50,7 +50,6 @@ class NodeList:
     def update(self, members: Iterable[Member]) -> None:
         """Those that are there now, as of a renewal."""
         now = self._clock()
-        before = set(self.live_ports())
         there = {
             member.node: ListedNode(member, decode_info(member.info), not member.reaper, now)
             for member in members
@@ -58,8 +57,8 @@ class NodeList:
         for name, it in self._nodes.items():
             if name not in there and now - it.seen_at < FORGET_SECONDS:
                 there[name] = ListedNode(it.member, it.info, False, it.seen_at)
-        self._nodes = there
-        if before != set(self.live_ports()):
+        before, self._nodes = self._nodes, there
+        if any(it.alive != there[name].alive for name, it in before.items() if name in there):
             self.changed()
 
     def live_ports(self) -> list[int]:

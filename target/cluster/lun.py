@@ -415,10 +415,10 @@ class LunTracker(Gate):
         return await self._telling.announce(event)
 
     def tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
-        self._spawn(_answer(self._telling.announce(event), done))
+        self._spawn(_answer(partial(self._telling.announce, event), done))
 
     def quiet(self, done: Callable[[bool], None]) -> None:
-        self._spawn(_answer(self._telling.quiet(), done))
+        self._spawn(_answer(self._telling.quiet, done))
 
     # --- fencing ----------------------------------------------------------------------------------
 
@@ -459,5 +459,5 @@ class LunTracker(Gate):
             await self._gone(node, True)
 
 
-async def _answer(question: Awaitable[bool], done: Callable[[bool], None]) -> None:
-    done(await question)
+async def _answer(ask: Callable[[], Awaitable[bool]], done: Callable[[bool], None]) -> None:
+    done(await ask())

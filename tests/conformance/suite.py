@@ -2,7 +2,7 @@
 
 1. `-d` allows writes, `-S` sanitize; without them whole families skip themselves.
 2. The LUN is given twice. The second URL is a second path, which the multipath tests and those with
-   two initiators need; both lead through the same portal, which is enough for them.
+   two initiators need; where no other is given, both lead through the same portal.
 3. `-V` shows every command. Only with it do all tests print the [SKIPPED] by which one sees that
    CUnit's "passed" means that nothing was tested. What is printed after the verdict is the
    teardown's, and no part of the test.
@@ -46,8 +46,8 @@ def list_tests(path: str) -> list[str]:
     return re.findall(rf"^{FAMILY}\.([^.\s]+\.[^.\s]+)$", done.stdout, re.M)
 
 
-def run_test(path: str, name: str, url: str, *, timeout: float) -> Result:
-    command = [path, "-d", "-S", "-V", "-t", f"{FAMILY}.{name}", url, url]
+def run_test(path: str, name: str, url: str, second: str = "", *, timeout: float) -> Result:
+    command = [path, "-d", "-S", "-V", "-t", f"{FAMILY}.{name}", url, second or url]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

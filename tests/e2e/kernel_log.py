@@ -41,8 +41,8 @@ _OUTAGE = re.compile(
     r"detected conn error|ping timeout|[Tt]arget requests? logout|connection.*closed"
 )
 _PATH_OUTAGE = re.compile(
-    _OUTAGE.pattern
-    + r"|session recovery timed out|multipath: \d+:\d+: (?:Failing|Reinstating) path"
+    _OUTAGE.pattern + r"|Asymmetric access state changed|session recovery timed out"
+    r"|multipath: \d+:\d+: (?:Failing|Reinstating) path"
     r"|^I/O error, dev sd|recoverable transport error, dev sd|rejecting I/O to offline device"
     r"|FAILED Result: hostbyte=DID_(?:TRANSPORT_|NO_CONNECT|BUS_BUSY)|callbacks suppressed"
 )

@@ -33,7 +33,7 @@ GUEST_PACKAGES: dict[str, tuple[str, ...]] = {
         *("sg_inq", "sg_vpd", "sg_readcap", "sg_modes", "sg_luns", "sg_opcodes", "sg_logs"),
         *("sg_turs", "sg_requests", "sg_raw", "sg_sync", "sg_verify", "sg_unmap", "sg_write_same"),
         *("sg_get_lba_status", "sg_compare_and_write", "sg_persist", "sg_reset"),
-        *("sg_start", "sg_prevent", "sg_senddiag"),
+        *("sg_start", "sg_prevent", "sg_senddiag", "sg_rtpg", "sg_stpg"),
     ),
     "fio": ("fio",),
     "e2fsprogs": ("mkfs.ext4", "e2fsck", "resize2fs"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.e2e import kernel_log
 from tests.e2e.conftest import ServerFactory
+from tests.e2e.initiator import LinuxInitiator
 from tests.e2e.multipath import Multipath, MultipathDisk
 from tests.e2e.vm import VirtualMachine
 from tests.support.lunmesh_server import free_port
@@ -42,6 +44,85 @@ def verified_writes(vm: VirtualMachine, disk: MultipathDisk) -> Iterator[None]:
     finally:
         vm.sh("touch /run/stop")
         vm.finish()
+
+
+KEY, RIVAL = 0xA, 0xB
+# Of persistent reservations: number, name, and whether only the holder writes.
+TYPES = [
+    (1, "Write Exclusive", True),
+    (3, "Exclusive Access", True),
+    (5, "Write Exclusive, registrants only", False),
+    (6, "Exclusive Access, registrants only", False),
+    (7, "Write Exclusive, all registrants", False),
+    (8, "Exclusive Access, all registrants", False),
+]
+OK, UNIT_ATTENTION, CONFLICT = 0, 6, 24  # exit statuses of sg3-utils
+WRITE = "sg_raw --send=512 --infile=/dev/zero {} 2a 00 00 00 00 00 00 00 01 00"
+
+
+@contextlib.contextmanager
+def two_paths(vm: VirtualMachine, folder: Path) -> Iterator[tuple[str, str]]:
+    """The same disk through either node, without multipathd: two I_T nexuses."""
+    with NodeCluster(folder, ["disk0=16M"], workers=1) as cluster:
+        initiators = [
+            LinuxInitiator(vm, f"127.0.0.1:{node.port}", node.iqn) for node in cluster.nodes
+        ]
+        try:
+            for initiator in initiators:
+                initiator.add()
+            (one,), (two,) = (initiator.login() for initiator in initiators)
+            yield one, two
+        finally:
+            initiators[0].forget()
+
+
+def sg(vm: VirtualMachine, command: str) -> str:
+    """A command that must succeed, once unit attentions have been taken."""
+    while (result := vm.run(command)).status == UNIT_ATTENTION:
+        pass
+    assert result.status == OK, f"{command}: {result}"
+    return result.output
+
+
+def writes(vm: VirtualMachine, disk: str) -> int:
+    """How a write ends, once unit attentions have been taken."""
+    while (result := vm.run(WRITE.format(disk))).status == UNIT_ATTENTION:
+        pass
+    return result.status
+
+
+def test_reservations_of_every_type_between_two_nodes(vm: VirtualMachine, tmp_path: Path) -> None:
+    """One reserves through one node; the other, through the other, is barred, and takes over."""
+    with two_paths(vm, tmp_path) as (one, two):
+        for number, name, holder_only in TYPES:
+            sg(vm, f"sg_persist --out --register --param-sark={KEY:#x} {one}")
+            sg(vm, f"sg_persist --out --reserve --param-rk={KEY:#x} --prout-type={number} {one}")
+            assert name in sg(vm, f"sg_persist --in --read-reservation {two}")
+            assert writes(vm, two) == CONFLICT, name
+            assert writes(vm, one) == OK, name
+            sg(vm, f"sg_persist --out --register --param-sark={RIVAL:#x} {two}")
+            assert writes(vm, two) == (CONFLICT if holder_only else OK), name
+            take = f"--param-rk={RIVAL:#x} --param-sark={KEY:#x} --prout-type={number}"
+            sg(vm, f"sg_persist --out --preempt-abort {take} {two}")
+            assert writes(vm, one) == CONFLICT, name
+            assert writes(vm, two) == OK, name
+            keys = sg(vm, f"sg_persist --in --read-keys {one}")
+            assert "1 registered" in keys, keys
+            sg(vm, f"sg_persist --out --clear --param-rk={RIVAL:#x} {two}")
+            assert writes(vm, one) == OK, name
+
+
+def test_port_groups_are_one_state_for_both_nodes(vm: VirtualMachine, tmp_path: Path) -> None:
+    with two_paths(vm, tmp_path) as (one, two):
+        sg(vm, f"sg_stpg --tp=2 --state=2 {one}")
+        for disk in (one, two):
+            said = sg(vm, f"sg_rtpg --decode {disk}")
+            groups = re.findall(r"group id : (0x\w+).*?state : (0x\w+)", said, re.DOTALL)
+            assert groups == [("0x1", "0x00"), ("0x2", "0x02")], said
+        assert writes(vm, one) == OK
+        assert writes(vm, two) not in (OK, CONFLICT), "its port is in standby"
+        sg(vm, f"sg_stpg --tp=2 --state=0 {one}")
+        assert writes(vm, two) == OK
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ def test_a_command_of_one_node_is_seen_and_ended_by_another(tmp_path: Path, aske
         with nodes["b"] as b, nodes["a"] as a, logged_in(a, "iqn.x:one") as one:
             assert len(ask(a, "node")) == len(ask(b, "node")) == 2
             assert [n["state"] for n in ask(a, "node")] == ["serving", "serving"]
+            until(lambda: one.command(cdb.TEST_UNIT_READY).status == 0)  # it knows as well
             os.kill(worker.pid, signal.SIGSTOP)
             try:
                 task = one.start(cdb.write10(8, 1), data_out=bytes(512))

@@ -45,7 +45,9 @@ def test_ten_thousand_schedules() -> None:
     assert faults > SCHEDULES
 
 
-@pytest.mark.parametrize("switch", ["workers_refuse", "gates_wait", "reset_everywhere"])
+@pytest.mark.parametrize(
+    "switch", ["workers_refuse", "gates_wait", "doubts_count", "reset_everywhere"]
+)
 def test_without_it_the_checker_finds_a_violation(switch: str) -> None:
     switches = Switches(**{switch: False})
     assert any(play(seed, switches)[0] for seed in range(SABOTAGED_SCHEDULES))

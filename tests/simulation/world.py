@@ -10,6 +10,8 @@ Rules of what is played:
 1. A node that is stopped says and hears nothing; what it was about to say it says when it goes on.
 2. What a node has sent arrives, however late, whatever has become of the node.
 3. A command that was not answered may happen as long as its node is not fenced.
+4. A unit waits ``IO_SECONDS`` for a worker; a write that has not been done by then is in doubt, and
+   holds back what overlaps it (as ``target/block/worker_queue.py`` does).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from tests.simulation.registers import UNKNOWN, Operation, violation
 LUN = "disk"
 LEASE_SECONDS = 2.0
 WAIT_SECONDS = 3.0
+IO_SECONDS = 1.0
 ANSWER_SECONDS = 4.0  # an initiator waits no longer
 TRIES = 4
 LATE = 0.1  # of the commands on their way to a worker
@@ -48,6 +51,7 @@ class Switches:
     workers_refuse: bool = True  # fenced epochs
     gates_wait: bool = True  # for overlapping commands of others
     peers_are_kept: bool = True  # a registry that has forgotten all is not the only one that knew
+    doubts_count: bool = True  # a write in doubt is one that is running still
     reset_everywhere: bool = True  # a reset is done on all nodes before it is answered
 
 
@@ -121,6 +125,8 @@ class Unit:
         self.gate: LunTracker | None = None
         self._waiting: set[Request] = set()
         self._running: set[Request] = set()
+        self._doubts: set[Request] = set()
+        self._doubt_waits: list[tuple[set[Request], Callable[[], None]]] = []
         self._emptied = asyncio.Event()
         self.dead = False
         self.sessions = 0  # that have been dropped
@@ -160,10 +166,40 @@ class Unit:
     async def _io(self, request: Request) -> None:
         node = self._node
         await node.running()
-        done = await node.world.worker.run(node.name, self._epoch, request)
+        while any(other.block == request.block for other in self._doubts):
+            self._emptied.clear()
+            await self._emptied.wait()
+        io = node.world.spawn(node.world.worker.run(node.name, self._epoch, request))
+        await asyncio.wait((io,), timeout=IO_SECONDS)
         await node.running()
-        if not self.dead:
-            self._end(request, "done" if done else "refused")
+        if self.dead:
+            return
+        if io.done():
+            self._end(request, "done" if io.result() else "refused")
+            return
+        if request.kind != "read":
+            self._doubts.add(request)
+        self._end(request, "busy")
+        await asyncio.wait((io,))
+        await node.running()
+        self._certain(request)
+
+    def _certain(self, request: Request) -> None:
+        self._doubts.discard(request)
+        self._emptied.set()
+        for wait in list(self._doubt_waits):
+            wait[0].discard(request)
+            if not wait[0]:
+                self._doubt_waits.remove(wait)
+                wait[1]()
+
+    def after_doubts(self, lba: int, blocks: int, done: Callable[[], None]) -> bool:
+        """Of ``target/cluster/host.py``."""
+        doubts = {it for it in self._doubts if not blocks or lba <= it.block < lba + blocks}
+        if not self._node.world.switches.doubts_count or not doubts:
+            return False
+        self._doubt_waits.append((doubts, done))
+        return True
 
     def _end(self, request: Request, outcome: str) -> None:
         self._waiting.discard(request)
@@ -175,8 +211,10 @@ class Unit:
         self._emptied.set()
 
     def happened(self, event: UnitEvent, done: Callable[[], None]) -> None:
-        assert isinstance(event, ResetUnit)
-        self._node.world.spawn(self._reset(done))
+        if isinstance(event, ResetUnit):
+            self._node.world.spawn(self._reset(done))
+        else:
+            done()
 
     async def _reset(self, done: Callable[[], None]) -> None:
         victims = {*self._waiting, *self._running}
@@ -198,7 +236,9 @@ class Unit:
         if self._node.world.switches.reset_everywhere:
             sure = await self.gate.announce(ResetUnit(asc=0x29, ascq=3))
         await here.wait()
-        return sure
+        quiet: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.gate.quiet(lambda it: None if quiet.done() else quiet.set_result(it))
+        return await quiet and sure
 
 
 class Remote:
@@ -278,7 +318,7 @@ class Node:
         self._life = life
         life.start()
         unit = Unit(self, life.epoch)
-        unit.gate = life.track(LUN, unit, self.world.worker.fence)
+        unit.gate = life.track(LUN, unit, self.world.worker.fence, after_doubts=unit.after_doubts)
         self.unit = unit
 
     def _keep_peers(self, peers: dict[str, int]) -> None:
