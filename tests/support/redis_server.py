@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,7 +36,14 @@ class RedisProcessError(Exception):
 class RedisServer:
     """A Redis that can be started, stopped, killed and restarted; as a context, running."""
 
-    def __init__(self, folder: Path, *, port: int = 0, durable: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        durable: bool = False,
+        arguments: Sequence[str] = (),
+    ) -> None:
         """``port`` 0 is none: the Unix socket is enough."""
         folder.mkdir(parents=True, exist_ok=True)
         self.socket_path = folder / "redis.sock"
@@ -43,6 +51,7 @@ class RedisServer:
         self.log_path = folder / "redis.log"
         self._folder = folder
         self._durable = durable
+        self._arguments = tuple(arguments)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -82,6 +91,7 @@ class RedisServer:
             *("--save", "", "--appendonly", "yes" if self._durable else "no"),
             *("--appendfsync", "always", "--dir", str(self._folder)),
             *("--logfile", str(self.log_path), "--daemonize", "no"),
+            *self._arguments,
         ]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -129,7 +139,8 @@ class RedisServer:
             probe.settimeout(START_SECONDS)
             probe.connect(str(self.socket_path))
             probe.sendall(b"PING\r\n")
-            return probe.recv(64).startswith(b"+PONG")  # it may still be loading
+            # It may still be loading; one that wants a password has loaded.
+            return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         return False
 
     def _error(self, what: str) -> RedisProcessError:
