@@ -43,7 +43,7 @@ format: install ## Put the code in its house style
 bench: install debian-packages ## Measure, beside tgtd where it is installed
 	@exec $(BIN)/python -m tests.bench $(ARGS)
 
-chaos: install ## Kill, stop and cut workers under verified writes: make chaos ARGS='--seconds 600 --seed 1'
+chaos: install ## Kill, stop and cut off nodes, workers and Redis under verified writes: make chaos ARGS='--nodes 3 --seed 1'
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 simulate: install debian-packages ## What tracking costs at scale: make simulate ARGS='--short'
