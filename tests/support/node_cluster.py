@@ -34,9 +34,15 @@ class NodeCluster:
         nodes: int = 2,
         workers: int = 2,
         arguments: Sequence[str] = (),
+        redis: RedisServer | None = None,
+        url: str = "",
     ) -> None:
-        """``volumes`` are values of --volume, in LUN order; ``arguments`` go to every node."""
-        self.redis = RedisServer(folder / "redis")
+        """``volumes`` are values of --volume, in LUN order; ``arguments`` go to every node.
+
+        ``url`` is where nodes find Redis, if that is not where ``redis`` says.
+        """
+        self.redis = redis or RedisServer(folder / "redis")
+        self._url = url or self.redis.url
         self.workers = [LunmeshWorker(folder / f"worker{n}") for n in range(workers)]
         self.nodes: list[LunmeshServer] = []
         self._folder = folder
@@ -58,7 +64,7 @@ class NodeCluster:
                     self._folder / f"node{number}",
                     self._volumes,
                     arguments=[
-                        *("--redis", self.redis.url, "--node-id", f"node{number}"),
+                        *("--redis", self._url, "--node-id", f"node{number}"),
                         *places,
                         *self._arguments,
                     ],

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,14 +36,27 @@ class RedisProcessError(Exception):
 class RedisServer:
     """A Redis that can be started, stopped, killed and restarted; as a context, running."""
 
-    def __init__(self, folder: Path, *, port: int = 0, durable: bool = False) -> None:
-        """``port`` 0 is none: the Unix socket is enough."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        durable: bool = False,
+        arguments: Sequence[str] = (),
+        user: tuple[str, str] | None = None,
+    ) -> None:
+        """``port`` 0 is none: the Unix socket is enough.  ``arguments`` are any further options.
+
+        ``user``: name and password of the only one who may do something.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.socket_path = folder / "redis.sock"
         self.port = port
         self.log_path = folder / "redis.log"
         self._folder = folder
         self._durable = durable
+        self._arguments = tuple(arguments)
+        self._user = user
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -82,6 +96,7 @@ class RedisServer:
             *("--save", "", "--appendonly", "yes" if self._durable else "no"),
             *("--appendfsync", "always", "--dir", str(self._folder)),
             *("--logfile", str(self.log_path), "--daemonize", "no"),
+            *self._arguments,
         ]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -124,10 +139,19 @@ class RedisServer:
         self.kill()
         self.start()
 
+    def restart_empty(self) -> None:
+        """Killed and started again, and everything is gone, durable or not."""
+        self.kill()
+        shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
+        self.start()
+
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.settimeout(START_SECONDS)
             probe.connect(str(self.socket_path))
+            if self._user is not None:
+                probe.sendall("AUTH {} {}\r\n".format(*self._user).encode("ascii"))
+                probe.recv(64)
             probe.sendall(b"PING\r\n")
             return probe.recv(64).startswith(b"+PONG")  # it may still be loading
         return False

@@ -1,0 +1,131 @@
+"""Two nodes and a Redis that goes away, comes back, is slow or forgets everything.
+
+All the time an initiator on each node counts up one counter; not one round may be lost.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import cdb
+from tests.support.incrementers import Incrementers, connect, until_good
+from tests.support.lunmesh_server import free_port
+from tests.support.node_cluster import NodeCluster
+from tests.support.redis_server import RedisServer
+from tests.support.relay import Relay
+from tests.support.volume_command import VolumeCommand
+
+LEASE_SECONDS = 2
+AWAY_SECONDS = 8  # longer than a lease and what commands wait
+LATENCY_SECONDS = 0.05
+OPTIONS = ("--lease", str(LEASE_SECONDS), "--cluster-wait", "1")
+
+
+class World:
+    """Two nodes that reach Redis through ``relay``."""
+
+    def __init__(self, cluster: NodeCluster, relay: Relay) -> None:
+        self.cluster = cluster
+        self.relay = relay
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("redis-faults")
+    redis = RedisServer(folder / "redis", port=free_port(), durable=True)
+    with (
+        Relay("127.0.0.1", redis.port, keep=False) as relay,
+        NodeCluster(
+            folder,
+            ["disk0=16M"],
+            workers=1,
+            arguments=OPTIONS,
+            redis=redis,
+            url=f"redis://{relay.host}:{relay.port}",
+        ) as cluster,
+    ):
+        yield World(cluster, relay)
+
+
+@pytest.fixture(scope="module")
+def all_the_time(world: World) -> Iterator[Incrementers]:
+    counting = Incrementers(world.cluster.nodes)
+    with counting:
+        counting.all_go_on()
+        yield counting
+    counting.check()
+
+
+def test_a_redis_that_restarts(world: World, all_the_time: Incrementers) -> None:
+    epochs = shut_outs(world)
+    world.cluster.redis.restart()
+    all_the_time.all_go_on()
+    assert shut_outs(world) == epochs, "nothing was forgotten"
+
+
+def test_a_redis_that_is_away(world: World, all_the_time: Incrementers) -> None:
+    epochs = shut_outs(world)
+    world.cluster.redis.kill()
+    time.sleep(AWAY_SECONDS)
+    before = list(all_the_time.done)
+    world.cluster.redis.start()
+    all_the_time.all_go_on()
+    assert shut_outs(world) == epochs, "all were without it: none has shut out another"
+    assert min(before) > 0
+
+
+def test_a_redis_that_is_stopped(world: World, all_the_time: Incrementers) -> None:
+    epochs = shut_outs(world)
+    world.cluster.redis.signal(signal.SIGSTOP)
+    time.sleep(2 * LEASE_SECONDS)
+    world.cluster.redis.signal(signal.SIGCONT)
+    all_the_time.all_go_on()
+    assert shut_outs(world) == epochs
+
+
+def test_a_redis_far_away(world: World, all_the_time: Incrementers) -> None:
+    world.relay.delay_seconds = LATENCY_SECONDS
+    try:
+        all_the_time.all_go_on()
+        all_the_time.all_go_on()
+    finally:
+        world.relay.delay_seconds = 0.0
+
+
+def test_a_redis_that_has_forgotten_everything(world: World, all_the_time: Incrementers) -> None:
+    """All start anew: epochs go on, no identity and no volume is lost."""
+    first, second = (VolumeCommand(node) for node in world.cluster.nodes)
+    first.good("create", "extra", "8M")
+    before = [of.json("list") for of in (first, second)]
+    said = shut_outs(world)
+    world.cluster.redis.restart_empty()
+    all_the_time.all_go_on()
+    assert all(now > then for now, then in zip(shut_outs(world), said, strict=True))
+    assert [of.json("list") for of in (first, second)] == before
+    second.good("delete", "extra", "--yes")
+    assert [volume["name"] for volume in first.json("list")] == ["disk0"]
+
+
+def test_what_a_stopped_node_was_told_does_not_land_when_redis_has_forgotten_it(
+    world: World,
+) -> None:
+    live, stopped = world.cluster.nodes
+    lba = 64
+    with connect(stopped, "late") as late:
+        late.command(cdb.TEST_UNIT_READY)
+        stopped.signal(signal.SIGSTOP)
+        late.start(cdb.write10(lba, 1), data_out=b"l" * 512)
+        world.cluster.redis.restart_empty()
+        until_good(live, cdb.write10(lba, 1), data_out=b"n" * 512)
+        stopped.signal(signal.SIGCONT)
+        for node in (stopped, live):
+            assert until_good(node, cdb.read10(lba, 1), read_length=512) == b"n" * 512
+
+
+def shut_outs(world: World) -> list[int]:
+    """How often each node has started anew."""
+    return [node.stderr().count("has been shut out by others") for node in world.cluster.nodes]
