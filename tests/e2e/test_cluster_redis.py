@@ -106,7 +106,7 @@ def test_a_redis_that_has_forgotten_everything(world: World, all_the_time: Incre
     all_the_time.all_go_on()
     assert all(now > then for now, then in zip(shut_outs(world), said, strict=True))
     assert [of.json("list") for of in (first, second)] == before
-    second.good("delete", "extra", "--yes")
+    second.good("delete", "extra", "--yes", "--force")
     assert [volume["name"] for volume in first.json("list")] == ["disk0"]
 
 
