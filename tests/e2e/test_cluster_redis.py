@@ -36,8 +36,8 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("redis-faults")
-    redis = RedisServer(folder / "redis", port=free_port(), durable=True)
     with (
+        RedisServer(folder / "redis", port=free_port(), durable=True) as redis,
         Relay("127.0.0.1", redis.port, keep=False) as relay,
         NodeCluster(
             folder,

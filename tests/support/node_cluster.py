@@ -39,9 +39,11 @@ class NodeCluster:
     ) -> None:
         """``volumes`` are values of --volume, in LUN order; ``arguments`` go to every node.
 
-        ``url`` is where nodes find Redis, if that is not where ``redis`` says.
+        ``redis`` is one that runs, and goes on when all this has ended; nodes find it where it says
+        or at ``url``.
         """
         self.redis = redis or RedisServer(folder / "redis")
+        self._own = redis is None
         self._url = url or self.redis.url
         self.workers = [LunmeshWorker(folder / f"worker{n}") for n in range(workers)]
         self.nodes: list[LunmeshServer] = []
@@ -53,7 +55,8 @@ class NodeCluster:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.redis)
+            if self._own:
+                stack.enter_context(self.redis)
             for worker in self.workers:
                 stack.callback(worker.kill)
             with ThreadPoolExecutor(len(self.workers)) as threads:  # each takes a second to start
