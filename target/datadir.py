@@ -108,6 +108,7 @@ class _Catalog(msgspec.Struct, kw_only=True):
     volumes: dict[str, VolumeRecord] = {}
     # By pool: this node there, as Ceph knows it, until it has left with nothing in flight.
     pools: dict[str, str] = {}
+    followed: str = ""  # the catalog of all nodes, if this is a copy of it
 
 
 class DataDir:
@@ -472,6 +473,20 @@ class DataDir:
             self._write()
         except OSError:
             self._catalog.pools = before
+            raise
+
+    @property
+    def followed(self) -> str:
+        """Which catalog of all nodes this one has followed (``target/shared_catalog.py``)."""
+        return self._catalog.followed
+
+    def follow(self, catalog: str) -> None:
+        """Keep that.  Raises OSError."""
+        before, self._catalog.followed = self._catalog.followed, catalog
+        try:
+            self._write()
+        except OSError:
+            self._catalog.followed = before
             raise
 
     def close(self) -> None:

@@ -3,13 +3,21 @@
 It is a document of the registry, of a unit of its own: a change is in it first, and counts as done
 when every node has followed it (the events of ``target/cluster/lun.py``).  What a node keeps in its
 data directory is a copy.
+
+Rules:
+
+1. A catalog has an identity from its first version on, and a copy says of which it is.  What has
+   gone from the catalog that a node has followed was deleted, and goes there too.
+2. A registry that has lost its memory has a new catalog: each node puts in what it has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable
+import uuid as uuids
+from collections.abc import Awaitable, Callable, Container
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -31,6 +39,13 @@ Records = dict[str, VolumeRecord]
 Fact = tuple[bool, str, str]  # of a place: created, store_id, instance
 
 
+class Catalog(msgspec.Struct, kw_only=True):
+    """The document."""
+
+    id: str = ""  # rule 1
+    volumes: Records = {}
+
+
 class SharedCatalog:
     """The catalog as ``node`` sees it; ``data`` has the copy."""
 
@@ -50,17 +65,34 @@ class SharedCatalog:
         self._tracker = self._node.track(UNIT, self, _nothing_to_fence)
         await self._tracker.wait_open()
 
-    async def load(self) -> Records:
-        """What is in it.  Raises RegistryAway or DataDirError."""
-        _, records = await self._load()
-        return records
+    async def join(self, configured: Container[str]) -> None:
+        """Have here what the others have, and let them have what is here.
 
-    async def _load(self) -> tuple[int, Records]:
+        What is ``configured`` is settled one by one, by who knows its configuration.
+        Raises RegistryAway, StaleNode, DataDirError or OSError.
+        """
+        await self.open()
+        await self.change(lambda records: False)
+        _, catalog = await self._load()
+        for name, record in catalog.volumes.items():
+            self.adopt(name, record)
+        known = catalog.id == self._data.followed
+        for name, record in self._data.volumes.items():
+            if name in catalog.volumes or name in configured:
+                continue
+            if record.shared and known:
+                self._data.drop(name)
+            elif record.workers is not None and not record.deleting:
+                await self.settle(name, partial(_itself, record))
+        if not known:
+            self._data.follow(catalog.id)
+
+    async def _load(self) -> tuple[int, Catalog]:
         version, document = await self._node.registry.load(UNIT, KEY)
         if not version:
-            return 0, {}
+            return 0, Catalog()
         try:
-            return version, msgspec.json.decode(document, type=Records)
+            return version, msgspec.json.decode(document, type=Catalog)
         except (msgspec.DecodeError, msgspec.ValidationError) as exc:
             raise DataDirError(f"the catalog in Redis cannot be read: {exc}") from exc
 
@@ -71,12 +103,13 @@ class SharedCatalog:
         """
         node = self._node
         for _ in range(TRIES_MAX):
-            version, records = await self._load()
-            if not edit(records):
-                return records
-            document = msgspec.json.encode(records)
+            version, catalog = await self._load()
+            if not edit(catalog.volumes) and version:
+                return catalog.volumes
+            catalog.id = catalog.id or uuids.uuid4().hex
+            document = msgspec.json.encode(catalog)
             if await node.registry.replace(UNIT, node.id, node.epoch, KEY, version, document):
-                return records
+                return catalog.volumes
         raise RegistryAway("the catalog is being changed all the time")
 
     async def announce(self) -> bool:
@@ -179,7 +212,9 @@ class SharedCatalog:
     async def _follow(self, done: Callable[[], None]) -> None:
         while self.follow is not None:
             try:
-                await self.follow(await self.load())
+                _, catalog = await self._load()
+                if catalog.id == self._data.followed:  # else this life is over: rule 2
+                    await self.follow(catalog.volumes)
                 break
             except (DataDirError, OSError) as exc:
                 self._log.error("cannot follow the catalog", reason=str(exc))
@@ -202,6 +237,10 @@ class SharedCatalog:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _itself(record: VolumeRecord) -> VolumeRecord:
+    return record
 
 
 def _fact(place: WorkerPlace) -> Fact:

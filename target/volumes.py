@@ -100,7 +100,7 @@ class Volumes:
                 self._config.store, self.data, self._log, self._on_lost
             )
         if self.shared is not None:
-            await self._join_catalog(self.shared)
+            await self.shared.join(self.configured)
         for lun, wanted in enumerate(self._config.volumes):
             size = wanted.size_bytes if wanted.path is None else image_bytes(wanted)
             assert size is not None, "a volume has a size or a path"
@@ -124,20 +124,6 @@ class Volumes:
                 if volume.name in self._journals:
                     self.migrations.start(volume, self._journals.pop(volume.name))
             self.cleanup.begin()
-
-    async def _join_catalog(self, shared: SharedCatalog) -> None:
-        """Have what the other nodes have, and let them have what is here."""
-        await shared.open()
-        records = await shared.load()
-        for name, record in records.items():
-            shared.adopt(name, record)
-        for name, record in self.data.volumes.items():
-            if name in records or name in self.configured:
-                continue
-            if record.shared:
-                self.data.drop(name)
-            elif record.workers is not None and not record.deleting:
-                await shared.settle(name, partial(_itself, record))
 
     async def _open_created(self) -> None:
         for name, record in self.data.volumes.items():
@@ -360,10 +346,6 @@ class Volumes:
                 WorkerInfo(address=p.address, served=False, reason=gone) for p in record.workers
             ]
         return self._workers.infos(self._by_lun[lun])
-
-
-def _itself(record: VolumeRecord) -> VolumeRecord:
-    return record
 
 
 def _check_shared(wanted: VolumeConfig, record: VolumeRecord) -> None:

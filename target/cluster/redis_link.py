@@ -3,7 +3,8 @@ called in one wake-up leaves together.
 
 A URL is one of ``redis://``, ``rediss://`` (TLS), ``unix://``; with ``redis+sentinel://HOST:PORT,
 HOST:PORT/SERVICE`` the sentinels say who the primary is, with ``redis+cluster://HOST:PORT,…`` the
-keys are spread over a Redis Cluster.
+keys are spread over a Redis Cluster.  ``?tls=1`` is for the last two, sentinels as well;
+``?ssl_ca_certs=FILE`` for all that have TLS.
 """
 
 from __future__ import annotations
@@ -66,11 +67,15 @@ def make_client(url: str) -> aioredis.Redis | aioredis.RedisCluster:
         options.update(password=unquote(password))
     if user:
         options.update(username=unquote(user))
-    if parse_qs(parts.query).get("tls", ["0"])[0] in ("1", "yes", "true"):
-        options.update(ssl=True)
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    tls: dict[str, Any] = {}
+    if query.pop("tls", "0") in ("1", "yes", "true"):
+        tls = {"ssl": True, **query}  # ssl_ca_certs and its like, as redis-py names them
+    options.update(tls)
     if parts.scheme == "redis+sentinel":
         make: Any = Sentinel  # untyped
-        sentinel = make(_addresses(parts.netloc), socket_timeout=CONNECT_SECONDS)
+        asked = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS}
+        sentinel = make(_addresses(parts.netloc), sentinel_kwargs=asked | tls)
         client: aioredis.Redis = sentinel.master_for(parts.path.strip("/"), **options)
         return client
     from redis.asyncio.cluster import ClusterNode

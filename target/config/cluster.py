@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from target.config.merge import Merged
 from target.config.model import ClusterConfig, VolumeConfig
@@ -16,6 +17,7 @@ WAIT_SECONDS_DEFAULT = 5.0
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")  # as redis-py has them
 
 
 def cluster(merged: Merged) -> ClusterConfig | None:
@@ -58,6 +60,7 @@ def _url(given: str) -> str | None:
     parts = urlsplit(given)
     if parts.scheme not in _SCHEMES:
         raise ValueError(f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
+    _check_query(parts.scheme, parts.query)
     if parts.scheme == "unix":
         if not parts.path:
             raise ValueError("unix:// needs the path of a socket")
@@ -75,3 +78,23 @@ def _url(given: str) -> str | None:
     if parts.scheme == "redis+sentinel" and not parts.path.strip("/"):
         raise ValueError("redis+sentinel://HOST:PORT,.../SERVICE needs the service's name")
     return given
+
+
+def _check_query(scheme: str, query: str) -> None:
+    """What can be said behind ``?``.  Raises ValueError."""
+    many = "+" in scheme
+    said = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in said.items():
+        if name == "db" and not many:
+            if not value.isdecimal():
+                raise ValueError("db= takes a number")
+        elif name == "tls" and many:
+            if value not in ("0", "1"):
+                raise ValueError("tls= takes 0 or 1")
+        elif name in _FILES:
+            if scheme != "rediss" and said.get("tls") != "1":
+                raise ValueError(f"{name}= is for TLS: rediss://, or tls=1 for several servers")
+            if not os.access(value, os.R_OK):
+                raise ValueError(f"{name}= needs a file that can be read")
+        else:
+            raise ValueError(f"has {name}=, which {scheme}:// does not know")

@@ -144,6 +144,10 @@ class LunmeshServer:
             self.kill()
             raise error
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal (SIGSTOP, SIGCONT …)."""
+        self._running().send_signal(number)
+
     def stop(self) -> int:
         """SIGTERM, and the exit status. A server that does not end in time is killed: an error."""
         process = self._running()

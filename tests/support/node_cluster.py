@@ -34,9 +34,17 @@ class NodeCluster:
         nodes: int = 2,
         workers: int = 2,
         arguments: Sequence[str] = (),
+        redis: RedisServer | None = None,
+        url: str = "",
     ) -> None:
-        """``volumes`` are values of --volume, in LUN order; ``arguments`` go to every node."""
-        self.redis = RedisServer(folder / "redis")
+        """``volumes`` are values of --volume, in LUN order; ``arguments`` go to every node.
+
+        ``redis`` is one that runs, and goes on when all this has ended; nodes find it where it says
+        or at ``url``.
+        """
+        self.redis = redis or RedisServer(folder / "redis")
+        self._own = redis is None
+        self._url = url or self.redis.url
         self.workers = [LunmeshWorker(folder / f"worker{n}") for n in range(workers)]
         self.nodes: list[LunmeshServer] = []
         self._folder = folder
@@ -47,7 +55,8 @@ class NodeCluster:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.redis)
+            if self._own:
+                stack.enter_context(self.redis)
             for worker in self.workers:
                 stack.callback(worker.kill)
             with ThreadPoolExecutor(len(self.workers)) as threads:  # each takes a second to start
@@ -58,7 +67,7 @@ class NodeCluster:
                     self._folder / f"node{number}",
                     self._volumes,
                     arguments=[
-                        *("--redis", self.redis.url, "--node-id", f"node{number}"),
+                        *("--redis", self._url, "--node-id", f"node{number}"),
                         *places,
                         *self._arguments,
                     ],

@@ -43,8 +43,12 @@ class RedisServer:
         port: int = 0,
         durable: bool = False,
         arguments: Sequence[str] = (),
+        user: tuple[str, str] | None = None,
     ) -> None:
-        """``port`` 0 is none: the Unix socket is enough."""
+        """``port`` 0 is none: the Unix socket is enough.  ``arguments`` are any further options.
+
+        ``user``: name and password of the only one who may do something.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.socket_path = folder / "redis.sock"
         self.port = port
@@ -52,6 +56,7 @@ class RedisServer:
         self._folder = folder
         self._durable = durable
         self._arguments = tuple(arguments)
+        self._user = user
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -134,13 +139,21 @@ class RedisServer:
         self.kill()
         self.start()
 
+    def restart_empty(self) -> None:
+        """Killed and started again, and everything is gone, durable or not."""
+        self.kill()
+        shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
+        self.start()
+
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.settimeout(START_SECONDS)
             probe.connect(str(self.socket_path))
+            if self._user is not None:
+                probe.sendall("AUTH {} {}\r\n".format(*self._user).encode("ascii"))
+                probe.recv(64)
             probe.sendall(b"PING\r\n")
-            # It may still be loading; one that wants a password has loaded.
-            return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+            return probe.recv(64).startswith(b"+PONG")  # it may still be loading
         return False
 
     def _error(self, what: str) -> RedisProcessError:

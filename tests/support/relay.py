@@ -16,6 +16,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ class Relay:
         self.from_initiator = bytearray()
         self.from_target = bytearray()
         self._keep = keep
+        self.delay_seconds = 0.0  # of each piece, in each direction
         self._held: Callable[[socket.socket], bool] | None = None  # which, by their initiator
         self._lock = threading.Lock()  # of the above and all `flowing`
 
@@ -125,6 +127,7 @@ class Relay:
                 if self._keep:
                     kept += received
                 flowing.wait()
+                time.sleep(self.delay_seconds)
                 sink.sendall(received)
         _shut(sink)
 

@@ -62,6 +62,13 @@ def test_urls(url: str) -> None:
         "redis://a,b",
         "redis+sentinel://a:1",
         "redis+cluster://a:1,:2",
+        "redis://a?ssl_ca_certs=/dev/null",
+        "rediss://a?ssl_ca_certs=/does/not/exist",
+        "rediss://a?tls=1",
+        "redis+cluster://a?tls=yes",
+        "redis+cluster://a?db=1",
+        "redis://a?db=one",
+        "redis://a?timeout=1",
     ],
 )
 def test_what_is_no_url(url: str) -> None:
