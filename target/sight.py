@@ -146,11 +146,12 @@ class Sight:
             request=f"{name} lun={unit.number} tag=0x{tag} cdb={cdb}",
         )
 
-    def _port_of(self, node: str) -> int:
+    async def _port_of(self, node: str) -> int:
         """Raises KeyError."""
         if self._clustering is None:
             return self._bus.port
-        return self._clustering.node.members[node].number
+        members = await self._clustering.members()
+        return {member.node: member.number for member, _ in members}[node]
 
     async def abort(self, task_id: str) -> None:
         """End a command, of this node or another, in ABORTED COMMAND.  Raises VolumeError."""
@@ -158,7 +159,7 @@ class Sight:
             node, lun, tag, port = task_id.split("/", 3)
             initiator, separator, isid = port.rpartition(",i,0x")
             unit = self._bus.units[int(lun)]
-            nexus = NexusName(initiator.lower(), bytes.fromhex(isid), self._port_of(node))
+            nexus = NexusName(initiator.lower(), bytes.fromhex(isid), await self._port_of(node))
             event = EndTask(nexus, int(tag, 16))
         except (ValueError, KeyError):
             separator = ""

@@ -5,16 +5,18 @@ Rules:
 1. A command that changes blocks runs when the registry has it and every overlapping one of another
    node that came before it has ended.  Others are registered, and wait for nobody.
 2. What has gathered while the last call was under way goes in the next one: one call at a time for
-   a unit, however many commands.  A command that came and went meanwhile is in none.  The
-   end of one waits ``SETTLE_SECONDS`` for more to go with, a
-   read ``READ_SECONDS``.
+   a unit, however many commands.  A command that came and went meanwhile is in none.  What nobody
+   here waits for makes no call of its own before it has waited for one: the end of a command
+   ``SETTLE_SECONDS``, a read ``READ_SECONDS``.
 3. Nothing runs without a lease.  A command waits ``wait_seconds`` at most, for the lease, for the
    registry and for others together; then it is turned away, and its initiator tries again.
 4. A command that has ended is told until the registry has heard it.
    One whose write is in doubt (it may still happen: ``target/block/worker_queue.py``) counts as
    running until that is over.
 5. What all nodes have to do is told as an event (``telling.py``).
-6. A node that is in the way (something waits for it) and is not a member any more is fenced: first
+6. What has come before the registry counted this node is turned away: it may be among what an event
+   ended of which the node does not hear.
+7. A node that is in the way (something waits for it) and is not a member any more is fenced: first
    at the workers of the volume, then here.
 """
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -105,7 +108,8 @@ class LunTracker(Gate):
         self._new: deque[_Passage] = deque()
         self._settled: deque[int] = deque()
         self._dirty = asyncio.Event()
-        self._linger: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None  # looks whether it is time
+        self._tell_by = math.inf  # when what nobody waits for has to be told, by the loop's clock
         self._expiry: asyncio.TimerHandle | None = None
         self._missed = asyncio.Event()  # notices may have been
         self._peers = Peers(host, lun)
@@ -161,7 +165,7 @@ class LunTracker(Gate):
         self._new.append(passage)
         if not exclusive and (kind is Kind.INFORM or (self.opened and host.leased)):
             passage.waits = False
-            if self._linger is None:
+            if self._tell_by == math.inf:
                 self._soon(READ_SECONDS)
             return True
         self._dirty.set()
@@ -192,21 +196,29 @@ class LunTracker(Gate):
     def _settle(self, passage: _Passage) -> None:
         del self._by_sequence[passage.sequence]
         self._settled.append(passage.sequence)
-        if len(self._settled) == 1:
+        if passage.exclusive or len(self._settled) == 1:
             self._soon(SETTLE_SECONDS if passage.exclusive else READ_SECONDS)
 
     def _soon(self, seconds: float) -> None:
         """There is something to tell, in so long at the latest."""
-        loop = asyncio.get_running_loop()
+        when = asyncio.get_running_loop().time() + seconds
+        if when < self._tell_by:
+            self._tell_by = when
+            if self._linger is None or when < self._linger.when():
+                self._look_at(when)
+
+    def _look_at(self, when: float) -> None:
         if self._linger is not None:
-            if self._linger.when() <= loop.time() + seconds:
-                return
             self._linger.cancel()
-        self._linger = loop.call_later(seconds, self._lingered)
+        self._linger = asyncio.get_running_loop().call_at(when, self._lingered)
 
     def _lingered(self) -> None:
+        """What the timer was for may have gone with a call, and more have come since."""
         self._linger = None
-        self._dirty.set()
+        if self._tell_by <= asyncio.get_running_loop().time():
+            self._dirty.set()
+        elif self._tell_by < math.inf:
+            self._look_at(self._tell_by)
 
     def _pass(self, passage: _Passage) -> None:
         passage.waits = False
@@ -248,8 +260,7 @@ class LunTracker(Gate):
                 self._dirty.clear()
                 if not self._host.leased:
                     await self._host.until_leased()
-                while self._settled or self._new:
-                    await self._submit()
+                await self._submit()
         except StaleNode:
             self._host.fenced()
 
@@ -265,6 +276,9 @@ class LunTracker(Gate):
                 await host.registry.fence(self.lun, host.id, host.epoch, host.id, it.behind)
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
+        for passage in list(self._passages.values()):  # rule 6
+            if passage.waits:  # the end of one may be that of another
+                self.unit.turn_away(passage.req)
         for node, epoch in host.suspects.items():
             await self._fence_workers(node, epoch)
         self._telling.begin_after(it.event)
@@ -284,6 +298,10 @@ class LunTracker(Gate):
                 passage.registered = True
                 self._by_sequence[passage.sequence] = passage
                 passages.append(passage)
+        if self._settled or self._new:
+            self._dirty.set()
+        else:
+            self._tell_by = math.inf
         if not settled and not passages:
             return
         entries = [self._entry(passage) for passage in passages]
@@ -295,6 +313,7 @@ class LunTracker(Gate):
                 if passage.req in self._passages:
                     # Told again, and settled in any case: perhaps the registry has it.
                     self._new.appendleft(passage)
+            self._dirty.set()
             await asyncio.sleep(RETRY_SECONDS)
             await host.until_leased()
             return
@@ -404,7 +423,7 @@ class LunTracker(Gate):
     # --- fencing ----------------------------------------------------------------------------------
 
     def consider(self, members: dict[str, Member]) -> None:
-        """Rule 6; ``members`` was asked for after ``look_around``."""
+        """Rule 7; ``members`` was asked for after ``look_around``."""
         for node, it in self.attached.items():
             member = members.get(node)
             over = member is None or member.epoch > it.epoch or bool(member.reaper)

@@ -87,6 +87,12 @@ local function is_stale(keys, node, epoch)
   return redis.call('HGET', keys[1], 'n:' .. node) ~= epoch
 end
 
+local function acknowledged(keys, node, number)
+  redis.call('HSET', keys[1], 'a:' .. node, number)
+  trim(keys)
+  notify(keys, 'a ' .. node .. ' ' .. number)
+end
+
 local function attach(keys, args)
   local node, epoch = args[1], args[2]
   local fenced = tonumber(redis.call('HGET', keys[1], 'f:' .. node) or '0')
@@ -99,6 +105,8 @@ local function attach(keys, args)
   end
   if not at then
     redis.call('HSET', keys[1], 'n:' .. node, epoch, 'a:' .. node, event, 'w:' .. node, 0)
+  else
+    acknowledged(keys, node, event)  -- the answer to the first call was lost
   end
   return {event, 0}
 end
@@ -232,9 +240,7 @@ end
 local function acknowledge(keys, args)
   local node, epoch, number = args[1], args[2], args[3]
   if is_stale(keys, node, epoch) then return stale() end
-  redis.call('HSET', keys[1], 'a:' .. node, number)
-  trim(keys)
-  notify(keys, 'a ' .. node .. ' ' .. number)
+  acknowledged(keys, node, number)
   return 1
 end
 

@@ -168,6 +168,8 @@ class MemoryRegistry(Registry):
         if at is None:
             unit.attached[node] = epoch
             unit.acknowledged[node] = unit.event
+        else:
+            self._acknowledged(lun, node, unit.event)  # the answer to the first call was lost
         return Attached(unit.event, 0)
 
     async def detach(self, lun: str, node: str, epoch: int) -> None:
@@ -261,7 +263,11 @@ class MemoryRegistry(Registry):
         return [event for number, event in sorted(unit.events.items()) if number > after]
 
     async def acknowledge(self, lun: str, node: str, epoch: int, number: int) -> None:
-        unit = self._checked(lun, node, epoch)
+        self._checked(lun, node, epoch)
+        self._acknowledged(lun, node, number)
+
+    def _acknowledged(self, lun: str, node: str, number: int) -> None:
+        unit = self._unit(lun)
         unit.acknowledged[node] = number
         self._trim(unit)
         self._tell(lun, lambda notices: notices.acknowledged(lun, node, number))

@@ -60,7 +60,7 @@ class RedisListener:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen(self) -> None:
-        pubsub = _pubsub(self._client)
+        pubsub: Any = self._client.pubsub()  # what one node of a Redis Cluster is told, all say
         try:
             subscribed: set[str] = set()
             while news := self._channels - subscribed:  # more may come while it connects
@@ -89,12 +89,3 @@ class RedisListener:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-
-
-def _pubsub(client: aioredis.Redis | aioredis.RedisCluster) -> Any:
-    if isinstance(client, aioredis.RedisCluster):
-        # What one node of a Redis Cluster is told, all of them say.
-        node = next(iter(client.get_nodes()))
-        options: dict[str, Any] = dict(node.connection_kwargs)
-        return aioredis.Redis(host=node.host, port=int(node.port), **options).pubsub()
-    return client.pubsub()

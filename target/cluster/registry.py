@@ -167,7 +167,10 @@ class Registry(Protocol):
 
     @abstractmethod
     async def attach(self, lun: str, node: str, epoch: int) -> Attached:
-        """Begin to serve ``lun``: commands may be registered, events count on this node."""
+        """Begin to serve ``lun``: commands may be registered, later events count on this node.
+
+        Repeated, it acknowledges the events up to then: the node serves nothing yet.
+        """
 
     @abstractmethod
     async def detach(self, lun: str, node: str, epoch: int) -> None:

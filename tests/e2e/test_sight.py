@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import cdb
 from tests.support.initiator import Initiator
-from tests.support.lunmesh_server import LunmeshServer
+from tests.support.lunmesh_server import LunmeshServer, ServerError
 from tests.support.lunmesh_worker import LunmeshWorker
 from tests.support.redis_server import RedisServer
 from tests.support.volume_command import VolumeCommand
@@ -64,8 +64,9 @@ def test_a_command_of_one_node_is_seen_and_ended_by_another(tmp_path: Path, aske
             )
             for name in "ab"
         }
-        with nodes["a"] as a, nodes["b"] as b, logged_in(a, "iqn.x:one") as one:
-            until(lambda: len(ask(a, "node")) == len(ask(b, "node")) == 2)  # a lease is renewed
+        # In this order: a node that comes later is a unit attention for who has logged in.
+        with nodes["b"] as b, nodes["a"] as a, logged_in(a, "iqn.x:one") as one:
+            assert len(ask(a, "node")) == len(ask(b, "node")) == 2
             assert [n["state"] for n in ask(a, "node")] == ["serving", "serving"]
             until(lambda: one.command(cdb.TEST_UNIT_READY).status == 0)  # it knows as well
             os.kill(worker.pid, signal.SIGSTOP)
@@ -87,3 +88,23 @@ def test_a_command_of_one_node_is_seen_and_ended_by_another(tmp_path: Path, aske
             assert task.status == 2
             assert task.sense_key == ABORTED_COMMAND
             until(lambda: there() == [])
+
+
+def test_nodes_that_call_the_target_differently_do_not_join(tmp_path: Path) -> None:
+    """Initiators would be told of one target, and find another."""
+    with (
+        RedisServer(tmp_path / "redis") as redis,
+        LunmeshWorker(tmp_path / "worker") as worker,
+    ):
+        cluster = ["--redis", redis.url, "--worker", worker.address]
+        a = LunmeshServer(tmp_path / "a", ["disk0=16M"], arguments=[*cluster, "--node-id", "a"])
+        other = LunmeshServer(
+            tmp_path / "b",
+            ["disk0=16M"],
+            arguments=[*cluster, "--node-id", "b"],
+            iqn="iqn.2026-11.io.lunmesh:other",
+        )
+        with a:
+            with pytest.raises(ServerError, match=f"node a serves these disks as {a.iqn}"):
+                other.start()
+            assert [node["id"] for node in ask(a, "node")] == ["a"]

@@ -258,6 +258,17 @@ def test_events_come_to_all_and_stay_until_all_have_done_them(play: Play) -> Non
     play(story)
 
 
+def test_who_begins_again_to_serve_has_done_the_events_up_to_then(play: Play) -> None:
+    async def story(w: World) -> None:
+        await w.attach("a", "b")
+        number = await w.of["a"].post(w.lun, "a", 1, b"reset it")
+        assert await w.of["b"].attach(w.lun, "b", 1) == (number, 0), "the first answer was lost"
+        await w.heard["a"].until("acknowledged", w.lun, "b", number)
+        assert (await w.of["a"].attached(w.lun))["b"] == (1, number)
+
+    play(story)
+
+
 def test_documents_change_from_one_version_to_the_next(play: Play) -> None:
     async def story(w: World) -> None:
         await w.attach("a", "b")
