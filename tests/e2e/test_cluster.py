@@ -25,7 +25,7 @@ UNIT_ATTENTION, RESET_OCCURRED, CLEARED_BY_ANOTHER = 6, 0x29, 0x2F
 FUNCTION_COMPLETE = 0
 ROUNDS = 20
 BLOCKS = 64
-WRITES = 4  # a session is given no wider window until it has used this one
+WRITES = 2  # fewer than the window of a session that has used little of it
 BOUNDARY = (1 << 20) // 512  # of two chunks, which two workers have
 
 
@@ -115,7 +115,7 @@ def test_what_ends_commands_ends_those_of_the_other_node(
             worker.signal(signal.SIGSTOP)
         try:
             running = [writer.start(cdb.write10(lba + n, 1), data_out=fresh) for n in range(WRITES)]
-            writer.nop(b"they have been taken")
+            writer.nop(b"they have been taken", immediate=True)
             answer = thread.submit(ends.task_management, function)
             told = attention(writer)  # of it, while what has been asked for cannot be over
             assert not any(write.done for write in running)
