@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,8 @@ from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_ver
 RADOS = "rados store"
 RADOS_WORKER = "rados, 1 worker"
 TGT_RBD = "tgt-rbd"
+# librbd answers a write from its cache; what is answered here is on the OSDs.
+TGT_RBD_UNCACHED = "tgt-rbd, no cache"
 RBD_MODULE = Path("/usr/lib/tgt/backing-store/bs_rbd.so")
 ObjectStore = Literal["memstore", "bluestore"]
 
@@ -89,7 +92,7 @@ def _serve_rados_worker(shared: SharedCluster, disks: Disks) -> Iterator[Endpoin
 
 
 @contextmanager
-def _serve_tgt_rbd(shared: SharedCluster, disks: Disks) -> Iterator[Endpoint]:
+def _serve_tgt_rbd(shared: SharedCluster, disks: Disks, *, cache: bool) -> Iterator[Endpoint]:
     with ExitStack() as stack:
         cluster = stack.enter_context(shared.use(disks.folder))
         pool = cluster.create_pool()
@@ -98,7 +101,9 @@ def _serve_tgt_rbd(shared: SharedCluster, disks: Disks) -> Iterator[Endpoint]:
             _rbd(
                 cluster, "create", image, "--size", f"{disks.size}B", "--image-feature", "layering"
             )
-        backing = ("--bstype", "rbd", "--bsopts", f"conf={cluster.conf}")
+        conf = disks.folder / "rbd.conf"
+        conf.write_text(f"{cluster.conf.read_text()}[client]\nrbd cache = {str(cache).lower()}\n")
+        backing = ("--bstype", "rbd", "--bsopts", f"conf={conf}")
         server = stack.enter_context(TgtdServer(images, backing=backing))
         urls = {block: server.url(lun) for lun, block in enumerate(disks.blocks, FIRST_LUN)}
         yield _filled(urls, (server.pid,), disks)
@@ -139,10 +144,12 @@ def rados_worker(shared: SharedCluster) -> Candidate:
     )
 
 
-def tgt_rbd(shared: SharedCluster) -> Candidate:
-    """The peer."""
+def tgt_rbd(shared: SharedCluster, *, cache: bool = True) -> Candidate:
+    """The peer, as Debian has it or without librbd's cache."""
     missing = find_ceph() or ""
     if find_tgtd() is None or not RBD_MODULE.exists():
         missing = missing or "tgt-rbd is not installed: apt-get install tgt tgt-rbd"
     version = tgtd_version() or ""
-    return Candidate(TGT_RBD, version, lambda disks: _serve_tgt_rbd(shared, disks), missing)
+    name = TGT_RBD if cache else TGT_RBD_UNCACHED
+    serve = partial(_serve_tgt_rbd, shared, cache=cache)
+    return Candidate(name, version, serve, missing)

@@ -9,6 +9,7 @@ from tests.bench.ceph import (
     RADOS,
     RADOS_WORKER,
     TGT_RBD,
+    TGT_RBD_UNCACHED,
     ObjectStore,
     SharedCluster,
     rados_store,
@@ -91,8 +92,17 @@ def _ceph(objectstore: ObjectStore) -> Suite:
         objectstore,
         f"On one small real Ceph ({objectstore}), beside tgt-rbd",
         CEPH_ROWS,
-        (rados_store(shared), rados_worker(shared), tgt_rbd(shared)),
-        (Comparison(RADOS, TGT_RBD, _beside_tgt_rbd), Comparison(RADOS_WORKER, TGT_RBD)),
+        (
+            rados_store(shared),
+            rados_worker(shared),
+            tgt_rbd(shared),
+            tgt_rbd(shared, cache=False),
+        ),
+        (
+            Comparison(RADOS, TGT_RBD, _beside_tgt_rbd),
+            Comparison(RADOS_WORKER, TGT_RBD),
+            Comparison(RADOS, TGT_RBD_UNCACHED),
+        ),
     )
 
 
