@@ -152,6 +152,7 @@ class Client(threading.Thread):
             if not self._reap(iscsi) and self._running:
                 self._take_pdu(iscsi)
                 self._manage_tasks(iscsi)
+        self._await_ping(iscsi)
         iscsi.logout()
 
     def _leaves(self, iscsi: Initiator) -> bool:
@@ -278,13 +279,17 @@ class Client(threading.Thread):
             self._history.end(End.FAIL, each.operation, self.name, command.op, detail="aborted")
 
     def _function(self, iscsi: Initiator, function: TaskFunction, task: Task | None = None) -> int:
-        while self._ping is not None:
-            self._take_pdu(iscsi)
+        self._await_ping(iscsi)
         iscsi.socket.timeout = TASK_MANAGEMENT_SECONDS
         try:
             return iscsi.task_management(function, task=task)
         finally:
             iscsi.socket.timeout = LOGIN_SECONDS
+
+    def _await_ping(self, iscsi: Initiator) -> None:
+        """The initiator's own requests know nothing of our pings."""
+        while self._ping is not None:
+            self._take_pdu(iscsi)
 
     def _broken(self) -> None:
         """Rule 2."""
