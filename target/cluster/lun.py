@@ -18,6 +18,7 @@ Rules:
    ended of which the node does not hear.
 7. A node that is in the way (something waits for it) and is not a member any more is fenced: first
    at the workers of the volume, then here.
+8. A node that serves the unit alone asks nobody (``alone.py``).
 """
 
 from __future__ import annotations
@@ -30,9 +31,17 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from target.cluster.alone import Alone
 from target.cluster.host import RETRY_SECONDS, AfterDoubts, Host, Unit
 from target.cluster.peers import Peers
-from target.cluster.registry import Attachment, Event, Member, RegistryAway, StaleNode, TaskEntry
+from target.cluster.registry import (
+    Attachment,
+    Event,
+    Member,
+    RegistryAway,
+    StaleNode,
+    TaskEntry,
+)
 from target.cluster.telling import Telling
 from target.scsi.command import CHANGING, Kind
 from target.scsi.gate import Gate
@@ -56,6 +65,7 @@ class _Passage:
         "deadline",
         "exclusive",
         "granted",
+        "live",
         "registered",
         "req",
         "sequence",
@@ -68,6 +78,7 @@ class _Passage:
         self.exclusive = exclusive
         self.deadline = deadline
         self.waits = True
+        self.live = True  # it may happen: it has not ended, or is in doubt
         self.registered = False  # the registry may have it
         self.blocked = False  # the registry has said that it has to wait
         self.granted = False  # it has to wait no more
@@ -113,7 +124,10 @@ class LunTracker(Gate):
         self._expiry: asyncio.TimerHandle | None = None
         self._missed = asyncio.Event()  # notices may have been
         self._peers = Peers(host, lun)
-        self._telling = Telling(host, lun, unit, self._peers, after_doubts)
+        self._alone = Alone(host, lun, self._peers, self._register_all)
+        self._telling = Telling(host, lun, unit, self._peers, after_doubts, self._alone.end)
+        self._calling = False
+        self._called = asyncio.Event()
         self._fencing: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -163,12 +177,15 @@ class LunTracker(Gate):
         passage = _Passage(next(self._sequences), req, exclusive, 0.0)
         self._passages[req] = passage
         self._new.append(passage)
-        if not exclusive and (kind is Kind.INFORM or (self.opened and host.leased)):
+        if kind is Kind.INFORM or ((self._alone.now if exclusive else self.opened) and host.leased):
             passage.waits = False
             if self._tell_by == math.inf:
                 self._soon(READ_SECONDS)
             return True
         self._dirty.set()
+        if self.opened and self._alone.worth_asking:
+            self._alone.worth_asking = False
+            self._spawn(self._alone.ask())
         passage.deadline = host.clock() + host.wait_seconds
         if self._expiry is None:
             self._expire_later()
@@ -177,8 +194,6 @@ class LunTracker(Gate):
     def left(self, req: SCSIRequest) -> None:
         passage = self._passages.pop(req)
         passage.waits = False
-        if not passage.registered:
-            return
         doubted = (
             passage.exclusive
             and self._after_doubts is not None
@@ -187,13 +202,16 @@ class LunTracker(Gate):
         if doubted:
             self._in_doubt += 1
         else:
-            self._settle(passage)
+            self._over(passage)
 
     def _certain(self, passage: _Passage) -> None:
         self._in_doubt -= 1
-        self._settle(passage)
+        self._over(passage)
 
-    def _settle(self, passage: _Passage) -> None:
+    def _over(self, passage: _Passage) -> None:
+        passage.live = False
+        if not passage.registered:
+            return
         del self._by_sequence[passage.sequence]
         self._settled.append(passage.sequence)
         if passage.exclusive or len(self._settled) == 1:
@@ -244,8 +262,10 @@ class LunTracker(Gate):
     @property
     def blocked(self) -> bool:
         """Whether something waits for another node."""
-        return self._telling.under_way > 0 or any(
-            p.waits and p.registered for p in self._passages.values()
+        return (
+            self._alone.arriving
+            or self._telling.under_way > 0
+            or any(p.waits and p.registered for p in self._passages.values())
         )
 
     # --- the registry -----------------------------------------------------------------------------
@@ -282,6 +302,8 @@ class LunTracker(Gate):
         for node, epoch in host.suspects.items():
             await self._fence_workers(node, epoch)
         self._telling.begin_after(it.event)
+        if it.alone:
+            await self._alone.wait_for(it)
         if self._load is not None:
             await self._load()
         self.opened = True
@@ -294,7 +316,7 @@ class LunTracker(Gate):
         passages: list[_Passage] = []
         while self._new and len(passages) < ENTRIES_MAX:
             passage = self._new.popleft()
-            if passage.req in self._passages:
+            if passage.live:
                 passage.registered = True
                 self._by_sequence[passage.sequence] = passage
                 passages.append(passage)
@@ -305,18 +327,22 @@ class LunTracker(Gate):
         if not settled and not passages:
             return
         entries = [self._entry(passage) for passage in passages]
+        self._calling = True
         try:
             waits = await host.registry.submit(self.lun, host.id, host.epoch, settled, entries)
         except RegistryAway:
             self._settled.extendleft(reversed(settled))
             for passage in reversed(passages):
-                if passage.req in self._passages:
+                if passage.live:
                     # Told again, and settled in any case: perhaps the registry has it.
                     self._new.appendleft(passage)
             self._dirty.set()
             await asyncio.sleep(RETRY_SECONDS)
             await host.until_leased()
             return
+        finally:
+            self._calling = False
+            self._called.set()
         blocked = set(waits)
         for passage in passages:
             if passage.waits:
@@ -350,6 +376,14 @@ class LunTracker(Gate):
         )
         return TaskEntry(passage.sequence, passage.exclusive, start, end, info)
 
+    async def _register_all(self) -> None:
+        """Returns when the registry has all that has come so far, and may happen."""
+        behind = next(self._sequences)
+        while self._calling or (self._new and self._new[0].sequence < behind):
+            self._dirty.set()
+            self._called.clear()
+            await self._called.wait()
+
     # --- notices ----------------------------------------------------------------------------------
 
     def granted(self, sequence: int) -> None:
@@ -370,9 +404,13 @@ class LunTracker(Gate):
 
     def departed(self, node: str) -> None:
         """A node serves the unit no more."""
-        self._peers.gone(node)
+        self._lost(node)
         if self._gone is not None and node != self._host.id:
             self._spawn(self._gone(node, False))
+
+    def _lost(self, node: str) -> None:
+        self._peers.gone(node)
+        self._alone.somebody_has_gone()
 
     def renewed(self) -> None:
         """Notices may have been missed."""
@@ -407,6 +445,8 @@ class LunTracker(Gate):
     async def look_around(self) -> None:
         """Who else serves the unit.  Raises RegistryAway."""
         await self._peers.look()
+        if len(self.attached) == 1:
+            self._alone.somebody_has_gone()
 
     # --- events (telling.py) ----------------------------------------------------------------------
 
@@ -454,7 +494,7 @@ class LunTracker(Gate):
                 break
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
-        self._peers.gone(node)
+        self._lost(node)
         if self._gone is not None:
             await self._gone(node, True)
 
