@@ -133,9 +133,11 @@ class Clustering:
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
 
         self._units[lun] = unit
-        unit.gate = self.node.track(
+        tracker = self.node.track(
             lun, unit, workers.fencer(volume), load, gone, workers.doubts(volume)
         )
+        workers.know_whether_sole(volume, lambda: tracker.alone and self.node.leased)
+        unit.gate = tracker
 
     async def members(self) -> list[tuple[Member, list[str]]]:
         """The nodes and their portals; without Redis, as this node knew them last."""

@@ -133,6 +133,11 @@ class LunTracker(Gate):
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def alone(self) -> bool:
+        """Whether no other node serves it, and whoever comes waits until this one knows."""
+        return self._alone.now
+
+    @property
     def attached(self) -> dict[str, Attachment]:
         """Who serves it, as far as is known."""
         return self._peers.attached
@@ -177,7 +182,11 @@ class LunTracker(Gate):
         exclusive = kind in CHANGING
         passage = _Passage(next(self._sequences), req, exclusive, 0.0)
         self._passages[req] = passage
-        if kind is Kind.INFORM or ((self._alone.now if exclusive else self.opened) and host.leased):
+        alone = self._alone
+        if alone.worth_asking and self.opened and kind is not Kind.INFORM:
+            alone.worth_asking = False
+            self._spawn(alone.ask())
+        if kind is Kind.INFORM or ((alone.now if exclusive else self.opened) and host.leased):
             passage.waits = False
             self._quiet[passage] = None
             if self._tell_by == math.inf:
@@ -185,9 +194,6 @@ class LunTracker(Gate):
             return True
         self._new.append(passage)
         self._dirty.set()
-        if self.opened and self._alone.worth_asking:
-            self._alone.worth_asking = False
-            self._spawn(self._alone.ask())
         passage.deadline = host.clock() + host.wait_seconds
         if self._expiry is None:
             self._expire_later()
