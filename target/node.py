@@ -203,13 +203,18 @@ class Node:
                 self._log.error("cannot keep who the other nodes are", reason=str(exc))
 
     @property
+    def name(self) -> str:
+        """Among others, if there are any."""
+        return self._clustering.node.id if self._clustering is not None else ALONE
+
+    @property
     def sight(self) -> Sight:
         """What happens here; once it has been started."""
         assert self._target is not None, "not started"
         assert self._data is not None, "not started"
         clustering = self._clustering
         return Sight(
-            clustering.node.id if clustering is not None else ALONE,
+            self.name,
             [str(portal) for portal in self.ready.portals],
             self._target,
             self._target.bus,

@@ -67,6 +67,7 @@ async def _start_admin(
         return None
     from target.admin.server import AdminServer  # an HTTP server: not without need
     from target.admin.sight import sight_routes
+    from target.admin.stats import stats_routes
     from target.admin.volumes import volume_routes
     from target.telemetry.exposition import make_registry, telemetry_routes
     from target.telemetry.node import NodeCollector, unready
@@ -75,6 +76,7 @@ async def _start_admin(
     routes = [
         *volume_routes(node.volumes, node.changes, config),
         *sight_routes(node.sight),
+        *stats_routes(node.parts, node.name),
         *telemetry_routes(registry, partial(unready, node.parts)),
     ]
     server = AdminServer(routes, config.admin, log)
