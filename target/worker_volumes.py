@@ -283,6 +283,16 @@ class WorkerVolumes:
         finally:
             await channel.close()
 
+    @property
+    def links(self) -> list[WorkerLink]:
+        """To each worker that some volume is on."""
+        return list(self._links.values())
+
+    @property
+    def evictions(self) -> int:
+        """Processes of workers that this node has shut out of a shared store."""
+        return self._failover.evictions.count
+
     def begin(self) -> None:
         """Connect to all that there are, and at once to those that come."""
         self._started = True
