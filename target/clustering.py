@@ -134,9 +134,11 @@ class Clustering:
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
 
         self._units[lun] = unit
-        unit.gate = self.node.track(
+        tracker = self.node.track(
             lun, unit, workers.fencer(volume), load, gone, workers.doubts(volume)
         )
+        workers.know_whether_sole(volume, lambda: tracker.alone and self.node.leased)
+        unit.gate = tracker
 
     @property
     def link(self) -> RedisLink:

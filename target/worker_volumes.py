@@ -219,6 +219,10 @@ class WorkerVolumes:
 
         return fence
 
+    def know_whether_sole(self, volume: Volume, sole: Callable[[], bool]) -> None:
+        """``sole()``: whether no other node serves ``volume`` now."""
+        _stores(volume)[0].group.sole = sole
+
     def doubts(self, volume: Volume) -> Callable[[int, int, Callable[[], None]], bool]:
         """A function of (LBA, blocks, done): whether writes to them are in doubt now, and then
         ``done()`` when that is over.  Zero blocks stand for all.

@@ -5,9 +5,9 @@ Rules:
 1. A command that changes blocks runs when the registry has it and every overlapping one of another
    node that came before it has ended.  Others are registered, and wait for nobody.
 2. What has gathered while the last call was under way goes in the next one: one call at a time for
-   a unit, however many commands.  A command that came and went meanwhile is in none.  What nobody
-   here waits for makes no call of its own before it has waited for one: the end of a command
-   ``SETTLE_SECONDS``, a read ``READ_SECONDS``.
+   a unit, however many commands.  The end of one makes no call of its own before it has waited for
+   another: that of a change for ``SETTLE_SECONDS``, that of a read for ``READ_SECONDS``.  A command
+   that may run at once is registered when it has run for ``READ_SECONDS``, for people to see.
 3. Nothing runs without a lease.  A command waits ``wait_seconds`` at most, for the lease, for the
    registry and for others together; then it is turned away, and its initiator tries again.
 4. A command that has ended is told until the registry has heard it.
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 ENTRIES_MAX: Final = 1000  # in one call
 SETTLE_SECONDS: Final = 0.001
-READ_SECONDS: Final = 0.01
+READ_SECONDS: Final = 0.1
 EXPIRY_SECONDS: Final = 0.25  # how late the end of a wait may be noticed
 LBA_MAX: Final = 1 << 53  # what Lua can tell apart
 
@@ -116,7 +116,8 @@ class LunTracker(Gate):
         self._sequences = itertools.count(1)
         self._passages: dict[SCSIRequest, _Passage] = {}
         self._by_sequence: dict[int, _Passage] = {}  # those that the registry may have
-        self._new: deque[_Passage] = deque()
+        self._new: deque[_Passage] = deque()  # to be registered
+        self._quiet: dict[_Passage, None] = {}  # those that run, and the registry does not know
         self._settled: deque[int] = deque()
         self._dirty = asyncio.Event()
         self._linger: asyncio.TimerHandle | None = None  # looks whether it is time
@@ -130,6 +131,11 @@ class LunTracker(Gate):
         self._called = asyncio.Event()
         self._fencing: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other node serves it, and whoever comes waits until this one knows."""
+        return self._alone.now
 
     @property
     def attached(self) -> dict[str, Attachment]:
@@ -176,16 +182,18 @@ class LunTracker(Gate):
         exclusive = kind in CHANGING
         passage = _Passage(next(self._sequences), req, exclusive, 0.0)
         self._passages[req] = passage
-        self._new.append(passage)
-        if kind is Kind.INFORM or ((self._alone.now if exclusive else self.opened) and host.leased):
+        alone = self._alone
+        if alone.worth_asking and self.opened and kind is not Kind.INFORM:
+            alone.worth_asking = False
+            self._spawn(alone.ask())
+        if kind is Kind.INFORM or ((alone.now if exclusive else self.opened) and host.leased):
             passage.waits = False
+            self._quiet[passage] = None
             if self._tell_by == math.inf:
                 self._soon(READ_SECONDS)
             return True
+        self._new.append(passage)
         self._dirty.set()
-        if self.opened and self._alone.worth_asking:
-            self._alone.worth_asking = False
-            self._spawn(self._alone.ask())
         passage.deadline = host.clock() + host.wait_seconds
         if self._expiry is None:
             self._expire_later()
@@ -211,6 +219,7 @@ class LunTracker(Gate):
     def _over(self, passage: _Passage) -> None:
         passage.live = False
         if not passage.registered:
+            self._quiet.pop(passage, None)
             return
         del self._by_sequence[passage.sequence]
         self._settled.append(passage.sequence)
@@ -312,6 +321,8 @@ class LunTracker(Gate):
     async def _submit(self) -> None:
         """One call: what has ended, and what has come."""
         host = self._host
+        self._tell_by = math.inf
+        self._take_old()
         settled = [self._settled.popleft() for _ in range(min(len(self._settled), ENTRIES_MAX))]
         passages: list[_Passage] = []
         while self._new and len(passages) < ENTRIES_MAX:
@@ -322,8 +333,6 @@ class LunTracker(Gate):
                 passages.append(passage)
         if self._settled or self._new:
             self._dirty.set()
-        else:
-            self._tell_by = math.inf
         if not settled and not passages:
             return
         entries = [self._entry(passage) for passage in passages]
@@ -349,6 +358,15 @@ class LunTracker(Gate):
                 passage.blocked = passage.sequence in blocked and not passage.granted
                 if not passage.blocked:
                     self._go(passage)
+
+    def _take_old(self) -> None:
+        """Those that have run for long."""
+        old = self._host.clock() - READ_SECONDS
+        for passage in list(itertools.takewhile(lambda p: p.req.started_at <= old, self._quiet)):
+            del self._quiet[passage]
+            self._new.append(passage)
+        if self._quiet:
+            self._soon(READ_SECONDS)
 
     def _go(self, passage: _Passage) -> None:
         """Nobody is in its way any more."""
@@ -378,8 +396,10 @@ class LunTracker(Gate):
 
     async def _register_all(self) -> None:
         """Returns when the registry has all that has come so far, and may happen."""
-        behind = next(self._sequences)
-        while self._calling or (self._new and self._new[0].sequence < behind):
+        self._new.extend(self._quiet)
+        self._quiet.clear()
+        come = set(self._new)
+        while self._calling or not come.isdisjoint(self._new):
             self._dirty.set()
             self._called.clear()
             await self._called.wait()
