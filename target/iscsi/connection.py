@@ -330,7 +330,8 @@ class Connection(Endpoint, Hba):
         if not self._complete_good(req):
             self._complete_any(req)
         self.ended.append(req)
-        if not self.in_pass or self.sender.backlog > EARLY_FLUSH_BYTES:
+        sender = self.sender
+        if not self.in_pass or sender.queued - sender.gone > EARLY_FLUSH_BYTES:
             self.shell.output_ready()
 
     def _complete_good(self, req: IscsiTask) -> bool:
