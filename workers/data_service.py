@@ -106,6 +106,7 @@ class DataService:
             node,
             worker.scheduler,
             worker.memory,
+            stats=worker.stats,
             wake=wake,
             loop=worker.loop,
             checksum=worker.checksum,

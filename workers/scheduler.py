@@ -55,7 +55,16 @@ class Client(Protocol):
 class ServedIo(StoreIo):
     """An I/O of a client, from the message it came in to the one that answers it."""
 
-    __slots__ = ("client", "deadline", "hold", "opened", "reserved", "sequence", "started")
+    __slots__ = (
+        "arrived",
+        "client",
+        "deadline",
+        "hold",
+        "opened",
+        "reserved",
+        "sequence",
+        "started",
+    )
 
     def __init__(
         self, wire: WireIo, client: Client, opened: OpenShare, hold: Hold | None, deadline: float
@@ -71,6 +80,7 @@ class ServedIo(StoreIo):
         self.opened = opened
         self.hold = hold
         self.deadline = deadline  # of the loop's clock
+        self.arrived = 0.0  # of the loop's clock
         self.reserved = -1  # bytes taken by reserve_answer; -1: not yet
         self.started = False  # given to a store
 

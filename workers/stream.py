@@ -25,6 +25,7 @@ from workers.limits import STREAM_IOS_MAX
 from workers.nodes import End, Node, OpenShare
 from workers.outbox import Outbox
 from workers.scheduler import NO_DEADLINE, Hold, Scheduler, ServedIo, start
+from workers.stats import WorkerStats
 from workers.store import IoKind, StoreStatus
 from workers.wire import (
     Answer,
@@ -50,10 +51,13 @@ class ClientStream:
         scheduler: Scheduler,
         memory: BufferMemory,
         *,
+        stats: WorkerStats,
         wake: asyncio.Event,
         loop: asyncio.AbstractEventLoop,
         checksum: bool = True,
     ) -> None:
+        stats.streams += 1
+        self._stats = stats
         self.node = node
         self.epoch = node.epoch
         self.end_reason: End | None = None
@@ -96,6 +100,10 @@ class ClientStream:
             raise WireError(WireFault.TOO_LARGE, f"{answer_credit} bytes of answer credit")
         self._answer_credit = answer_credit
         self._request_credit -= batch.payload_bytes
+        stats = self._stats
+        stats.messages += 1
+        stats.ios += len(batch.ios)
+        stats.received_bytes += batch.payload_bytes
         hold = Hold(batch.payload_bytes)
         hold.users = 1  # this method's: until all I/Os have been looked at
         try:
@@ -158,10 +166,10 @@ class ClientStream:
         return False
 
     def _queue(self, wire: WireIo, opened: OpenShare, hold: Hold) -> None:
-        deadline = NO_DEADLINE
-        if wire.deadline_ms:
-            deadline = self._loop.time() + wire.deadline_ms / 1000
+        now = self._loop.time()
+        deadline = now + wire.deadline_ms / 1000 if wire.deadline_ms else NO_DEADLINE
         io = ServedIo(wire, self, opened, None, deadline)
+        io.arrived = now
         if len(wire.payload):
             hold.users += 1
             io.hold = hold
@@ -189,6 +197,7 @@ class ClientStream:
         """An I/O has ended, in a store or before it began."""
         io.opened.share.ended()
         if io.started:
+            self._stats.ended(self._loop.time() - io.arrived)
             if io.kind is IoKind.COMPARE_AND_WRITE and _executed(io.status):
                 if self.epoch == self.node.epoch:  # sequence numbers are of an epoch
                     self.node.remember(io.sequence, io.status, io.miscompare_offset)
@@ -220,6 +229,8 @@ class ClientStream:
     # --- messages out -----------------------------------------------------------------------------
 
     def _answer(self, answer: Answer, held: int, detail: str) -> None:
+        if answer.status is not StoreStatus.OK:
+            self._stats.failures[answer.status] += 1
         if self.end_reason is None:
             self._outbox.add(answer, held, detail, len(self._ios))
         else:
@@ -240,7 +251,9 @@ class ClientStream:
         if self.end_reason is not None or (waits and not self._greeting):
             return None
         self._greeting = False
-        return self._outbox.pack(self._new_credit())
+        message = outbox.pack(self._new_credit())
+        self._stats.sent_bytes += outbox.going_out
+        return message
 
     def _new_credit(self) -> int:
         """Rule 3."""

@@ -16,6 +16,7 @@ from workers.fences import Fences
 from workers.nodes import End, Nodes
 from workers.scheduler import Scheduler
 from workers.shares import Share, ShareError, ShareFault, Shares
+from workers.stats import WorkerStats
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 
 # The threads of a store are kept busy, and little more is out of our hands (workers/scheduler.py).
@@ -41,6 +42,7 @@ class Worker:
         self.name = _new_name()
         self.version = version
         self.checksum = checksum
+        self.stats = WorkerStats()
         self.shares = shares
         self.fences = Fences(shares.save_fences)
         self.nodes = Nodes(self.fences)
@@ -133,6 +135,7 @@ class Worker:
     def _evicted(self) -> None:
         """Before anything that failed for this is answered: what was answered must be known."""
         if self._rejoining is None:
+            self.stats.evictions += 1
             self.log.error(
                 "evicted: the store serves this process no more", me=self.shares.instance
             )

@@ -40,6 +40,12 @@ class TaskAbort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     id: str
 
 
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/report"""
+
+    files: dict[str, str]  # by name; without secrets
+
+
 class VolumeList(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/volumes"""
 

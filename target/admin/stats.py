@@ -1,22 +1,29 @@
-"""/v1/stats: the counters of the node."""
+"""/v1/stats, /v1/report: the counters of the node, and all that a report of a problem needs."""
 
 from __future__ import annotations
 
 import time
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
+from target.admin.schema import Report
 from target.admin.server import answer
-from target.node import NodeParts
+from target.node import Node
+from target.telemetry.doctor import node_report
 from target.telemetry.stats import node_stats
 
 
-def stats_routes(parts: NodeParts, node: str) -> web.RouteTableDef:
-    """``node`` is its name."""
+def stats_routes(node: Node, registry: CollectorRegistry) -> web.RouteTableDef:
+    """``registry`` is the one of /metrics."""
     routes = web.RouteTableDef()
 
     @routes.get("/v1/stats")
     async def stats(request: web.Request) -> web.Response:
-        return answer(node_stats(parts, node, time.monotonic()))
+        return answer(node_stats(node.parts, node.name, time.monotonic()))
+
+    @routes.get("/v1/report")
+    async def report(request: web.Request) -> web.Response:
+        return answer(Report(files=await node_report(node, registry, time.monotonic)))
 
     return routes

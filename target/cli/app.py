@@ -244,6 +244,7 @@ def serve(
 
 app.command()(worker_app.worker)
 app.command()(watch_app.top)
+app.command()(watch_app.doctor)
 
 
 @app.command()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from target.config import ChapUser, Options, ServeConfig, image_bytes, load_serve_config
+from target.config import Options, image_bytes, load_serve_config
+from target.config.shown import shown
 
 
 def check_config(file: Path, as_json: bool) -> None:
@@ -18,8 +18,7 @@ def check_config(file: Path, as_json: bool) -> None:
         if volume.path is not None:
             image_bytes(volume)
     if as_json:
-        raw = msgspec.json.encode(msgspec.to_builtins(_shown(config), enc_hook=str))
-        print(msgspec.json.format(raw, indent=2).decode())
+        print(msgspec.json.format(msgspec.json.encode(shown(config)), indent=2).decode())
         return
     for note in config.notes:
         print(f"{file}: note: {note}")
@@ -27,16 +26,3 @@ def check_config(file: Path, as_json: bool) -> None:
         f"{file}: ok: {config.iqn} on {', '.join(map(str, config.portals))}, "
         f"{len(config.volumes)} volume{'s' * (len(config.volumes) != 1)}"
     )
-
-
-def _shown(config: ServeConfig) -> dict[str, Any]:
-    """The options for eyes and pipes: of CHAP only the names."""
-    shown = {name: getattr(config, name) for name in config.__struct_fields__}
-    shown["portals"] = [str(portal) for portal in config.portals]
-    shown["workers"] = [str(worker) for worker in config.workers]
-    shown["worker_tls"] = config.worker_tls is not None
-    shown["admin"] = str(config.admin) if config.admin is not None else "off"
-    shown["chap"] = [user.user for user in config.chap]
-    mutual: ChapUser | None = config.mutual_chap
-    shown["mutual_chap"] = mutual.user if mutual else None
-    return shown

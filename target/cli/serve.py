@@ -76,7 +76,7 @@ async def _start_admin(
     routes = [
         *volume_routes(node.volumes, node.changes, config),
         *sight_routes(node.sight),
-        *stats_routes(node.parts, node.name),
+        *stats_routes(node, registry),
         *telemetry_routes(registry, partial(unready, node.parts)),
     ]
     server = AdminServer(routes, config.admin, log)

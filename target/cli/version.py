@@ -10,23 +10,23 @@ from importlib.metadata import version
 import target
 
 # What a bug report should say beside our own version.
-LIBRARIES = ("uvloop", "crc32c", "msgspec", "structlog", "typer")
+LIBRARIES = ("uvloop", "crc32c", "msgspec", "structlog", "typer", "aiohttp", "grpcio", "redis")
 
 
 def print_version(as_json: bool) -> None:
     """One line for people, more for programs."""
-    if not as_json:
+    if as_json:
+        print(json.dumps(version_report(), indent=2))
+    else:
         print(f"lunmesh {target.__version__}")
-        return
-    print(
-        json.dumps(
-            {
-                "version": target.__version__,
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "openssl": ssl.OPENSSL_VERSION,
-                "libraries": {name: version(name) for name in LIBRARIES},
-            },
-            indent=2,
-        )
-    )
+
+
+def version_report() -> dict[str, object]:
+    """What runs here."""
+    return {
+        "version": target.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "openssl": ssl.OPENSSL_VERSION,
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,3 +22,22 @@ def top(
     from target.cli.top import top
 
     top(admin, seconds=interval, once=once, as_json=as_json)
+
+
+def doctor(
+    admin: AdminFlag = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to. [default: lunmesh-report-TIME.tar.gz here]".replace("[", r"\["),
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write a file for a report of a problem: all that the node knows of itself but its secrets."""
+    from target.cli.doctor import doctor
+
+    doctor(admin, output)

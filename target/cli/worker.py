@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -24,6 +26,9 @@ from workers.share_dir import ShareDir, ShareDirError
 from workers.shares import MemoryShares, Shares
 from workers.store import VolumeStore
 from workers.worker import Worker
+
+if TYPE_CHECKING:
+    from target.telemetry.http import TelemetryServer
 
 
 def run_worker(config: WorkerConfig) -> None:
@@ -57,7 +62,11 @@ async def _serve(config: WorkerConfig, log: logs.Log) -> None:
         checksum=config.checksum,
     )
     server = WorkerServer(worker, config.address, _tls(config), direct_reads=config.direct_reads)
+    telemetry = _telemetry(config, worker, executor)
     try:
+        if telemetry is not None:
+            told = await telemetry.start()
+            log.info("metrics", at=f"http://{told}/metrics")
         await worker.load()
         port = await server.start()
         for note in config.notes:
@@ -67,6 +76,8 @@ async def _serve(config: WorkerConfig, log: logs.Log) -> None:
         await stop.wait()
     finally:
         await server.stop(config.shutdown_timeout_seconds)
+        if telemetry is not None:
+            await telemetry.stop()
         await worker.stop()
         executor.close()
     log.info("stopped")
@@ -87,6 +98,20 @@ async def _shares(
             return MemoryShares(wrap)
         case directory:
             return ShareDir(directory, executor, wrap)
+
+
+def _telemetry(
+    config: WorkerConfig, worker: Worker, executor: BlockingExecutor
+) -> TelemetryServer | None:
+    if config.metrics is None:
+        return None
+    from target.telemetry.exposition import make_registry, telemetry_routes
+    from target.telemetry.http import TelemetryServer  # an HTTP server: not without need
+    from target.telemetry.worker import WorkerCollector
+
+    folder = config.store if isinstance(config.store, Path) else None
+    registry = make_registry(WorkerCollector(worker, executor, folder))
+    return TelemetryServer(telemetry_routes(registry, lambda: worker.refusing), config.metrics)
 
 
 def _tls(config: WorkerConfig) -> TlsFiles | None:

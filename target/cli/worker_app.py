@@ -54,6 +54,10 @@ def worker(
         str | None,
         flag("Tuning", "Nodes on this machine may read files themselves. [default: on]", "on|off"),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        flag("Log", "Tell Prometheus there, /metrics; also /healthz and /readyz.", "[HOST:]PORT"),
+    ] = None,
     fault: Annotated[
         str | None,
         flag(
@@ -85,6 +89,7 @@ def worker(
         insecure=given(insecure),
         checksum=given(checksum),
         direct_reads=given(direct_reads),
+        metrics=given(metrics),
         fault=given(fault),
         shutdown_timeout=number("shutdown-timeout", shutdown_timeout, float),
         log_level=given(log_level),

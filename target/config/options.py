@@ -79,6 +79,7 @@ class WorkerOptions(
     insecure: bool | UnsetType = UNSET
     checksum: bool | str | UnsetType = UNSET
     direct_reads: bool | str | UnsetType = UNSET
+    metrics: str | int | UnsetType = UNSET
     fault: str | UnsetType = UNSET
     shutdown_timeout: float | UnsetType = UNSET
     log_level: str | UnsetType = UNSET

@@ -9,7 +9,7 @@ import msgspec
 
 from target.config.errors import ConfigError, did_you_mean
 from target.config.merge import Merged, file_source, flag_source
-from target.config.model import LogFormat, LogLevel, RadosPlace
+from target.config.model import LogFormat, LogLevel, Portal, RadosPlace
 from target.config.options import WorkerOptions
 from target.config.scalars import IO_THREADS_MAX, choice, count, on_off, seconds
 from target.config.sizes import format_size, parse_size
@@ -33,6 +33,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca: Path | None  # clients must show a certificate that it has signed
     checksum: bool  # CRC32C of payload
     direct_reads: bool  # nodes on this machine may read files of the store themselves
+    metrics: Portal | None  # where it tells what it does; None: nowhere
     faults: Faults | None
     shutdown_timeout_seconds: float
     log_level: LogLevel
@@ -70,6 +71,9 @@ def _build(merged: Merged) -> WorkerConfig:
     notes = []
     if not local and ca is None:
         notes.append(f"everybody who reaches {address} may read and write the volumes")
+    metrics = merged.one("metrics", _metrics, None)
+    if metrics is not None and not is_loopback(metrics):
+        notes.append(f"everybody who reaches {metrics} may read what the worker does")
     faults = merged.one("fault", _faults, None)
     if faults is not None:
         notes.append(f"faults are injected: {faults[0]}")
@@ -84,6 +88,7 @@ def _build(merged: Merged) -> WorkerConfig:
         tls_ca=ca,
         checksum=merged.one("checksum", on_off, True),
         direct_reads=merged.one("direct-reads", on_off, True),
+        metrics=metrics,
         faults=faults[1] if faults is not None else None,
         shutdown_timeout_seconds=merged.one("shutdown-timeout", seconds(0), 10.0),
         log_level=merged.one("log-level", choice(LogLevel), "info"),
@@ -122,6 +127,16 @@ def _path(merged: Merged, name: str) -> Path | None:
     source = merged.source(name)
     base = source.base if source is not None else Path()
     return merged.one(name, lambda text: resolve(text, base), None)
+
+
+def _metrics(given: str | int) -> Portal:
+    """``HOST:PORT``; a port alone is one of this machine only."""
+    text = str(given)
+    if text.isdigit():
+        text = f"127.0.0.1:{text}"
+    if not re.search(r":\d+$", text):
+        raise ValueError(f"bad address {text!r}: write PORT, HOST:PORT or [IPv6]:PORT")
+    return parse_portal(text)
 
 
 def _faults(text: str) -> tuple[str, Faults]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support import cdb
 from tests.support.initiator import Initiator
 from tests.support.iscsi_pdu import TaskFunction
-from tests.support.lunmesh_server import LunmeshServer
+from tests.support.lunmesh_server import LunmeshServer, free_port
 from tests.support.lunmesh_worker import LunmeshWorker
 from tests.support.redis_server import RedisServer
 from tests.support.reservations import RESERVE6
@@ -183,3 +183,32 @@ def test_a_node_without_redis_is_not_ready_and_who_shuts_it_out_says_so(tmp_path
             assert scrape(a.admin).get("registry_failures_total") > 0
             redis.start()
             until(lambda: is_ready(a))
+
+
+def test_a_worker_tells_what_it_has_done(tmp_path: Path) -> None:
+    port = free_port()
+    flags = ["--metrics", str(port), "--direct-reads", "off", "--fault", "delay=20ms"]
+    address = f"127.0.0.1:{port}"
+    with LunmeshWorker(tmp_path / "w", arguments=flags) as worker:
+        assert page(address, "/readyz").text == page(address, "/healthz").text == "ok\n"
+        idle = scrape(address)
+        assert (idle.get("share_volumes"), idle.get("share_nodes")) == (0, 0)
+        with (
+            LunmeshServer(
+                tmp_path / "a", ["disk0=16M"], arguments=["--worker", worker.address]
+            ) as server,
+            logged_in(server, "iqn.x:one") as one,
+        ):
+            one.command(cdb.write10(0, 8), data_out=bytes(4096))
+            one.command(cdb.read10(0, 8), read_length=4096)
+            found = scrape(address)
+    assert found.get("share_volumes") == 1
+    assert found.get("share_nodes") == found.get("share_streams_total") == 1
+    assert found.get("share_ios_total") == 2
+    assert found.get("share_received_bytes_total") == 4096
+    assert found.get("share_sent_bytes_total") == 4096
+    assert found.get("share_io_seconds_count") == 2
+    assert found.get("share_io_seconds_bucket", le="0.01") == 0  # they were delayed for longer
+    assert found.get("share_io_seconds_bucket", le="+Inf") == 2
+    assert found.get("share_io_seconds_sum") >= 0.04
+    assert found.get("buffer_bytes", what="total") == 256 << 20

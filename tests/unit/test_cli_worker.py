@@ -46,6 +46,8 @@ MISTAKES = [
     [*HERE, "--tls-cert", "cert.pem"],
     [*HERE, "--tls-ca", "ca.pem"],
     [*HERE, "--checksum", "perhaps"],
+    [*HERE, "--metrics", "127.0.0.1"],
+    [*HERE, "--metrics", "70000"],
     [*HERE, "--fault", "delay=soon"],
     [*HERE, "--shutdown-timeout", "-1"],
     [*HERE, "--log-level", "loud"],
