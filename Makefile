@@ -5,11 +5,11 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 # The whole run is bounded: pytest stops after this many seconds and says which test was running.
 TEST_SECONDS ?= 2160
-# Flags of `make run`, `test`, `bench`, `chaos` and `simulate`: make run ARGS='--volume disk0=10G'
+# Flags of `make run`, `test`, `bench`, `load`, `chaos` and `simulate`: make run ARGS='--volume disk0=10G'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench chaos simulate protos debian-packages lock clean
+.PHONY: help install run test lint format bench load chaos simulate protos debian-packages lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ format: install ## Put the code in its house style
 
 bench: install debian-packages ## Measure, beside tgtd where it is installed
 	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+load: install debian-packages ## Run deploy/fio's jobs, nothing mounted: build/load/report.html
+	@exec $(BIN)/python -m tests.load $(ARGS)
 
 chaos: install ## Kill, stop and cut off nodes, workers and Redis under verified writes: make chaos ARGS='--nodes 3 --seed 1'
 	@exec $(BIN)/python -m tests.chaos $(ARGS)

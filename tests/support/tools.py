@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import pytest
 
 PACKAGES = {
+    "fio": "fio",
+    "qemu-storage-daemon": "qemu-system-common",
     **dict.fromkeys(
         ("iscsi-ls", "iscsi-inq", "iscsi-readcapacity16", "iscsi-perf", "iscsi-swp"), "libiscsi-bin"
     ),
