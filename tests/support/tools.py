@@ -11,6 +11,8 @@ import pytest
 
 PACKAGES = {
     "fio": "fio",
+    "unshare": "util-linux",
+    "redis-server": "redis-server",
     "qemu-storage-daemon": "qemu-system-common",
     **dict.fromkeys(
         ("iscsi-ls", "iscsi-inq", "iscsi-readcapacity16", "iscsi-perf", "iscsi-swp"), "libiscsi-bin"
