@@ -15,6 +15,7 @@ import msgspec
 
 from target.block.volume import Volume
 from target.cluster.node import ClusterNode
+from target.cluster.redis_link import RedisLink
 from target.cluster.redis_registry import RedisRegistry
 from target.cluster.registry import Member, Notices, Registry, RegistryAway
 from target.config.model import ClusterConfig
@@ -133,9 +134,17 @@ class Clustering:
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
 
         self._units[lun] = unit
-        unit.gate = self.node.track(
+        tracker = self.node.track(
             lun, unit, workers.fencer(volume), load, gone, workers.doubts(volume)
         )
+        workers.know_whether_sole(volume, lambda: tracker.alone and self.node.leased)
+        unit.gate = tracker
+
+    @property
+    def link(self) -> RedisLink:
+        """The way to Redis."""
+        assert self._registry is not None, "made with the node"
+        return self._registry.link
 
     async def members(self) -> list[tuple[Member, list[str]]]:
         """The nodes and their portals; without Redis, as this node knew them last."""

@@ -3,7 +3,9 @@
 1. Every line ends: events and values are cut (``VALUE_CHARS_MAX``, ``LINE_CHARS_MAX``) and what is
    not printable is escaped, so that no initiator can forge a line or fill a disk with one.
 2. Values under a name that sounds like a secret never show, whoever logs them.
-3. The standard library's loggers (asyncio, warnings, later grpc and redis) come out the same way.
+3. The standard library's loggers (asyncio, warnings, later grpc and redis) come out the same way;
+   ``extra={"fields": {…}}`` are values of such a line.
+4. The last ``LINES_KEPT`` lines are kept, for a report of what went wrong (``recent``).
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, MutableMapping
+from collections import deque
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -24,16 +27,20 @@ Log = FilteringBoundLogger
 
 VALUE_CHARS_MAX = 512
 LINE_CHARS_MAX = 4096
+LINES_KEPT = 500
 _SECRET_WORDS = ("secret", "password", "chap_r", "chap_c", "token")
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 Event = MutableMapping[str, Any]
+Render = Callable[[Event], str]
+
+_kept: deque[str] = deque(maxlen=LINES_KEPT)  # of the process, as the log is
 
 
 def configure(level: LogLevel, form: LogFormat, stream: TextIO | None = None) -> Log:
     """Set the log up, once a process, and return its root."""
     stream = stream or sys.stderr
-    render = _render_json if form == "json" else _render_text
+    render = _keeping(_render_json if form == "json" else _render_text)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -53,10 +60,24 @@ def configure(level: LogLevel, form: LogFormat, stream: TextIO | None = None) ->
     return log
 
 
+def recent() -> list[str]:
+    """Rule 4, the oldest first."""
+    return list(_kept)
+
+
+def _keeping(render: Render) -> Render:
+    def render_and_keep(event: Event) -> str:
+        line = render(event)
+        _kept.append(line)
+        return line
+
+    return render_and_keep
+
+
 class _StandardFormatter(logging.Formatter):
     """A record of the standard library in the same form."""
 
-    def __init__(self, render: Any) -> None:
+    def __init__(self, render: Render) -> None:
         super().__init__()
         self._render = render
 
@@ -65,11 +86,11 @@ class _StandardFormatter(logging.Formatter):
             "event": record.getMessage(),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
-        line: str = self._render(event)
-        return line
+        return self._render(event)
 
 
 def _render_text(event: Event) -> str:

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -46,6 +47,19 @@ ALONE = "alone"  # the name of a node that has none
 ALONE_NUMBER = 1  # of a node alone: of its target port, and of its portal group
 # Discovery sessions and connections that have not logged in yet come on top of the sessions.
 CONNECTIONS_MAX = 2 * SESSIONS_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class NodeParts:
+    """What a running node is made of, for whoever looks at it."""
+
+    config: ServeConfig
+    target: IscsiTarget
+    pool: BufferPool
+    executor: BlockingExecutor
+    volumes: Volumes
+    portals: list[Portal]
+    clustering: Clustering | None  # None: it is alone
 
 
 class Node:
@@ -189,19 +203,39 @@ class Node:
                 self._log.error("cannot keep who the other nodes are", reason=str(exc))
 
     @property
+    def name(self) -> str:
+        """Among others, if there are any."""
+        return self._clustering.node.id if self._clustering is not None else ALONE
+
+    @property
     def sight(self) -> Sight:
         """What happens here; once it has been started."""
         assert self._target is not None, "not started"
         assert self._data is not None, "not started"
         clustering = self._clustering
         return Sight(
-            clustering.node.id if clustering is not None else ALONE,
+            self.name,
             [str(portal) for portal in self.ready.portals],
             self._target,
             self._target.bus,
             clustering,
             clock=time.monotonic,
             wall=time.time,
+        )
+
+    @property
+    def parts(self) -> NodeParts:
+        """Once it has been started."""
+        assert self._target is not None, "not started"
+        assert self._executor is not None, "not started"
+        return NodeParts(
+            self._config,
+            self._target,
+            self._target.pool,
+            self._executor,
+            self.volumes,
+            self._portals,
+            self._clustering,
         )
 
     def _drop_sessions(self) -> None:

@@ -199,6 +199,11 @@ class Volumes:
                 self._workers.begin()
         return self._workers
 
+    @property
+    def remote(self) -> WorkerVolumes | None:
+        """The ways to workers, if any has been needed."""
+        return self._workers
+
     async def _forgotten(self, name: str) -> None:
         if self.shared is not None:
             await self.shared.forget(name)

@@ -219,6 +219,10 @@ class WorkerVolumes:
 
         return fence
 
+    def know_whether_sole(self, volume: Volume, sole: Callable[[], bool]) -> None:
+        """``sole()``: whether no other node serves ``volume`` now."""
+        _stores(volume)[0].group.sole = sole
+
     def doubts(self, volume: Volume) -> Callable[[int, int, Callable[[], None]], bool]:
         """A function of (LBA, blocks, done): whether writes to them are in doubt now, and then
         ``done()`` when that is over.  Zero blocks stand for all.
@@ -278,6 +282,16 @@ class WorkerVolumes:
             raise type(exc)(f"worker {place.address}: {exc}") from exc
         finally:
             await channel.close()
+
+    @property
+    def links(self) -> list[WorkerLink]:
+        """To each worker that some volume is on."""
+        return list(self._links.values())
+
+    @property
+    def evictions(self) -> int:
+        """Processes of workers that this node has shut out of a shared store."""
+        return self._failover.evictions.count
 
     def begin(self) -> None:
         """Connect to all that there are, and at once to those that come."""

@@ -18,6 +18,7 @@ from lunmesh.worker.v1 import worker_pb2_grpc
 
 from workers.fences import FenceError
 from workers.file_store import STATUS_BY_ERRNO
+from workers.grants import Grants
 from workers.limits import DETAIL_CHARS_MAX, LIST_MAX, NODE_CHARS_MAX
 from workers.nodes import StaleEpoch, TooManyNodes
 from workers.shares import ShareError, ShareFault, ShareInfo
@@ -42,10 +43,16 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class ControlService(worker_pb2_grpc.ControlServicer):
-    """The control calls of ``worker``.  ``drain_begins`` tells those who look at its health."""
+    """The control calls of ``worker``.  ``drain_begins`` tells those who look at its health.
 
-    def __init__(self, worker: Worker, drain_begins: Callable[[], Awaitable[None]]) -> None:
+    ``grants``: for nodes on the same machine.
+    """
+
+    def __init__(
+        self, worker: Worker, drain_begins: Callable[[], Awaitable[None]], grants: Grants | None
+    ) -> None:
         self._worker = worker
+        self._grants = grants
         self._drain_begins = drain_begins
 
     async def CreateVolume(
@@ -91,6 +98,7 @@ class ControlService(worker_pb2_grpc.ControlServicer):
             store_id=shares.store_id,
             instance=shares.instance,
             volatile_id=shares.volatile_id,
+            read_token=self._grants.offer(share.store) if self._grants is not None else b"",
         )
 
     async def ResizeVolume(

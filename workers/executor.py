@@ -28,12 +28,24 @@ class BlockingExecutor:
         self._threads_max = threads
         self._idle = 0  # threads waiting for a job, as far as is known
         self._closed = False
+        self.jobs = 0  # begun so far
+
+    @property
+    def threads(self) -> int:
+        """That there are."""
+        return len(self._threads)
+
+    @property
+    def queued(self) -> int:
+        """Jobs that no thread has taken yet."""
+        return self._jobs.qsize()
 
     def run(self, work: Job, done: Job) -> None:
         """Queue a job; call from the loop's thread only."""
         assert not self._closed, "executor is closed"
         if len(self._threads) < self._threads_max and self._jobs.qsize() >= self._idle:
             self._spawn()
+        self.jobs += 1
         self._jobs.put((work, done))
 
     def _spawn(self) -> None:

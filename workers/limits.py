@@ -22,6 +22,15 @@ EXTENT_BYTES: Final = 9  # of one run: its length (uint64 LE), mapped (uint8)
 STREAM_IOS_MAX: Final = 4096  # I/Os of a stream that are not yet answered
 CREDIT_BYTES_MIN: Final = 2 << 20  # what a stream can always get: one COMPARE_AND_WRITE of 1 MiB
 
+# --- of a grant to read (workers/grants.py) ------------------------------------------------------
+TOKEN_BYTES: Final = 16
+
+
+def grant_path(path: str) -> str:
+    """The socket on which the worker with the Unix socket ``path`` grants reads."""
+    return f"{path}.fd"
+
+
 # --- of names ------------------------------------------------------------------------------------
 NODE_CHARS_MAX: Final = 128
 DETAIL_CHARS_MAX: Final = 512

@@ -19,6 +19,7 @@ from lunmesh.worker.v1 import worker_pb2, worker_pb2_grpc
 
 from workers.control_service import ControlService
 from workers.data_service import DataService
+from workers.grants import Grants
 from workers.limits import MESSAGE_BYTES_MAX
 from workers.nodes import End
 from workers.store import StoreStatus
@@ -68,13 +69,25 @@ class TlsFiles:
 
 
 class WorkerServer:
-    """Serves ``worker`` at ``address``: HOST:PORT or unix:PATH, as gRPC writes them."""
+    """Serves ``worker`` at ``address``: HOST:PORT or unix:PATH, as gRPC writes them.
 
-    def __init__(self, worker: Worker, address: str, tls: TlsFiles | None = None) -> None:
+    ``direct_reads``: nodes on this machine may read files themselves (grants.py).
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        address: str,
+        tls: TlsFiles | None = None,
+        *,
+        direct_reads: bool = True,
+    ) -> None:
         self._worker = worker
         self._address = address
         self._tls = tls
         self._health = health.HealthServicer()
+        local = direct_reads and address.startswith("unix:")
+        self._grants = Grants(address.removeprefix("unix:")) if local else None
         self._server: aio.Server | None = None
 
     async def start(self) -> int:
@@ -85,11 +98,17 @@ class WorkerServer:
         server = aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
         server.add_generic_rpc_handlers((DataService(self._worker).handler(),))
         add_control: Any = worker_pb2_grpc.add_ControlServicer_to_server  # generated, untyped
-        add_control(ControlService(self._worker, self._health.enter_graceful_shutdown), server)
+        control = ControlService(self._worker, self._health.enter_graceful_shutdown, self._grants)
+        add_control(control, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         port = self._bind(server)
+        if self._grants is not None:
+            try:
+                self._grants.start()
+            except OSError as exc:  # a path that is too long for one more suffix
+                self._worker.log.warning("no direct reads", reason=str(exc))
         await server.start()
         self._server = server
         for name in ("", *SERVICES):
@@ -123,6 +142,8 @@ class WorkerServer:
             worker.log.error("I/Os still run", number=worker.running)
         for node in worker.nodes.all():
             node.end_stream(End.STOPPING)
+        if self._grants is not None:
+            await self._grants.stop()
         if self._server is not None:
             await self._server.stop(STOP_GRACE_SECONDS)
 

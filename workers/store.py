@@ -108,6 +108,7 @@ class VolumeStore(ABC):
     size: int  # bytes
     read_only: bool = False
     at_hand: bool = True  # False: read_now and write_now are not worth a call, they always fail
+    has_file: bool = False  # its bytes are those of one file: ``open_for_reading``
     shared: bool = False  # True: any worker can serve any chunk (RADOS); False: only its own can
 
     @abstractmethod
@@ -117,6 +118,10 @@ class VolumeStore(ABC):
     @abstractmethod
     def write_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
         """Write ``buffers`` if that needs no waiting and no durability (rule 1)."""
+
+    def open_for_reading(self) -> int:
+        """A new descriptor of the file, whose byte n is the store's.  Raises OSError."""
+        raise NotImplementedError("only where has_file says so")
 
     @abstractmethod
     def submit(self, io: StoreIo) -> None:

@@ -27,6 +27,7 @@ class Layout:
         self.place = place
         self.only = stores[0] if len(stores) == 1 else None
         self.at_hand = self.only if self.only is not None and self.only.at_hand else None
+        self.some_at_hand = self.only is None and any(store.at_hand for store in stores)
         # I/O in flight that waits for no other and that none waits for (``Volume.flush``,
         # ``block_status``): a store that is left may be closed when there is none.
         self.unordered = 0
@@ -42,6 +43,7 @@ class MovingLayout(Layout):
         super().__init__((*old.stores, *gone_to), self._place)
         # A volume that moves has I/O in order with its moves, even while it has one store.
         self.only = self.at_hand = None
+        self.some_at_hand = False
         self.old = old
         self.new = new
         self.moved = moved

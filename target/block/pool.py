@@ -155,6 +155,10 @@ class Share:
         pool = self.pool
         if pool.spare < count or self.held + count > self.limit or pool._short:
             return None
+        if count == 1:  # as most reads take it: `grab` in line
+            pool.spare -= 1
+            self.held += 1
+            return [pool.free.pop()]
         return self.grab(count)
 
     def grab(self, count: int) -> list[memoryview]:
@@ -163,8 +167,6 @@ class Share:
         pool.spare -= count
         self.held += count
         free = pool.free
-        if count == 1:
-            return [free.pop()]
         assert count > 0, "no segments at all are asked for"
         segments = free[-count:]
         del free[-count:]

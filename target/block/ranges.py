@@ -38,15 +38,11 @@ class RangeOrder:
         self._shift = chunk_bytes.bit_length() - 1
         self._reads: _Tickets = {}
         self._writes: _Tickets = {}
+        self.idle = True  # nothing is in flight: an I/O on the spot needs no look-up
 
     def __len__(self) -> int:
         chunks = (*self._reads.values(), *self._writes.values())
         return len({ticket for tickets in chunks for ticket in tickets})
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is in flight: an I/O on the spot needs no look-up."""
-        return not self._writes and not self._reads
 
     def _chunks(self, start: int, end: int) -> range:
         return range(start >> self._shift, ((end - 1) >> self._shift) + 1)
@@ -77,6 +73,7 @@ class RangeOrder:
             for other in earlier:
                 other.dependents.append(ticket)
         by_chunk = self._writes if writes else self._reads
+        self.idle = False
         for chunk in self._chunks(start, end):
             by_chunk.setdefault(chunk, {})[ticket] = None
         if not ticket.blockers:
@@ -91,6 +88,7 @@ class RangeOrder:
             del tickets[ticket]
             if not tickets:
                 del by_chunk[chunk]
+        self.idle = not self._writes and not self._reads
         for dependent in ticket.dependents:
             dependent.blockers -= 1
             if not dependent.blockers:

@@ -1,7 +1,8 @@
 """A volume's share on a worker, as a store.
 
-Nothing is at hand here: all I/O goes through ``submit`` and over the link.  An I/O that is larger
-than a message may carry is cut, and its pieces run concurrently.
+All I/O goes through ``submit`` and over the link, but for reads of what a worker on this machine
+has cached (``direct_reads.py``).  An I/O that is larger than a message may carry is cut, and its
+pieces run concurrently.
 
 Rules:
 
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from target.block.direct_reads import DirectFile, ask_for
 from target.block.extents import cut_buffers
 from target.block.remote_io import WRITING, RemoteIo
 from target.block.share_group import ShareGroup
@@ -41,8 +43,6 @@ class RemoteStore(VolumeStore):
     data are missing too.
     """
 
-    at_hand = False
-
     def __init__(
         self,
         link: WorkerLink,
@@ -56,6 +56,8 @@ class RemoteStore(VolumeStore):
         self.size = info.size
         self.info = info
         self.link = link
+        self.at_hand = bool(link.address.unix_path)  # it may be
+        self._direct: DirectFile | None = None
         self.store_id = store_id
         self.group = group if group is not None else ShareGroup()
         self.group.members.append(self)
@@ -89,7 +91,10 @@ class RemoteStore(VolumeStore):
         return self._handle != 0
 
     def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
-        return False
+        direct, sole = self._direct, self.group.sole
+        if direct is None or not self.link.queue.serving or self.doubts or not sole():
+            return False
+        return direct.read_now(offset, buffers, nbytes) and sole()
 
     def write_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
         return False
@@ -137,12 +142,14 @@ class RemoteStore(VolumeStore):
 
     def close(self) -> None:
         self._handle = 0
+        self._no_direct()
         self.link.remove(self)
         self.group.members.remove(self)  # a volume may have left this worker
 
     async def open(self, channel: WorkerChannel, node: str, epoch: int) -> OpenedShare | None:
         """Make the share if need be, and open it (of ``worker_link.LinkedShare``)."""
         self._handle = 0
+        self._no_direct()
         self._opened.clear()
         try:
             if self._create:
@@ -166,8 +173,16 @@ class RemoteStore(VolumeStore):
             self._flushed = self.written
         self._volatile_id = opened.volatile_id
         self._handle = opened.handle
+        if opened.read_token:
+            fd = await ask_for(self.link.address.unix_path, opened.read_token)
+            self._direct = DirectFile(fd) if fd is not None else None
         self._opened.set()
         return opened
+
+    def _no_direct(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
 
     async def wait_open(self, seconds: float) -> str:
         """Wait for the worker; returns why the share is not served, empty if it is."""

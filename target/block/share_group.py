@@ -31,6 +31,10 @@ class Member(Share, Protocol):
     store_id: str  # of the shared store that it is in; empty: in a local one, or not known yet
 
 
+def _always() -> bool:
+    return True
+
+
 class ShareGroup:
     """The shares of one volume."""
 
@@ -38,6 +42,8 @@ class ShareGroup:
         self.members: list[Member] = []
         self.doubts: dict[int, RemoteIo] = {}  # rule 2
         self.settled = False  # rule 3
+        # Whether no other node serves the volume now (direct_reads.py, rule 3).
+        self.sole: Callable[[], bool] = _always
         self._standing_in: Placement | None = None
         self._waits: list[tuple[set[int], Callable[[], None]]] = []
 

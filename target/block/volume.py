@@ -79,6 +79,7 @@ class Volume:
         """
         self.layout = layout
         self._at_hand = layout.at_hand
+        self._some_at_hand = layout.some_at_hand
 
     def hold(self, chunk: int) -> Wait[RangeTicket]:
         """Wait until no I/O runs on ``chunk``; others wait until ``let_go``.
@@ -95,12 +96,18 @@ class Volume:
 
     def read_now(self, offset: int, views: Sequence[memoryview], nbytes: int) -> bool:
         """Read without waiting; False if that cannot be done (then ``await read``)."""
-        if self._at_hand is None:
-            return False
+        store = self._at_hand
+        if store is None:
+            if not self._some_at_hand:
+                return False
+            chunk = offset // self.chunk_bytes
+            if (offset + nbytes - 1) // self.chunk_bytes != chunk:
+                return False
+            store = self.layout.stores[self.layout.place(chunk)]
         ranges = self._ranges
         if not ranges.idle and not ranges.free(offset, offset + nbytes, False):
             return False
-        return self._at_hand.read_now(offset, views, nbytes)
+        return store.read_now(offset, views, nbytes)
 
     def write_now(self, offset: int, views: Sequence[memoryview], nbytes: int) -> bool:
         """Write without waiting; False if that cannot be done (then ``await write``)."""

@@ -68,6 +68,7 @@ class OpenedShare:
     store_id: str
     instance: str
     volatile_id: str
+    read_token: bytes = b""
 
 
 class WorkerStream:
@@ -175,6 +176,7 @@ class WorkerChannel:
             answer.store_id,
             answer.instance,
             answer.volatile_id,
+            answer.read_token,
         )
 
     async def evict(self, store_id: str, instance: str, seconds: float) -> None:

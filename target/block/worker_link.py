@@ -82,6 +82,7 @@ class WorkerLink:
         self.epoch = epoch
         self.reason = "not connected yet"  # why no stream is served; empty while one is
         self.connections = 0  # streams that were served so far
+        self.stood_in = 0  # how often others took over for it
         self.store_id = ""  # of this connection: the worker's shared store, if it has one, and
         self.instance = ""  # its process there
         self.suspects: dict[str, str] = {}  # processes that may have I/O of ours, and their stores
@@ -199,6 +200,7 @@ class WorkerLink:
         if not self.out:
             count = self.queue.waiting
             self._log.warning("others stand in", worker=str(self.address), moved=count)
+            self.stood_in += 1
         self.out = True
         self._settle()
         for remote in self.queue.give_up():

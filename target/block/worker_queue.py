@@ -85,7 +85,10 @@ class WorkerQueue:
         self._impatient_seconds = IMPATIENT_SECONDS
         self.gathering = False  # the last call of next_message held something back (rule 5)
         self.serving = False  # a stream is served (rule 1)
+        self.sent = 0  # I/Os sent, again or for the first time
+        self.sent_bytes = 0  # their payload
         self.retried = 0  # I/Os sent again
+        self.expired = 0  # I/Os that had no answer at their deadline
         self.refused: StoreStatus | None = None  # what all I/O ends with: the node is fenced
 
     # --- the caller's side ------------------------------------------------------------------------
@@ -146,6 +149,7 @@ class WorkerQueue:
             if remote.deadline > now:
                 break
             late.append(remote)
+        self.expired += len(late)
         for remote in late:
             del self._live[remote.sequence]
             io, remote.io = remote.io, None
@@ -254,6 +258,8 @@ class WorkerQueue:
         cancel, self._cancel = self._cancel[:MESSAGE_IOS_MAX], self._cancel[MESSAGE_IOS_MAX:]
         if not batch and not cancel and self._owed < ANSWER_WINDOW_BYTES // 2:
             return None
+        self.sent += len(batch)
+        self.sent_bytes += payload
         self._credit -= payload
         owed, self._owed = self._owed, 0
         self.messages += 1

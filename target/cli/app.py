@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from target.cli import worker_app
+from target.cli import watch_app, worker_app
 from target.cli.flags import flag, given, number
 from target.cli.scsi_app import scsi_app
 from target.cli.sight_app import node_app, session_app, task_app
@@ -243,6 +243,7 @@ def serve(
 
 
 app.command()(worker_app.worker)
+app.command()(watch_app.top)
 
 
 @app.command()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from functools import partial
 
 import uvloop
 
@@ -65,9 +67,18 @@ async def _start_admin(
         return None
     from target.admin.server import AdminServer  # an HTTP server: not without need
     from target.admin.sight import sight_routes
+    from target.admin.stats import stats_routes
     from target.admin.volumes import volume_routes
+    from target.telemetry.exposition import make_registry, telemetry_routes
+    from target.telemetry.node import NodeCollector, unready
 
-    routes = [*volume_routes(node.volumes, node.changes, config), *sight_routes(node.sight)]
+    registry = make_registry(NodeCollector(node.parts, time.monotonic))
+    routes = [
+        *volume_routes(node.volumes, node.changes, config),
+        *sight_routes(node.sight),
+        *stats_routes(node.parts, node.name),
+        *telemetry_routes(registry, partial(unready, node.parts)),
+    ]
     server = AdminServer(routes, config.admin, log)
     stack.push_async_callback(server.stop)
     return await server.start()

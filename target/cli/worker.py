@@ -56,7 +56,7 @@ async def _serve(config: WorkerConfig, log: logs.Log) -> None:
         version=target.__version__,
         checksum=config.checksum,
     )
-    server = WorkerServer(worker, config.address, _tls(config))
+    server = WorkerServer(worker, config.address, _tls(config), direct_reads=config.direct_reads)
     try:
         await worker.load()
         port = await server.start()

@@ -50,6 +50,10 @@ def worker(
     checksum: Annotated[
         str | None, flag("Tuning", "CRC32C of all data on the wire. [default: on]", "on|off")
     ] = None,
+    direct_reads: Annotated[
+        str | None,
+        flag("Tuning", "Nodes on this machine may read files themselves. [default: on]", "on|off"),
+    ] = None,
     fault: Annotated[
         str | None,
         flag(
@@ -80,6 +84,7 @@ def worker(
         tls_ca=given(tls_ca),
         insecure=given(insecure),
         checksum=given(checksum),
+        direct_reads=given(direct_reads),
         fault=given(fault),
         shutdown_timeout=number("shutdown-timeout", shutdown_timeout, float),
         log_level=given(log_level),

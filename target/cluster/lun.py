@@ -5,9 +5,9 @@ Rules:
 1. A command that changes blocks runs when the registry has it and every overlapping one of another
    node that came before it has ended.  Others are registered, and wait for nobody.
 2. What has gathered while the last call was under way goes in the next one: one call at a time for
-   a unit, however many commands.  A command that came and went meanwhile is in none.  What nobody
-   here waits for makes no call of its own before it has waited for one: the end of a command
-   ``SETTLE_SECONDS``, a read ``READ_SECONDS``.
+   a unit, however many commands.  The end of one makes no call of its own before it has waited for
+   another: that of a change for ``SETTLE_SECONDS``, that of a read for ``READ_SECONDS``.  A command
+   that may run at once is registered when it has run for ``READ_SECONDS``, for people to see.
 3. Nothing runs without a lease.  A command waits ``wait_seconds`` at most, for the lease, for the
    registry and for others together; then it is turned away, and its initiator tries again.
 4. A command that has ended is told until the registry has heard it.
@@ -18,6 +18,7 @@ Rules:
    ended of which the node does not hear.
 7. A node that is in the way (something waits for it) and is not a member any more is fenced: first
    at the workers of the volume, then here.
+8. A node that serves the unit alone asks nobody (``alone.py``).
 """
 
 from __future__ import annotations
@@ -30,9 +31,17 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from target.cluster.alone import Alone
 from target.cluster.host import RETRY_SECONDS, AfterDoubts, Host, Unit
 from target.cluster.peers import Peers
-from target.cluster.registry import Attachment, Event, Member, RegistryAway, StaleNode, TaskEntry
+from target.cluster.registry import (
+    Attachment,
+    Event,
+    Member,
+    RegistryAway,
+    StaleNode,
+    TaskEntry,
+)
 from target.cluster.telling import Telling
 from target.scsi.command import CHANGING, Kind
 from target.scsi.gate import Gate
@@ -43,7 +52,7 @@ if TYPE_CHECKING:
 
 ENTRIES_MAX: Final = 1000  # in one call
 SETTLE_SECONDS: Final = 0.001
-READ_SECONDS: Final = 0.01
+READ_SECONDS: Final = 0.1
 EXPIRY_SECONDS: Final = 0.25  # how late the end of a wait may be noticed
 LBA_MAX: Final = 1 << 53  # what Lua can tell apart
 
@@ -56,6 +65,7 @@ class _Passage:
         "deadline",
         "exclusive",
         "granted",
+        "live",
         "registered",
         "req",
         "sequence",
@@ -68,6 +78,7 @@ class _Passage:
         self.exclusive = exclusive
         self.deadline = deadline
         self.waits = True
+        self.live = True  # it may happen: it has not ended, or is in doubt
         self.registered = False  # the registry may have it
         self.blocked = False  # the registry has said that it has to wait
         self.granted = False  # it has to wait no more
@@ -105,7 +116,8 @@ class LunTracker(Gate):
         self._sequences = itertools.count(1)
         self._passages: dict[SCSIRequest, _Passage] = {}
         self._by_sequence: dict[int, _Passage] = {}  # those that the registry may have
-        self._new: deque[_Passage] = deque()
+        self._new: deque[_Passage] = deque()  # to be registered
+        self._quiet: dict[_Passage, None] = {}  # those that run, and the registry does not know
         self._settled: deque[int] = deque()
         self._dirty = asyncio.Event()
         self._linger: asyncio.TimerHandle | None = None  # looks whether it is time
@@ -113,9 +125,17 @@ class LunTracker(Gate):
         self._expiry: asyncio.TimerHandle | None = None
         self._missed = asyncio.Event()  # notices may have been
         self._peers = Peers(host, lun)
-        self._telling = Telling(host, lun, unit, self._peers, after_doubts)
+        self._alone = Alone(host, lun, self._peers, self._register_all)
+        self._telling = Telling(host, lun, unit, self._peers, after_doubts, self._alone.end)
+        self._calling = False
+        self._called = asyncio.Event()
         self._fencing: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other node serves it, and whoever comes waits until this one knows."""
+        return self._alone.now
 
     @property
     def attached(self) -> dict[str, Attachment]:
@@ -162,12 +182,17 @@ class LunTracker(Gate):
         exclusive = kind in CHANGING
         passage = _Passage(next(self._sequences), req, exclusive, 0.0)
         self._passages[req] = passage
-        self._new.append(passage)
-        if not exclusive and (kind is Kind.INFORM or (self.opened and host.leased)):
+        alone = self._alone
+        if alone.worth_asking and self.opened and kind is not Kind.INFORM:
+            alone.worth_asking = False
+            self._spawn(alone.ask())
+        if kind is Kind.INFORM or ((alone.now if exclusive else self.opened) and host.leased):
             passage.waits = False
+            self._quiet[passage] = None
             if self._tell_by == math.inf:
                 self._soon(READ_SECONDS)
             return True
+        self._new.append(passage)
         self._dirty.set()
         passage.deadline = host.clock() + host.wait_seconds
         if self._expiry is None:
@@ -177,8 +202,6 @@ class LunTracker(Gate):
     def left(self, req: SCSIRequest) -> None:
         passage = self._passages.pop(req)
         passage.waits = False
-        if not passage.registered:
-            return
         doubted = (
             passage.exclusive
             and self._after_doubts is not None
@@ -187,13 +210,17 @@ class LunTracker(Gate):
         if doubted:
             self._in_doubt += 1
         else:
-            self._settle(passage)
+            self._over(passage)
 
     def _certain(self, passage: _Passage) -> None:
         self._in_doubt -= 1
-        self._settle(passage)
+        self._over(passage)
 
-    def _settle(self, passage: _Passage) -> None:
+    def _over(self, passage: _Passage) -> None:
+        passage.live = False
+        if not passage.registered:
+            self._quiet.pop(passage, None)
+            return
         del self._by_sequence[passage.sequence]
         self._settled.append(passage.sequence)
         if passage.exclusive or len(self._settled) == 1:
@@ -244,8 +271,10 @@ class LunTracker(Gate):
     @property
     def blocked(self) -> bool:
         """Whether something waits for another node."""
-        return self._telling.under_way > 0 or any(
-            p.waits and p.registered for p in self._passages.values()
+        return (
+            self._alone.arriving
+            or self._telling.under_way > 0
+            or any(p.waits and p.registered for p in self._passages.values())
         )
 
     # --- the registry -----------------------------------------------------------------------------
@@ -282,6 +311,8 @@ class LunTracker(Gate):
         for node, epoch in host.suspects.items():
             await self._fence_workers(node, epoch)
         self._telling.begin_after(it.event)
+        if it.alone:
+            await self._alone.wait_for(it)
         if self._load is not None:
             await self._load()
         self.opened = True
@@ -290,39 +321,52 @@ class LunTracker(Gate):
     async def _submit(self) -> None:
         """One call: what has ended, and what has come."""
         host = self._host
+        self._tell_by = math.inf
+        self._take_old()
         settled = [self._settled.popleft() for _ in range(min(len(self._settled), ENTRIES_MAX))]
         passages: list[_Passage] = []
         while self._new and len(passages) < ENTRIES_MAX:
             passage = self._new.popleft()
-            if passage.req in self._passages:
+            if passage.live:
                 passage.registered = True
                 self._by_sequence[passage.sequence] = passage
                 passages.append(passage)
         if self._settled or self._new:
             self._dirty.set()
-        else:
-            self._tell_by = math.inf
         if not settled and not passages:
             return
         entries = [self._entry(passage) for passage in passages]
+        self._calling = True
         try:
             waits = await host.registry.submit(self.lun, host.id, host.epoch, settled, entries)
         except RegistryAway:
             self._settled.extendleft(reversed(settled))
             for passage in reversed(passages):
-                if passage.req in self._passages:
+                if passage.live:
                     # Told again, and settled in any case: perhaps the registry has it.
                     self._new.appendleft(passage)
             self._dirty.set()
             await asyncio.sleep(RETRY_SECONDS)
             await host.until_leased()
             return
+        finally:
+            self._calling = False
+            self._called.set()
         blocked = set(waits)
         for passage in passages:
             if passage.waits:
                 passage.blocked = passage.sequence in blocked and not passage.granted
                 if not passage.blocked:
                     self._go(passage)
+
+    def _take_old(self) -> None:
+        """Those that have run for long."""
+        old = self._host.clock() - READ_SECONDS
+        for passage in list(itertools.takewhile(lambda p: p.req.started_at <= old, self._quiet)):
+            del self._quiet[passage]
+            self._new.append(passage)
+        if self._quiet:
+            self._soon(READ_SECONDS)
 
     def _go(self, passage: _Passage) -> None:
         """Nobody is in its way any more."""
@@ -350,6 +394,16 @@ class LunTracker(Gate):
         )
         return TaskEntry(passage.sequence, passage.exclusive, start, end, info)
 
+    async def _register_all(self) -> None:
+        """Returns when the registry has all that has come so far, and may happen."""
+        self._new.extend(self._quiet)
+        self._quiet.clear()
+        come = set(self._new)
+        while self._calling or not come.isdisjoint(self._new):
+            self._dirty.set()
+            self._called.clear()
+            await self._called.wait()
+
     # --- notices ----------------------------------------------------------------------------------
 
     def granted(self, sequence: int) -> None:
@@ -370,9 +424,13 @@ class LunTracker(Gate):
 
     def departed(self, node: str) -> None:
         """A node serves the unit no more."""
-        self._peers.gone(node)
+        self._lost(node)
         if self._gone is not None and node != self._host.id:
             self._spawn(self._gone(node, False))
+
+    def _lost(self, node: str) -> None:
+        self._peers.gone(node)
+        self._alone.somebody_has_gone()
 
     def renewed(self) -> None:
         """Notices may have been missed."""
@@ -407,6 +465,8 @@ class LunTracker(Gate):
     async def look_around(self) -> None:
         """Who else serves the unit.  Raises RegistryAway."""
         await self._peers.look()
+        if len(self.attached) == 1:
+            self._alone.somebody_has_gone()
 
     # --- events (telling.py) ----------------------------------------------------------------------
 
@@ -454,7 +514,7 @@ class LunTracker(Gate):
                 break
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
-        self._peers.gone(node)
+        self._lost(node)
         if self._gone is not None:
             await self._gone(node, True)
 

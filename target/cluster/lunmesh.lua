@@ -2,7 +2,7 @@
 -- What target/cluster/registry.py promises, in Redis: one function for each of its calls.
 -- docs/cluster.md has the keys.  A unit's keys carry its UUID as hash tag, those of the members {lunmesh}.
 --
---   meta     hash: event, trim; and for each node n:NODE epoch, a:NODE acknowledged event, w:NODE count of
+--   meta     hash: event, trim; alone: a node whose commands are not all here; and for each node n:NODE epoch, a:NODE acknowledged event, w:NODE count of
 --            exclusive entries, f:NODE the highest epoch that is fenced
 --   writes   hash: exclusive entries, by "NODE EPOCH SEQUENCE": "START END INFO"
 --   reads    hash: the others
@@ -79,6 +79,7 @@ end
 
 local function drop(keys, node)
   redis.call('HDEL', keys[1], 'n:' .. node, 'a:' .. node, 'w:' .. node)
+  if redis.call('HGET', keys[1], 'alone') == node then redis.call('HDEL', keys[1], 'alone') end
   trim(keys)
   notify(keys, 'd ' .. node)
 end
@@ -93,6 +94,13 @@ local function acknowledged(keys, node, number)
   notify(keys, 'a ' .. node .. ' ' .. number)
 end
 
+local function tell(keys, node, payload)
+  local number = redis.call('HINCRBY', keys[1], 'event', 1)
+  redis.call('HSET', keys[5], number, node .. ' ' .. payload)
+  notify(keys, 'e ' .. number .. ' ' .. node .. ' ' .. payload)
+  return number
+end
+
 local function attach(keys, args)
   local node, epoch = args[1], args[2]
   local fenced = tonumber(redis.call('HGET', keys[1], 'f:' .. node) or '0')
@@ -101,14 +109,34 @@ local function attach(keys, args)
   local event = tonumber(redis.call('HGET', keys[1], 'event') or '0')
   if at and at ~= epoch then
     if tonumber(at) > tonumber(epoch) then return stale() end
-    return {event, tonumber(at)}
+    return {event, tonumber(at), ''}
   end
+  local lone = redis.call('HGET', keys[1], 'alone') or ''
+  if lone == node then lone = '' end
+  if lone ~= '' then event = tell(keys, node, args[3]) end
   if not at then
     redis.call('HSET', keys[1], 'n:' .. node, epoch, 'a:' .. node, event, 'w:' .. node, 0)
   else
     acknowledged(keys, node, event)  -- the answer to the first call was lost
   end
-  return {event, 0}
+  return {event, 0, lone}
+end
+
+local function alone(keys, args)
+  local meta, node, epoch = keys[1], args[1], args[2]
+  if is_stale(keys, node, epoch) then return stale() end
+  local nodes = 0
+  if args[3] == '1' then
+    for _, field in ipairs(redis.call('HKEYS', meta)) do
+      if string.sub(field, 1, 2) == 'n:' then nodes = nodes + 1 end
+    end
+    if nodes == 1 then
+      redis.call('HSET', meta, 'alone', node)
+      return 1
+    end
+  end
+  if redis.call('HGET', meta, 'alone') == node then redis.call('HDEL', meta, 'alone') end
+  return 0
 end
 
 local function detach(keys, args)
@@ -216,10 +244,7 @@ end
 local function post(keys, args)
   local node, epoch = args[1], args[2]
   if is_stale(keys, node, epoch) then return stale() end
-  local number = redis.call('HINCRBY', keys[1], 'event', 1)
-  redis.call('HSET', keys[5], number, node .. ' ' .. args[3])
-  notify(keys, 'e ' .. number .. ' ' .. node .. ' ' .. args[3])
-  return number
+  return tell(keys, node, args[3])
 end
 
 local function events(keys, args)
@@ -380,6 +405,7 @@ local function reaped(keys, args)
 end
 
 redis.register_function('lunmesh_1_attach', attach)
+redis.register_function('lunmesh_1_alone', alone)
 redis.register_function('lunmesh_1_detach', detach)
 redis.register_function('lunmesh_1_submit', submit)
 redis.register_function('lunmesh_1_waiting', waiting)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from target.cluster.registry import (
+    ARRIVED,
     Attached,
     Attachment,
     Event,
@@ -38,6 +39,7 @@ class _Member:
 @dataclass
 class _Unit:
     event: int = 0
+    alone: str = ""
     attached: dict[str, int] = field(default_factory=dict)  # epoch by node
     acknowledged: dict[str, int] = field(default_factory=dict)
     fenced: dict[str, int] = field(default_factory=dict)
@@ -164,13 +166,23 @@ class MemoryRegistry(Registry):
         if at is not None and at != epoch:
             if at > epoch:
                 raise StaleNode("this epoch of this node is over")
-            return Attached(unit.event, at)
+            return Attached(unit.event, at, "")
+        if unit.alone not in ("", node):
+            self._post(lun, node, ARRIVED)
         if at is None:
             unit.attached[node] = epoch
             unit.acknowledged[node] = unit.event
         else:
             self._acknowledged(lun, node, unit.event)  # the answer to the first call was lost
-        return Attached(unit.event, 0)
+        return Attached(unit.event, 0, "" if unit.alone == node else unit.alone)
+
+    async def alone(self, lun: str, node: str, epoch: int, wanted: bool) -> bool:
+        unit = self._checked(lun, node, epoch)
+        if wanted and len(unit.attached) == 1:
+            unit.alone = node
+        elif unit.alone == node:
+            unit.alone = ""
+        return unit.alone == node
 
     async def detach(self, lun: str, node: str, epoch: int) -> None:
         unit = self._unit(lun)
@@ -233,6 +245,8 @@ class MemoryRegistry(Registry):
         self._wake(lun, gone)
         unit.attached.pop(node, None)
         unit.acknowledged.pop(node, None)
+        if unit.alone == node:
+            unit.alone = ""
         self._trim(unit)
         self._tell(lun, lambda notices: notices.departed(lun, node))
 
@@ -252,7 +266,11 @@ class MemoryRegistry(Registry):
             self._forget(lun, victim, victim_epoch)
 
     async def post(self, lun: str, node: str, epoch: int, payload: bytes) -> int:
-        unit = self._checked(lun, node, epoch)
+        self._checked(lun, node, epoch)
+        return self._post(lun, node, payload)
+
+    def _post(self, lun: str, node: str, payload: bytes) -> int:
+        unit = self._unit(lun)
         unit.event += 1
         event = unit.events[unit.event] = Event(unit.event, node, payload)
         self._tell(lun, lambda notices: notices.happened(lun, event))

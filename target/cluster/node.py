@@ -76,6 +76,7 @@ class ClusterNode(Notices):
         self.numbers: dict[str, int] = {}  # of members, gone ones as well: a number stays
         self.registry = make_registry(self)
         self.over = False
+        self.shut_out = 0  # nodes that this one has shut out
         self._on_fenced = on_fenced
         self._on_stalled = on_stalled
         self.peers: dict[str, int] = {}  # the epochs of the other members
@@ -191,6 +192,11 @@ class ClusterNode(Notices):
     # --- the lease --------------------------------------------------------------------------------
 
     @property
+    def lease_seconds_left(self) -> float:
+        """How long this node may serve without renewing its lease."""
+        return max(0.0, self._leased_until - self.clock())
+
+    @property
     def leased(self) -> bool:
         return self.clock() < self._leased_until
 
@@ -264,6 +270,7 @@ class ClusterNode(Notices):
         claim_ms = round(CLAIM_LEASES * self.lease_seconds * 1000)
         if await self.registry.claim(self.id, self.epoch, victim, claim_ms):
             self.log.warning("node is shut out", node=victim.node, epoch=victim.epoch)
+            self.shut_out += 1
             self.members[victim.node] = victim._replace(reaper=self.id)
             self._reaping.add((victim.node, victim.epoch))
             self._spawn(self._reap(victim))

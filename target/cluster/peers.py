@@ -34,10 +34,12 @@ class Peers:
         self.attached.pop(node, None)
         self._moved.set()
 
-    async def until_done(self, number: int) -> None:
-        """Wait until the others have done what event ``number`` says, or are gone."""
+    async def until_done(self, number: int, only: str = "") -> None:
+        """Wait until the others, or that one, have done what event ``number`` says, or are gone."""
         while any(
-            it.acknowledged < number for node, it in self.attached.items() if node != self._host.id
+            it.acknowledged < number
+            for node, it in self.attached.items()
+            if (node == only if only else node != self._host.id)
         ):
             self._moved.clear()
             await self._moved.wait()

@@ -189,6 +189,9 @@ class RedisLink:
         self._connecting: asyncio.Task[_Wire] | None = None
         self._loading = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
+        self.calls = 0  # answered
+        self.seconds = 0.0  # that they took, summed up
+        self.failures = 0  # calls that Redis did not answer, or with an error
 
     async def call(self, function: str, keys: list[str], args: list[Any]) -> Any:
         """FCALL.  Raises RegistryAway or StaleNode."""
@@ -197,20 +200,27 @@ class RedisLink:
     async def execute(self, *args: Any) -> Any:
         """One command.  Raises RegistryAway or StaleNode."""
         for attempt in range(2):
+            began = asyncio.get_running_loop().time()
             try:
-                return await self._once(args)
+                answer = await self._once(args)
+                self.calls += 1
+                self.seconds += asyncio.get_running_loop().time() - began
+                return answer
             except ResponseError as exc:
                 text = str(exc)
                 if text.startswith(STALE):
                     raise StaleNode("this epoch of this node is over") from None
                 if "Function not found" not in text or attempt:
-                    self._lost()
-                    raise RegistryAway(f"Redis: {text}") from exc
+                    raise self._away(text) from exc
             except (RedisError, OSError, EOFError, TimeoutError) as exc:
-                self._lost()
-                raise RegistryAway(f"Redis: {exc}" if str(exc) else "Redis is away") from exc
+                raise self._away(str(exc)) from exc
             await self._load()
         raise AssertionError("the second attempt ends")
+
+    def _away(self, reason: str) -> RegistryAway:
+        self.failures += 1
+        self._lost()
+        return RegistryAway(f"Redis: {reason}" if reason else "Redis is away")
 
     async def _once(self, args: tuple[Any, ...]) -> Any:
         if self._spread:

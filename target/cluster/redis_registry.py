@@ -14,6 +14,7 @@ from typing import Any, Final
 from target.cluster.redis_link import Log, RedisLink
 from target.cluster.redis_listener import RedisListener
 from target.cluster.registry import (
+    ARRIVED,
     Attached,
     Attachment,
     Event,
@@ -136,8 +137,11 @@ class RedisRegistry(Registry):
 
     async def attach(self, lun: str, node: str, epoch: int) -> Attached:
         await self._listener.subscribe(f"lunmesh:lun:{lun}")
-        event, behind = await self._unit("attach", lun, node, epoch)
-        return Attached(event, behind)
+        event, behind, alone = await self._unit("attach", lun, node, epoch, ARRIVED)
+        return Attached(event, behind, alone.decode())
+
+    async def alone(self, lun: str, node: str, epoch: int, wanted: bool) -> bool:
+        return bool(await self._unit("alone", lun, node, epoch, 1 if wanted else 0))
 
     async def detach(self, lun: str, node: str, epoch: int) -> None:
         await self._unit("detach", lun, node, epoch)

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+ARRIVED: Final = b'{"type":"arrived"}'  # an event: scsi/unit_events.py
 
 
 class RegistryAway(Exception):
@@ -87,6 +89,7 @@ class Attached(NamedTuple):
 
     event: int  # the number of the last event; those that follow are for this node as well
     behind: int  # the epoch of an earlier life that has to be fenced first; 0: none, it is attached
+    alone: str  # who runs commands that nobody knows of until it has done that event; empty: nobody
 
 
 class Attachment(NamedTuple):
@@ -169,7 +172,15 @@ class Registry(Protocol):
     async def attach(self, lun: str, node: str, epoch: int) -> Attached:
         """Begin to serve ``lun``: commands may be registered, later events count on this node.
 
-        Repeated, it acknowledges the events up to then: the node serves nothing yet.
+        Repeated, it acknowledges the events up to then: the node serves nothing yet.  Who is alone
+        is told by an event of this call with the payload ``ARRIVED``.
+        """
+
+    @abstractmethod
+    async def alone(self, lun: str, node: str, epoch: int, wanted: bool) -> bool:
+        """Whether ``node`` is alone from now on: no other serves ``lun``, and whoever comes waits.
+
+        It ends when the node does not want it any more, or serves ``lun`` no more.
         """
 
     @abstractmethod

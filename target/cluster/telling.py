@@ -20,6 +20,7 @@ from target.cluster.host import RETRY_SECONDS, AfterDoubts, Host, Unit
 from target.cluster.peers import Peers
 from target.cluster.registry import Event, RegistryAway, StaleNode
 from target.scsi.unit_events import (
+    Arrived,
     NotSure,
     UnitEvent,
     decode_event,
@@ -32,7 +33,13 @@ class Telling:
     """The events of the unit ``lun`` on this node."""
 
     def __init__(
-        self, host: Host, lun: str, unit: Unit, peers: Peers, after_doubts: AfterDoubts | None
+        self,
+        host: Host,
+        lun: str,
+        unit: Unit,
+        peers: Peers,
+        after_doubts: AfterDoubts | None,
+        somebody_came: Callable[[], Awaitable[None]],
     ) -> None:
         self.under_way = 0  # events that others may not have done yet
         self._host = host
@@ -40,6 +47,7 @@ class Telling:
         self._unit = unit
         self._peers = peers
         self._after_doubts = after_doubts
+        self._somebody_came = somebody_came
         self._heard = 0  # the last event that has been taken up
         self._events: deque[Event] = deque()
         self._came = asyncio.Event()
@@ -125,6 +133,9 @@ class Telling:
             what = decode_event(event.payload)
         except ValueError:
             host.log.warning("event not understood", node=event.node, lun=self._lun)
+            return
+        if isinstance(what, Arrived):
+            await self._somebody_came()
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unit.happened(what, lambda: None if done.done() else done.set_result(None))

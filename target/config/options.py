@@ -78,6 +78,7 @@ class WorkerOptions(
     tls_ca: str | UnsetType = UNSET
     insecure: bool | UnsetType = UNSET
     checksum: bool | str | UnsetType = UNSET
+    direct_reads: bool | str | UnsetType = UNSET
     fault: str | UnsetType = UNSET
     shutdown_timeout: float | UnsetType = UNSET
     log_level: str | UnsetType = UNSET

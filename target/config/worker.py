@@ -32,6 +32,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: Path | None
     tls_ca: Path | None  # clients must show a certificate that it has signed
     checksum: bool  # CRC32C of payload
+    direct_reads: bool  # nodes on this machine may read files of the store themselves
     faults: Faults | None
     shutdown_timeout_seconds: float
     log_level: LogLevel
@@ -82,6 +83,7 @@ def _build(merged: Merged) -> WorkerConfig:
         tls_key=key,
         tls_ca=ca,
         checksum=merged.one("checksum", on_off, True),
+        direct_reads=merged.one("direct-reads", on_off, True),
         faults=faults[1] if faults is not None else None,
         shutdown_timeout_seconds=merged.one("shutdown-timeout", seconds(0), 10.0),
         log_level=merged.one("log-level", choice(LogLevel), "info"),

@@ -32,10 +32,15 @@ from target.iscsi.sender import Sender
 from target.iscsi.session import Session
 from target.iscsi.target import IscsiTarget
 from target.iscsi.text_session import TextSession
+from target.scsi.request import SCSIRequest
+from target.scsi.stats import count
 
 log = logging.getLogger(__name__)
 
 HANG_UP_SECONDS_MAX: Final = 5.0  # for the last bytes to be taken
+CLOSED: Final = "closed by the initiator"
+CLOSING: Final = "the portal is closing"
+_USUAL_ENDS: Final = ("", CLOSED, CLOSING)
 
 
 class Channel:
@@ -55,7 +60,9 @@ class Channel:
         self.closed = False
         self.endpoint: Endpoint | None = None
         self.session: Session | None = None
+        self.ended: list[SCSIRequest] = []  # commands that are not counted yet
         self.sender = Sender()
+        target.counters.connections += 1
         handlers: list[Handler] = [self._not_a_login] * (OPCODE_MASK + 1)
         handlers[Opcode.LOGIN_REQUEST] = self._login_request
         self.receiver = Receiver(self, handlers, LOGIN_DATA_SEGMENT_BYTES_MAX)
@@ -99,6 +106,16 @@ class Channel:
         """The initiator takes what we send: a sign of life like any other."""
         self._heard_at = self.now
 
+    def count_ended(self, now: float) -> None:
+        """The answers of ``ended`` have been given to the socket, or to nobody any more."""
+        ended = self.ended
+        failed = count(ended, now)
+        if self.session is not None:
+            self.session.flight.kept.extend(ended)
+            if failed:
+                self.session.flight.failed(failed, now)
+        ended.clear()
+
     def output_ready(self) -> None:
         """There is output: the portal sends it after this pass."""
         self._wake()
@@ -139,6 +156,7 @@ class Channel:
                 outcome.text,
             )
             self._target.throttle.ended(self.peer, outcome.status)
+            self._target.counters.logins_refused[outcome.status] += 1
             self.hang_up()
 
     def _not_a_login(self, buf: memoryview, at: int, data_at: int, length: int) -> None:
@@ -161,6 +179,7 @@ class Channel:
             parameters = parameters.joined_to(session.parameters)
         session.parameters = parameters
         self._login = None
+        self._target.counters.logins += 1
         receiver, sender = self.receiver, self.sender
         receiver.data_bytes_max = parameters.max_recv_data_segment_length
         receiver.header_digest = sender.header_digest = parameters.header_digest
@@ -176,6 +195,7 @@ class Channel:
             self.endpoint = Endpoint(session, receiver, sender, self)
         else:
             self.endpoint = Connection(session, receiver, sender, parameters, self)
+            self.ended = self.endpoint.ended
             log.info("%s logged in from %s, session %d", session.initiator, self.peer, session.tsih)
         session.connection = self.endpoint
 
@@ -263,7 +283,12 @@ class Channel:
 
     def lost(self, reason: str) -> None:
         """The socket is gone."""
-        session, self.session = self.session, None
+        session = self.session
+        if self.ended:
+            self.count_ended(self.now)
+        if session is not None and reason not in _USUAL_ENDS:
+            session.flight.dump(reason, tuple(session.tasks.values()), self.now)
+        self.session = None
         self._shut_endpoint()
         self.sender.abandon()
         if session is None:

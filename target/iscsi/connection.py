@@ -18,7 +18,6 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -54,8 +53,6 @@ from target.scsi.sense import (
     UNEXPECTED_UNSOLICITED_DATA,
     Status,
 )
-
-log = logging.getLogger(__name__)
 
 CAPS: Final = HbaCaps(tagged_queueing=True, scatter_gather=True)
 # Byte 0, byte 1, lengths, LUN, ITT, EDTL, CmdSN, CDB (ExpStatSN: nothing is kept at level 0)
@@ -98,6 +95,7 @@ class Connection(Endpoint, Hba):
         self.incoming: dataout.Incoming | None = None
         self.incoming_held: tuple[HeldCommand, bytes, bytearray] | None = None
         self.dropped_data_outs = 0
+        self.ended: list[SCSIRequest] = []  # and not been counted: see Channel.count_ended
         self._pass_began = session.exp_cmd_sn
         super().__init__(session, receiver, sender, shell)
 
@@ -331,7 +329,9 @@ class Connection(Endpoint, Hba):
                 window.max_cmd_sn = window.max_cmd_sn + 1 & MASK
         if not self._complete_good(req):
             self._complete_any(req)
-        if not self.in_pass or self.sender.backlog > EARLY_FLUSH_BYTES:
+        self.ended.append(req)
+        sender = self.sender
+        if not self.in_pass or sender.queued - sender.gone > EARLY_FLUSH_BYTES:
             self.shell.output_ready()
 
     def _complete_good(self, req: IscsiTask) -> bool:
@@ -366,7 +366,6 @@ class Connection(Endpoint, Hba):
         sense = b""
         if req.sense is not None:
             sense = req.sense.encode(req.attachment.unit.device.descriptor_sense)
-            log.debug("%r", req)
         session = self.session
         self.sender.response(
             req.tag,
@@ -405,6 +404,8 @@ class Connection(Endpoint, Hba):
             self.share.give(req.pending_segments)
         req.pending_views = req.pending_segments = None
         self._unlist(req)
+        req.attachment.unit.stats.aborted += 1
+        self.session.flight.kept.append(req)
         if not req.immediate:
             self.window.renew()
 

@@ -186,6 +186,7 @@ class Endpoint:
         end = min(at + BHS_LENGTH + (buf[at + 4] << 2), at + self.sender.data_bytes_max)
         header = bytes(buf[at:end])
         log.debug("reject %s: %s", reason.name, header.hex())
+        self.session.counters.rejects[reason] += 1
         self.put(
             Reject(
                 reason=reason,

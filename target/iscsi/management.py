@@ -159,6 +159,7 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
 
     def answer(response: TmfResponse) -> None:
         session.management_tasks -= 1
+        session.counters.managed(pdu.function, response)
         if conn.closed:
             return
         conn.put(
@@ -175,6 +176,9 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
         """Where what was aborted may still happen, it must not look as if it could not."""
         answer(TmfResponse.FUNCTION_COMPLETE if sure else TmfResponse.FUNCTION_REJECTED)
 
+    if session.tasks and pdu.function in _GIVING_UP:
+        name = TmfFunction(pdu.function).name.replace("_", " ")
+        session.flight.dump(name, tuple(session.tasks.values()), conn.shell.now)
     match pdu.function:
         case TmfFunction.TASK_REASSIGN:
             answer(TmfResponse.REASSIGNMENT_NOT_SUPPORTED)
@@ -197,6 +201,18 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
                 _on_unit(pdu.function, attachment, completed)
         case _:
             answer(TmfResponse.FUNCTION_NOT_SUPPORTED)
+
+
+_GIVING_UP: Final = frozenset(
+    {
+        TmfFunction.ABORT_TASK,
+        TmfFunction.ABORT_TASK_SET,
+        TmfFunction.CLEAR_TASK_SET,
+        TmfFunction.LOGICAL_UNIT_RESET,
+        TmfFunction.TARGET_WARM_RESET,
+        TmfFunction.TARGET_COLD_RESET,
+    }
+)
 
 
 def _on_unit(function: int, attachment: Attachment, completed: Callable[[bool], None]) -> None:

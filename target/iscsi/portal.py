@@ -26,7 +26,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from target.iscsi.channel import Channel
+from target.iscsi.channel import CLOSED, CLOSING, Channel
 from target.iscsi.connection import EARLY_FLUSH_BYTES
 from target.iscsi.receiver import SCRATCH_BYTES, FramingError
 from target.iscsi.target import IscsiTarget
@@ -112,6 +112,7 @@ class Portal:
                 return
             if len(self.channels) >= self._connections_max:
                 log.warning("refused %s: %d connections already", peer[0], len(self.channels))
+                self.target.counters.connections_refused += 1
                 sock.close()
                 continue
             try:
@@ -163,7 +164,7 @@ class Portal:
         """Drop the connections that have no session with commands: nobody has to be asked."""
         for channel in list(self.channels):
             if not channel.channel.has_nexus:
-                channel.drop("the portal is closing")
+                channel.drop(CLOSING)
 
     def drop_all(self, reason: str) -> None:
         """Drop the connections that there are; others may come."""
@@ -175,7 +176,7 @@ class Portal:
         self.stop_listening()
         if self._tick is not None:
             self._tick.cancel()
-        self.drop_all("the portal is closing")
+        self.drop_all(CLOSING)
 
 
 _NO_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -215,7 +216,7 @@ class SocketChannel:
             self.drop(exc.strerror or str(exc))
             return
         if not nbytes:
-            self.drop("closed by the initiator")
+            self.drop(CLOSED)
             return
         channel.now = self._portal.clock()
         self._in_pass = True
@@ -263,6 +264,8 @@ class SocketChannel:
             return
         finally:
             self._flushing = False
+            if self.channel.ended:
+                self.channel.count_ended(self._portal.clock())
         if self._writing:
             self._portal.loop.remove_writer(self._fd)
             self._writing = False

@@ -16,7 +16,6 @@ from crc32c import crc32c
 
 from target.block.extents import cut_buffers
 from target.block.pool import Share
-from target.block.wait import Resume
 from target.iscsi.constants import (
     BHS_LENGTH,
     BIDI_OVERFLOW,
@@ -37,7 +36,26 @@ _DATA_IN: Final = struct.Struct(">BBxBI8xIIIIIIII").pack
 _RESPONSE: Final = struct.Struct(">BBBBI8xIIIIIIII").pack
 _SCSI_RESPONSE: Final = int(Opcode.SCSI_RESPONSE)  # plain integers: looked up per command
 _DATA_IN_OPCODE: Final = int(Opcode.DATA_IN)
+MARK_SEGMENTS: Final = 16  # that go back together, about
 _PADS: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+class _Mark:
+    """What happens when the byte stream is sent up to ``position``."""
+
+    __slots__ = ("position", "resume", "segments", "share")
+
+    def __init__(
+        self,
+        position: int,
+        share: Share,
+        segments: list[memoryview],
+        resume: Callable[[Any], None] | None,
+    ) -> None:
+        self.position = position
+        self.share = share
+        self.segments = segments  # to be given back
+        self.resume = resume  # to be told
 
 
 class Sender:
@@ -52,8 +70,7 @@ class Sender:
         self.header_digest = False
         self.data_digest = False
         self.set_limits(8192, 262144)
-        # (position in the byte stream, segments to give back, whom to tell)
-        self._marks: deque[tuple[int, Share, list[memoryview], Resume | None]] = deque()
+        self._marks: deque[_Mark] = deque()
 
     def set_limits(self, data_bytes_max: int, burst_bytes_max: int) -> None:
         """MaxRecvDataSegmentLength of the initiator, and MaxBurstLength."""
@@ -268,8 +285,18 @@ class Sender:
     def mark(
         self, share: Share, segments: list[memoryview], resume: Callable[[Any], None] | None = None
     ) -> None:
-        """When all that is queued now has gone: give ``segments`` back and call ``resume``."""
-        self._marks.append((self.queued, share, segments, resume))
+        """When all that is queued now has gone: give ``segments`` back and call ``resume``.
+
+        Those of a few commands go back together: one call instead of many.
+        """
+        marks = self._marks
+        if marks and resume is None:
+            last = marks[-1]
+            if last.share is share and len(last.segments) < MARK_SEGMENTS and last.resume is None:
+                last.segments += segments
+                last.position = self.queued
+                return
+        marks.append(_Mark(self.queued, share, segments, resume))
 
     def sent(self, nbytes: int) -> None:
         """``nbytes`` from the front of ``out`` have been handed to the kernel."""
@@ -280,12 +307,12 @@ class Sender:
         else:
             self._trim(nbytes)
         marks = self._marks
-        while marks and marks[0][0] <= self.gone:
-            _, share, segments, resume = marks.popleft()
-            if segments:
-                share.give(segments)
-            if resume is not None:
-                resume(None)
+        while marks and marks[0].position <= self.gone:
+            mark = marks.popleft()
+            if mark.segments:
+                mark.share.give(mark.segments)
+            if mark.resume is not None:
+                mark.resume(None)
 
     def _trim(self, nbytes: int) -> None:
         out = self.out

@@ -19,6 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from target.block.pool import SEGMENT_BYTES, BufferPool, Share, segments_for
+from target.iscsi.counters import IscsiCounters
+from target.iscsi.flight import FlightLog, FlightRecorder
 from target.iscsi.serial import MASK
 from target.iscsi.task import IscsiTask
 
@@ -128,12 +130,23 @@ class HeldCommand:
 class Session:
     """One I_T nexus (normal session), or a discovery session: then without nexus and window."""
 
-    def __init__(self, tsih: int, initiator: str, isid: bytes, cid: int, share: Share) -> None:
+    def __init__(
+        self,
+        tsih: int,
+        initiator: str,
+        isid: bytes,
+        cid: int,
+        share: Share,
+        counters: IscsiCounters,
+        flights: FlightLog,
+    ) -> None:
         self.tsih = tsih
         self.initiator = initiator
         self.isid = isid
         self.cid = cid
         self.share = share
+        self.counters = counters  # of the target
+        self.flight = FlightRecorder(flights, tsih, initiator)
         self.nexus: Nexus | None = None
         self.window: Window | None = None
         self.parameters: SessionParameters | None = None  # as the login agreed on them

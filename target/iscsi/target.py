@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 from target.block.pool import BufferPool, Share
 from target.iscsi.chap import ChapPolicy
 from target.iscsi.constants import AsyncEvent, LoginStatus
+from target.iscsi.counters import IscsiCounters
 from target.iscsi.errors import LoginRefused
+from target.iscsi.flight import FlightLog
 from target.iscsi.login_policy import ExistingSession, LoginIdentity
 from target.iscsi.parameters import SessionParameters, TargetLimits
 from target.iscsi.session import NoResources, Session, Window
@@ -66,6 +68,8 @@ class IscsiTarget:
         self.options = options
         self.random = random
         self.throttle = LoginThrottle(clock)
+        self.counters = IscsiCounters()
+        self._flights = FlightLog()
         self.sessions: dict[int, Session] = {}
         self.channels: dict[Session, Channel] = {}
         self.tag = tag  # of the portal group that all portals of a node are
@@ -161,7 +165,15 @@ class IscsiTarget:
         discovery = identity.target is None
         # A discovery session moves no data, and takes nothing from those that do.
         share = Share(self.pool) if discovery else self.pool.open_share()
-        session = Session(tsih, identity.initiator, identity.isid, identity.cid, share)
+        session = Session(
+            tsih,
+            identity.initiator,
+            identity.isid,
+            identity.cid,
+            share,
+            self.counters,
+            self._flights,
+        )
         session.exp_cmd_sn = cmd_sn
         if discovery:
             return session
@@ -219,6 +231,7 @@ class IscsiTarget:
         def ended() -> None:
             self._ending.discard(session)
             self.sessions.pop(session.tsih, None)
+            session.flight.kept.clear()
             if session.nexus is not None:
                 session.share.close()
             done()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from target.scsi.sense import INVALID_FIELD_IN_CDB, INVALID_OPCODE, CheckCondition, Sense
+from target.scsi.stats import class_of
 
 if TYPE_CHECKING:
     from target.scsi.request import SCSIRequest
@@ -64,6 +65,7 @@ class Command:
     length, LBA and block count or raises ``CheckCondition``; ``start`` runs the command.
     ``through_unit_attention``: runs although a unit attention is pending (SAM-5 5.14).
     ``access``: what reservations make of it; where it is not stated, that of its kind.
+    ``opclass``: what it is counted as.
     """
 
     name: str
@@ -74,6 +76,10 @@ class Command:
     service_action: int | None = None
     through_unit_attention: bool = False
     access: Access | None = None
+    opclass: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "opclass", class_of(self.opcode))
 
     @property
     def needs(self) -> Access:

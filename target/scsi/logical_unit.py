@@ -39,6 +39,7 @@ from target.scsi.sense import (
     Status,
 )
 from target.scsi.settings import Settings, SettingsChanged
+from target.scsi.stats import UnitStats
 from target.scsi.unit_events import (
     ClearTaskSet,
     EndTask,
@@ -94,6 +95,7 @@ class LogicalUnit:
         self.device = device
         self._bus = bus
         self.command_for = device.table.find
+        self.stats = UnitStats()
         self.attachments: list[Attachment] = []
         self.active: dict[SCSIRequest, None] = {}  # running and not ended, oldest first
         self.blocked: deque[SCSIRequest] = deque()

@@ -47,6 +47,10 @@ class NotSure(msgspec.Struct, frozen=True, tag="unsure"):
     number: int
 
 
+class Arrived(msgspec.Struct, frozen=True, tag="arrived"):
+    """A node begins to serve the unit: whoever was alone has all that it runs known."""
+
+
 class EndTask(msgspec.Struct, frozen=True, tag="end"):
     """The operator ends a command."""
 
@@ -56,6 +60,7 @@ class EndTask(msgspec.Struct, frozen=True, tag="end"):
 
 UnitEvent = (
     NotSure
+    | Arrived
     | EndTask
     | ResetUnit
     | ClearTaskSet

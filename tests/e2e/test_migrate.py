@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pty
 import random
 import signal
 import subprocess
@@ -185,18 +187,23 @@ def test_ctrl_c_detaches_and_the_volume_goes_on_moving(
     workers: list[LunmeshWorker], server: LunmeshServer
 ) -> None:
     workers[0].signal(signal.SIGSTOP)
+    terminal, its_end = pty.openpty()  # where progress is shown as it goes
     with subprocess.Popen(
         command(server, "migrate", "disk0", *to(workers[1:])),
         cwd=ROOT,
-        stderr=subprocess.PIPE,
+        stderr=its_end,
         stdout=subprocess.PIPE,
         text=True,
     ) as follower:
-        until(lambda: shown(server)["migration"] is not None)
-        assert follower.stderr is not None
+        os.close(its_end)
+        said = ""
+        while "chunks" not in said:
+            said += os.read(terminal, 4096).decode()
         follower.send_signal(signal.SIGINT)
-        said = follower.stderr.read()
+        while "detached" not in said:
+            said += os.read(terminal, 4096).decode()
         assert follower.wait(SECONDS_MAX) == 0, said
-    assert "detached" in said
+    os.close(terminal)
+    assert shown(server)["migration"] is not None
     workers[0].signal(signal.SIGCONT)
     until(lambda: shown(server)["migration"] is None)

@@ -133,7 +133,7 @@ def test_a_worker_that_stops_is_noticed_and_the_others_go_on(tmp_path: Path) -> 
         others = [chunk for chunk in range(SIZE // MIB) if placement(chunk) != 1]
         own = next(chunk for chunk in range(SIZE // MIB) if placement(chunk) == 1)
         # The command that it has ends, its connection is given up, all others are answered.
-        stuck = iscsi.start(cdb.read16(own * CHUNK_BLOCKS, 1), read_length=512)
+        stuck = iscsi.start(cdb.write16(own * CHUNK_BLOCKS, 1), data_out=bytes(512))
         rounds = 0
         while "worker away" not in server.stderr():
             assert write(iscsi, others[rounds % len(others)]).status == GOOD

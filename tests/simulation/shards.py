@@ -13,7 +13,7 @@ SHARD_BUSY = 0.5  # of one core: what is above makes calls wait for each other
 
 @dataclass(frozen=True)
 class Load:
-    """Writes on all nodes together.  A read that lasts longer than 10 ms counts as one."""
+    """Writes on all nodes together.  A read that lasts longer than 0.1 s counts as one."""
 
     luns: int
     writes_per_second: int  # of one LUN, all its nodes together

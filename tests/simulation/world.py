@@ -38,7 +38,6 @@ WAIT_SECONDS = 3.0
 IO_SECONDS = 1.0
 ANSWER_SECONDS = 4.0  # an initiator waits no longer
 TRIES = 4
-LATE = 0.1  # of the commands on their way to a worker
 SILENT = SimpleNamespace(
     info=lambda *a, **k: None, warning=lambda *a, **k: None, error=lambda *a, **k: None
 )
@@ -53,6 +52,7 @@ class Switches:
     peers_are_kept: bool = True  # a registry that has forgotten all is not the only one that knew
     doubts_count: bool = True  # a write in doubt is one that is running still
     reset_everywhere: bool = True  # a reset is done on all nodes before it is answered
+    who_comes_says_so: bool = True  # to the node that was alone, and waits for it
 
 
 class Worker:
@@ -67,7 +67,7 @@ class Worker:
 
     async def run(self, node: str, epoch: int, request: Request) -> bool:
         """Do it; False: it is refused."""
-        await self._world.travel(LATE)
+        await self._world.travel(self._world.late)
         if self._world.switches.workers_refuse and epoch <= self._fences.get(node, 0):
             return False
         life = (node, epoch)
@@ -256,6 +256,8 @@ class Remote:
             await world.travel()
             await node.through()
             answer = await getattr(world.registry, name)(*args)
+            if name == "alone" and not world.switches.who_comes_says_so:
+                world.registry._unit(LUN).alone = ""
             await world.travel()
             await node.through()
             await node.running()
@@ -385,7 +387,7 @@ class Node:
 class World:
     """One run."""
 
-    def __init__(self, seed: int, switches: Switches | None = None) -> None:
+    def __init__(self, seed: int, switches: Switches | None = None, *, late: float = 0.1) -> None:
         self.random = random.Random(seed)
         self.switches = switches or Switches()
         self.history: dict[int, list[Operation]] = {}
@@ -394,6 +396,7 @@ class World:
         self._value = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self.ended: set[asyncio.Task[None]] = set()  # of lives that are over
+        self.late = late  # how many of the commands on their way to a worker
         self.slow = 0.0
         self.broken: BaseException | None = None
 
@@ -424,15 +427,24 @@ class World:
         node.hear(notice)
 
     async def run(
-        self, *, nodes: int = 3, blocks: int = 2, initiators: int = 4, operations: int = 8
+        self,
+        *,
+        nodes: int = 3,
+        blocks: int = 2,
+        initiators: int = 4,
+        operations: int = 8,
     ) -> str:
         """Play; why it was no single copy, or nothing."""
         loop = asyncio.get_running_loop()
         self.worker = Worker(self)
         self.registry = MemoryRegistry(lambda: round(loop.time() * 1000), self._deliver)
         self.nodes = {name: Node(self, name) for name in "abcdefgh"[:nodes]}
-        for node in self.nodes.values():
-            node.start()
+        alone = self.random.random() < 0.3
+        for name, node in self.nodes.items():
+            if alone and name != "a":
+                self.spawn(self._start_late(node))
+            else:
+                node.start()
         nemesis = self.spawn(self._nemesis())
         await asyncio.gather(*(self._initiator(blocks, operations) for _ in range(initiators)))
         nemesis.cancel()
@@ -447,6 +459,10 @@ class World:
             if why := violation(history):
                 return f"block {block}: {why}"
         return ""
+
+    async def _start_late(self, node: Node) -> None:
+        await asyncio.sleep(self.random.uniform(0.5, 2.0) * LEASE_SECONDS)
+        node.start()
 
     # --- initiators -------------------------------------------------------------------------------
 
@@ -536,7 +552,7 @@ class World:
             await asyncio.sleep(self.random.expovariate(1 / 1.5))
             node = self.random.choice(list(self.nodes.values()))
             self.faults += 1
-            fault = self.random.choices(range(6), (4, 4, 4, 4, 4, 1))[0]
+            fault = self.random.choices(range(7), (4, 4, 4, 4, 4, 1, 3))[0]
             seconds = self.random.uniform(0.2, 3.0) * LEASE_SECONDS
             if fault == 0:
                 node.kill()
@@ -560,5 +576,12 @@ class World:
                 self.slow = 0.2
                 await asyncio.sleep(seconds)
                 self.slow = 0.0
-            else:
+            elif fault == 5:
                 self.registry.forget_all()
+            else:  # one is alone
+                others = [one for one in self.nodes.values() if one is not node]
+                for one in others:
+                    one.kill()
+                await asyncio.sleep(LEASE_SECONDS + seconds)
+                for one in others:
+                    one.start()

@@ -122,6 +122,8 @@ class WireSocket(PduSocket):
                 self.answered += data
             sender.sent(len(data))
             moved = True
+        if self.channel.ended:
+            self.channel.count_ended(self._clock())
         if self.channel.hanging_up and not sender.out:
             self.drop("")
         return moved

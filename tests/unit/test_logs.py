@@ -78,3 +78,26 @@ def test_an_exception_keeps_its_end(stream: io.StringIO) -> None:
         log.exception("failed")
     assert stream.getvalue().endswith("the end\n")
     assert len(stream.getvalue()) < 2 * logs.LINE_CHARS_MAX
+
+
+def test_fields_of_the_standard_library_are_values(stream: io.StringIO) -> None:
+    logs.configure("info", "json", stream)
+    fields = {"request": "READ(10) lun=0", "session": 3, "password": "hunter2"}
+    logging.getLogger("target.x").warning("command failed", extra={"fields": fields})
+    shown = json.loads(stream.getvalue())
+    assert shown["event"] == "command failed"
+    assert (shown["request"], shown["session"]) == ("READ(10) lun=0", 3)
+    assert shown["password"] == "***"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_last_lines_are_kept_as_they_were_said(form: LogFormat, stream: io.StringIO) -> None:
+    log = logs.configure("info", form, stream)
+    for number in range(logs.LINES_KEPT + 10):
+        log.info("line", number=number)
+    log.debug("not said, and not kept")
+    logging.getLogger("target.x").warning("the last one")
+    kept = logs.recent()
+    assert len(kept) == logs.LINES_KEPT
+    assert kept == stream.getvalue().splitlines()[-logs.LINES_KEPT :]
+    assert "the last one" in kept[-1]

@@ -148,10 +148,12 @@ def test_what_came_before_the_node_counted_does_not_run_behind_a_reset() -> None
 def test_the_end_of_a_command_goes_with_the_next_one() -> None:
     async def story() -> None:
         nodes = Nodes()
-        one = await nodes.join("one")
+        one, _ = await nodes.join("one"), await nodes.join("other")
         enter = nodes.serve("one")
+        nodes.serve("other")
         gate = one.trackers[LUN]
         await gate.wait_open()
+        await asyncio.sleep(0.01)
         for _ in range(10):
             request = write()
             assert enter(request) == "waits"
@@ -162,6 +164,92 @@ def test_the_end_of_a_command_goes_with_the_next_one() -> None:
         assert nodes.calls["one"].count("submit") == 10
         await asyncio.sleep(0.1)
         assert nodes.calls["one"].count("submit") == 11, "the last end has waited for another one"
+        await nodes.close()
+
+    run_skipping(story())
+
+
+async def alone(nodes: Nodes, name: str) -> Callable[[Request], str]:
+    """Serves the unit, and has found out that nobody else does."""
+    node = await nodes.join(name)
+    enter = nodes.serve(name)
+    await node.trackers[LUN].wait_open()
+    first = write()
+    assert enter(first) == "waits"
+    await asyncio.sleep(0.01)
+    assert nodes.outcome(name, first) == "runs"
+    node.trackers[LUN].left(cast(SCSIRequest, first))
+    await asyncio.sleep(0.1)
+    return enter
+
+
+def test_a_node_alone_asks_nobody() -> None:
+    async def story() -> None:
+        nodes = Nodes()
+        enter = await alone(nodes, "one")
+        gate = nodes.units["one"].gate
+        assert gate is not None
+        before = nodes.calls["one"].count("submit")
+        for _ in range(1000):
+            request = write()
+            assert enter(request) == "runs"
+            gate.left(cast(SCSIRequest, request))
+        await asyncio.sleep(0.1)
+        assert nodes.calls["one"].count("submit") == before
+        slow = write()
+        assert enter(slow) == "runs"
+        await asyncio.sleep(0.1)
+        assert nodes.calls["one"].count("submit") == before + 1, (
+            "for whoever asks what is in flight"
+        )
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_who_comes_waits_for_what_runs_on_a_node_that_was_alone() -> None:
+    async def story() -> None:
+        nodes = Nodes()
+        enter = await alone(nodes, "one")
+        gate = nodes.units["one"].gate
+        assert gate is not None
+        running = write()
+        assert enter(running) == "runs"
+        await nodes.join("other")
+        enter_other = nodes.serve("other")
+        second = write()
+        assert enter_other(second) == "waits"
+        await asyncio.sleep(0.05)
+        assert nodes.outcome("other", second) == "turned away", "it came before the node counted"
+        third = write()
+        assert enter_other(third) == "waits"
+        await asyncio.sleep(0.05)
+        assert nodes.outcome("other", third) is None, "it overlaps what runs on the first node"
+        gate.left(cast(SCSIRequest, running))
+        await asyncio.sleep(0.05)
+        assert nodes.outcome("other", third) == "runs"
+        assert enter(write()) == "waits", "the first node is alone no more"
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_who_is_left_is_alone_again() -> None:
+    async def story() -> None:
+        nodes = Nodes()
+        await alone(nodes, "one")
+        other = await nodes.join("other")
+        nodes.serve("other")
+        await asyncio.sleep(0.1)
+        await other.untrack(LUN)
+        await asyncio.sleep(0.01)
+        gate = nodes.units["one"].gate
+        assert gate is not None
+        for expected in ("waits", "runs"):
+            request = write()
+            assert gate.enter(cast(SCSIRequest, request)) == (expected == "runs")
+            await asyncio.sleep(0.1)
+            gate.left(cast(SCSIRequest, request))
         await nodes.close()
 
     run_skipping(story())

@@ -14,7 +14,15 @@ import structlog
 
 from target.cluster.memory_registry import MemoryRegistry
 from target.cluster.redis_registry import RedisRegistry
-from target.cluster.registry import Event, Member, Notices, Registry, StaleNode, TaskEntry
+from target.cluster.registry import (
+    ARRIVED,
+    Event,
+    Member,
+    Notices,
+    Registry,
+    StaleNode,
+    TaskEntry,
+)
 
 
 class Heard(Notices):
@@ -258,11 +266,31 @@ def test_events_come_to_all_and_stay_until_all_have_done_them(play: Play) -> Non
     play(story)
 
 
+def test_who_comes_hears_of_a_node_that_is_alone(play: Play) -> None:
+    async def story(w: World) -> None:
+        await w.attach("a")
+        assert await w.of["a"].alone(w.lun, "a", 1, True)
+        came = await w.of["b"].attach(w.lun, "b", 1)
+        assert (came.alone, came.behind) == ("a", 0)
+        await w.heard["a"].until("happened", w.lun, Event(came.event, "b", ARRIVED))
+        assert not await w.of["b"].alone(w.lun, "b", 1, True), "there are two"
+        assert (await w.of["c"].attach(w.lun, "c", 1)).alone == "a", "until it says that it is not"
+        assert not await w.of["a"].alone(w.lun, "a", 1, False)
+        assert (await w.of["b"].attach(w.lun, "b", 1)).alone == ""
+        for node in "bc":
+            await w.of[node].detach(w.lun, node, 1)
+        assert await w.of["a"].alone(w.lun, "a", 1, True)
+        await w.of["a"].fence(w.lun, "a", 2, "a", 1)
+        assert (await w.of["b"].attach(w.lun, "b", 2)).alone == "", "it is over"
+
+    play(story)
+
+
 def test_who_begins_again_to_serve_has_done_the_events_up_to_then(play: Play) -> None:
     async def story(w: World) -> None:
         await w.attach("a", "b")
         number = await w.of["a"].post(w.lun, "a", 1, b"reset it")
-        assert await w.of["b"].attach(w.lun, "b", 1) == (number, 0), "the first answer was lost"
+        assert await w.of["b"].attach(w.lun, "b", 1) == (number, 0, ""), "the first answer was lost"
         await w.heard["a"].until("acknowledged", w.lun, "b", number)
         assert (await w.of["a"].attached(w.lun))["b"] == (1, number)
 

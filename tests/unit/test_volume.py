@@ -100,13 +100,15 @@ def test_scatter_lists_are_handed_on_in_pieces() -> None:
     assert read(volume, CHUNK // 2, len(data)) == data
 
 
-def test_on_the_spot_with_one_store_only() -> None:
+def test_on_the_spot_where_one_store_has_it() -> None:
     one, three = striped(memories(1)), striped(memories())
     buffer = [memoryview(bytearray(512))]
     assert one.write_now(0, buffer, 512)
     assert one.read_now(0, buffer, 512)
     assert not three.write_now(0, buffer, 512)
-    assert not three.read_now(0, buffer, 512)
+    assert three.read_now(0, buffer, 512)
+    edge = three.chunk_bytes - 256
+    assert not three.read_now(edge, buffer, 512), "it is in two of them"
 
 
 def test_nothing_on_the_spot_overtakes_what_waits() -> None:

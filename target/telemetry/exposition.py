@@ -1,0 +1,63 @@
+"""The text that Prometheus reads, and HTTP around it; the same for nodes and workers."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+import target
+from target.telemetry.families import counter, gauge
+
+CONTENT_TYPE: Final = {"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+
+
+class BuildCollector(Collector):
+    """What is running, and what Python's own memory management costs it."""
+
+    def collect(self) -> Iterator[Metric]:
+        info = gauge("build_info", "1, with the version in its labels", ("version", "python"))
+        python = ".".join(map(str, sys.version_info[:3]))
+        info.add_metric((target.__version__, python), 1)
+        yield info
+        runs = counter("gc_collections", "Runs of Python's cyclic collector", ("generation",))
+        for generation, stats in enumerate(gc.get_stats()):
+            runs.add_metric((str(generation),), stats["collections"])
+        yield runs
+
+
+def make_registry(collector: Collector) -> CollectorRegistry:
+    """``collector`` and what every process tells (``process_…``: CPU, memory, descriptors)."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    registry.register(BuildCollector())
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def telemetry_routes(registry: CollectorRegistry, unready: Callable[[], str]) -> web.RouteTableDef:
+    """/metrics, /healthz and /readyz; ``unready`` says why not, or nothing."""
+    routes = web.RouteTableDef()
+
+    @routes.get("/metrics")
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers=CONTENT_TYPE)
+
+    @routes.get("/healthz")
+    async def healthz(request: web.Request) -> web.Response:
+        """The event loop runs, or nobody would answer."""
+        return web.Response(text="ok\n")
+
+    @routes.get("/readyz")
+    async def readyz(request: web.Request) -> web.Response:
+        reason = " ".join(unready().split())
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+
+    return routes
