@@ -5,10 +5,12 @@ A test compares what is committed with what this makes, so a page cannot be olde
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,7 @@ from target.iscsi.parameters import TargetLimits
 from target.scsi import logpages, modes
 from target.scsi.disk import DiskDevice
 from target.scsi.inquiry import VPD_PAGES
+from target.telemetry import families
 from workers.memory_store import MemoryStore
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -128,6 +131,40 @@ def iscsi() -> str:
     return _text(lines)
 
 
+def metrics() -> str:
+    """What /metrics has, read from the calls that make it: some appear only with a value."""
+    lines = ["# Metrics", "", f"{_NOTE} `GET /metrics` of the admin address, for Prometheus;"]
+    lines += ["besides, `process_…` as every Prometheus client has them.", ""]
+    lines += _table(("name", "kind", "labels", "what"), _metrics())
+    return _text(lines)
+
+
+def _metrics() -> Iterator[tuple[str, ...]]:
+    for path in sorted((ROOT / "target").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == families.__name__
+            for alias in node.names
+        } & {"counter", "gauge", "histogram"}
+        assigned = {
+            ast.unparse(node.targets[0]): node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+        }
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        for node in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
+            if (kind := ast.unparse(node.func)) in imported:
+                # They are written out there, or in the same module.
+                name, text, *labels = (
+                    ast.literal_eval(assigned.get(ast.unparse(argument), argument))
+                    for argument in node.args
+                )
+                name = f"`{families.PREFIX}{name}{'_total' if kind == 'counter' else ''}`"
+                yield (name, kind, ", ".join(f"`{label}`" for label in chain(*labels)), text)
+
+
 def protos() -> str:
     """The protocol of workers, comments and all."""
     lines = ["# Protocol of workers", "", f"{_NOTE}"]
@@ -141,6 +178,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "command-line.md": command_line,
     "scsi.md": scsi,
     "iscsi.md": iscsi,
+    "metrics.md": metrics,
     "worker-protocol.md": protos,
 }
 
