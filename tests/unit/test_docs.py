@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from target.cli.app import app
 from target.config import Options, load_serve_config
 from target.config.options import VolumeTable, field_of, option_names
+from tests.support.metrics_reference import DOCUMENT, filled, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
@@ -42,6 +44,15 @@ def flags_of_serve() -> dict[str, str]:
 def test_the_reference_names_every_option() -> None:
     assert set(table_under("Options")) == set(option_names())
     assert set(table_under("Volumes")) == set(VolumeTable.__struct_fields__)
+
+
+def test_the_metrics_are_those_that_there_are() -> None:
+    """Where they are not: `python -m tests.support.metrics_reference`."""
+    text = DOCUMENT.read_text()
+    assert filled(text, asyncio.run(tables())) == text
+    told = set(re.findall(r"`(lunmesh_[a-z_]+)`", text))
+    used = set(re.findall(r"\b(lunmesh_[a-z_]+)", text))
+    assert {name.removesuffix("_bucket") for name in used} <= told
 
 
 def test_every_option_is_a_flag_and_the_other_way_round() -> None:
