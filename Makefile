@@ -5,11 +5,11 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 # The whole run is bounded: pytest stops after this many seconds and says which test was running.
 TEST_SECONDS ?= 2160
-# Flags of `make run`, `test`, `bench`, `chaos` and `simulate`: make run ARGS='--volume disk0=10G'
+# Flags of `make run`, `test`, `bench`, `load`, `failures`, `chaos` and `simulate`: make run ARGS='--volume disk0=10G'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench chaos simulate protos debian-packages lock clean
+.PHONY: help install run test lint format bench load failures chaos simulate docs reference protos debian-packages lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt tools/make-venv.sh
 	@# setuptools first, so that the build needs no second, unpinned download.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--no-build-isolation --editable '.[dev]'
+		--no-build-isolation --editable '.[dev,docs]'
 	@touch $@
 
 run: install ## Serve a disk: make run ARGS='--volume disk0=10G'
@@ -43,11 +43,24 @@ format: install ## Put the code in its house style
 bench: install debian-packages ## Measure, beside tgtd where it is installed
 	@exec $(BIN)/python -m tests.bench $(ARGS)
 
+load: install debian-packages ## Run deploy/fio's jobs, nothing mounted: build/load/report.html
+	@exec $(BIN)/python -m tests.load $(ARGS)
+
+failures: install debian-packages ## How long initiators wait when a part dies: make failures ARGS='--rounds 1'
+	@exec $(BIN)/python -m tests.failures $(ARGS)
+
 chaos: install ## Kill, stop and cut off nodes, workers and Redis under verified writes: make chaos ARGS='--nodes 3 --seed 1'
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 simulate: install debian-packages ## What tracking costs at scale: make simulate ARGS='--short'
 	@exec $(BIN)/python -m tests.simulation $(ARGS)
+
+docs: install ## The documentation as a site: build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/site/index.html
+
+reference: install ## Generate docs/reference/ from the code
+	$(BIN)/python -m tools.reference
 
 protos: install ## Generate the gRPC stubs from proto/
 	tools/protos.sh

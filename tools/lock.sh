@@ -6,7 +6,7 @@ fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 tools/make-venv.sh "$fresh/venv"
 "$fresh/venv/bin/pip" install --quiet --disable-pip-version-check --upgrade setuptools
-"$fresh/venv/bin/pip" install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
+"$fresh/venv/bin/pip" install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev,docs]'
 {
     echo "# Written by \`make lock\`: the versions that are installed and tested."
     "$fresh/venv/bin/pip" freeze --exclude-editable --all | grep -vi '^pip=='

@@ -290,6 +290,7 @@ class LunTracker(Gate):
                 if not self._host.leased:
                     await self._host.until_leased()
                 await self._submit()
+                self._called.set()
         except StaleNode:
             self._host.fenced()
 
@@ -351,7 +352,6 @@ class LunTracker(Gate):
             return
         finally:
             self._calling = False
-            self._called.set()
         blocked = set(waits)
         for passage in passages:
             if passage.waits:

@@ -10,6 +10,10 @@ from collections.abc import Sequence
 import pytest
 
 PACKAGES = {
+    "fio": "fio",
+    "unshare": "util-linux",
+    "redis-server": "redis-server",
+    "qemu-storage-daemon": "qemu-system-common",
     **dict.fromkeys(
         ("iscsi-ls", "iscsi-inq", "iscsi-readcapacity16", "iscsi-perf", "iscsi-swp"), "libiscsi-bin"
     ),

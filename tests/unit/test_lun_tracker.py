@@ -253,3 +253,21 @@ def test_who_is_left_is_alone_again() -> None:
         await nodes.close()
 
     run_skipping(story())
+
+
+def test_who_comes_does_not_wait_for_what_has_just_ended() -> None:
+    async def story() -> None:
+        nodes = Nodes()
+        enter = await alone(nodes, "one")
+        gate = nodes.units["one"].gate
+        assert gate is not None
+        running = write()
+        assert enter(running) == "runs"
+        registering = asyncio.ensure_future(gate._register_all())
+        await asyncio.sleep(0)
+        gate.left(cast(SCSIRequest, running))
+        async with asyncio.timeout(1):
+            await registering
+        await nodes.close()
+
+    run_skipping(story())

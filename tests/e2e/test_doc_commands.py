@@ -1,0 +1,46 @@
+"""The commands that the documentation shows do what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.doc_commands import has_commands, run_page, script
+from tests.support.lunmesh_server import PROJECT_ROOT
+from tests.support.tools import require_tool
+
+PAGES = [
+    path
+    for path in [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").rglob("*.md"))]
+    if has_commands(path.read_text())
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
+def test_the_commands_of_a_page_run(page: Path) -> None:
+    for tool in ("unshare", "iscsi-ls", "qemu-img", "redis-server"):
+        require_tool(tool)
+    done = run_page(page, 100)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_the_way_in_is_among_them() -> None:
+    names = {path.name for path in PAGES}
+    assert {"README.md", "index.md", "single-machine.md"} <= names
+
+
+def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
+    require_tool("unshare")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- run -->\n\n    true\n    false\n\n<!-- run -->\n```sh\necho reached\n```\n"
+    )
+    done = run_page(page, 30)
+    assert done.returncode == 1
+    assert "echo reached" not in done.stdout
+    page.write_text("<!-- run: serve -->\n```sh\necho not what it should say\n```\n")
+    assert "not ready: echo" in run_page(page, 30).stdout
+    with pytest.raises(ValueError, match="perhaps"):
+        script("<!-- run: perhaps -->\n", tmp_path)
