@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from target.cli import watch_app, worker_app
+from target.cli.acl_app import acl_app
 from target.cli.flags import flag, given, number
 from target.cli.scsi_app import scsi_app
 from target.cli.sight_app import node_app, session_app, task_app
@@ -28,6 +29,7 @@ config_app = typer.Typer(help="Look at a configuration file.")
 app.add_typer(config_app, name="config")
 app.add_typer(scsi_app, name="scsi")
 app.add_typer(volume_app, name="volume")
+app.add_typer(acl_app, name="acl")
 app.add_typer(node_app, name="node")
 app.add_typer(session_app, name="session")
 app.add_typer(task_app, name="task")

@@ -65,6 +65,7 @@ async def _start_admin(
     """The admin API, which ends before the node does; where it listens."""
     if config.admin is None:
         return None
+    from target.admin.access import access_routes
     from target.admin.server import AdminServer  # an HTTP server: not without need
     from target.admin.sight import sight_routes
     from target.admin.stats import stats_routes
@@ -75,6 +76,7 @@ async def _start_admin(
     registry = make_registry(NodeCollector(node.parts, time.monotonic))
     routes = [
         *volume_routes(node.volumes, node.changes, config),
+        *access_routes(node.access),
         *sight_routes(node.sight),
         *stats_routes(node, registry),
         *telemetry_routes(registry, partial(unready, node.parts)),

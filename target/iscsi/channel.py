@@ -187,7 +187,7 @@ class Channel:
         sender.set_limits(parameters.max_send_data_segment_length, parameters.max_burst_length)
         sender.stat_sn = login.stat_sn
         self._text = TextSession(
-            lambda name: self._target.records(name, self._local),
+            lambda name: self._target.records(name, self._local, identity.initiator),
             discovery=identity.discovery,
             target=None if identity.discovery else self._target.name,
         )
@@ -262,12 +262,14 @@ class Channel:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def supplanted(self) -> None:
-        """Another login has taken our session's place (RFC 7143 6.3.5): the session ends."""
+    def supplanted(self, done: Callable[[], None] | None = None) -> None:
+        """The session ends, and ``done()``: another login has taken its place (RFC 7143 6.3.5), or
+        its initiator may not be logged in any more.
+        """
         session, self.session = self.session, None
         self._shut_endpoint()
         if session is not None:
-            self._target.end(session, _nobody_waits)
+            self._target.end(session, done or _nobody_waits)
         self.hang_up()
 
     def hand_over(self) -> None:

@@ -34,8 +34,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from target.block.pool import SEGMENT_BYTES, Buffers, Share, segments_for, views_of
 from target.block.volume import VolumeBusy
 from target.block.wait import PENDING, Resume, Wait, _Pending
+from target.scsi.command import CHANGING
 from target.scsi.limits import WINDOW_BYTES
 from target.scsi.sense import INTERNAL_TARGET_FAILURE, CheckCondition, Sense, Status
+from target.scsi.stats import OpClass
 from target.scsi.store_sense import sense_of
 from workers.store import StoreError
 
@@ -196,6 +198,11 @@ class SCSIRequest:
             log.exception("internal error in %s, cdb=%s", self.command.name, cdb.hex())
             self.rejected = INTERNAL_TARGET_FAILURE
         self.state = PARSED
+
+    @property
+    def changes(self) -> bool:
+        """Whether it would change blocks: what a flush is not, although it is ordered as one."""
+        return self.command.kind in CHANGING and self.command.opclass != OpClass.FLUSH
 
     # --- the HBA's side -------------------------------------------------------------------------
 
