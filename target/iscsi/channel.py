@@ -114,6 +114,9 @@ class Channel:
             self.session.flight.kept.extend(ended)
             if failed:
                 self.session.flight.failed(failed, now)
+        watcher = self._target.bus.watcher
+        if watcher is not None:
+            watcher.ended(ended, now)
         ended.clear()
 
     def output_ready(self) -> None:

@@ -162,6 +162,7 @@ class SCSIRequest:
 
     on_end: Callable[[SCSIRequest], None] | None = None
     aborting: bool = False
+    watched: Any = None  # a watcher's own
     hba_data: Any = None  # the HBA's own
     finished_at: float = 0.0
 
@@ -270,7 +271,8 @@ class SCSIRequest:
         """Go on as a coroutine (rule 2)."""
         if self.early_transient:
             self.hba.keep_early(self)
-        self._coroutine = coroutine
+        watcher = self.attachment.nexus.bus.watcher
+        self._coroutine = coroutine if watcher is None else watcher.runs(self, coroutine)
         self._step(None)
 
     async def receive(self) -> Chunk:
@@ -445,6 +447,7 @@ class _EarlyData(Wait[None]):
     """The unsolicited data of a request, until all of it has arrived."""
 
     __slots__ = ("_req",)
+    what = "unsolicited data"
 
     def __init__(self, req: SCSIRequest) -> None:
         self._req = req
@@ -462,6 +465,7 @@ class _Solicited(Wait[None]):
     """Data-out asked of the initiator (R2T)."""
 
     __slots__ = ("_args", "_cancelled", "_resume")
+    what = "solicited data"
 
     def __init__(self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int) -> None:
         self._args = (req, offset, views, nbytes)
@@ -487,6 +491,7 @@ class _Drained(Wait[None]):
     """The data-in of a request, until it has left the host."""
 
     __slots__ = ("_cancelled", "_req")
+    what = "output taken"
 
     def __init__(self, req: SCSIRequest) -> None:
         self._req = req
