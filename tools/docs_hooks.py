@@ -3,7 +3,8 @@
 1. Every README.md below deploy/ is a page too: deploy/fio/README.md is deploy/fio.md of the site.
 2. A link to one of them, or from one of them into docs/, is turned to where the page is here.
    One to any other file outside docs/ becomes its text: the site has no sources to show.
-3. Decisions stand in the navigation by number, and what mkdocs.yml does not name, under "More".
+3. A list may follow the line above it at once, as on GitHub; Python-Markdown wants a blank line.
+4. Decisions stand in the navigation by number, and what mkdocs.yml does not name, under "More".
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DOCS: Final = ROOT / "docs"
+_CODE: Final = re.compile(r"(^```.*?^```$)", re.M | re.S)
+_LIST_AT_ONCE: Final = re.compile(r"^((?!- |\d+\. |\s).+)\n(?=- |1\. )", re.M)
 _LINK: Final = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#:]+)(#[^)]*)?\)")
 
 
@@ -29,7 +32,7 @@ def _outside() -> dict[str, Path]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Rule 3."""
+    """Rule 4."""
     decisions = [f"decisions/{path.name}" for path in sorted((DOCS / "decisions").glob("*.md"))]
     nav: list[Any] = [*(config.nav or []), {"Decisions": decisions}]
     named = set(_pages_in(nav))
@@ -48,7 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rule 2."""
+    """Rules 2 and 3."""
     outside = _outside()
     uri = page.file.src_uri
     source = outside.get(uri, DOCS / uri)
@@ -65,7 +68,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             return text
         return f"[{text}]({os.path.relpath(goal, os.path.dirname(uri) or '.')}{anchor})"
 
-    return _LINK.sub(turned, markdown)
+    pieces = _CODE.split(_LINK.sub(turned, markdown))  # every other one is code
+    pieces[::2] = [_LIST_AT_ONCE.sub(r"\1\n\n", piece) for piece in pieces[::2]]
+    return "".join(pieces)
 
 
 def _pages_in(nav: object) -> list[str]:

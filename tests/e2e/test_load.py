@@ -81,8 +81,8 @@ def test_verify_finds_a_disk_that_keeps_nothing(tmp_path: Path) -> None:
 
 
 def test_every_job_file_is_run_and_says_what_it_does_to_the_disk() -> None:
-    assert {path.stem for path in FOLDER.glob("*.fio")} == {*JOBS, "common"}
-    for job in JOBS:
+    assert {path.stem for path in FOLDER.glob("*.fio")} == {*JOBS, "common", "fill"}
+    for job in (*JOBS, "fill"):
         text = (FOLDER / f"{job}.fio").read_text()
         assert sections(job)
         only_reads = "rw=randread\n" in text or "rw=read\n" in text

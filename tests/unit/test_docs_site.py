@@ -51,4 +51,6 @@ def test_the_site_is_built_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     # Decisions are in the navigation, and links out of docs/ lead to where the pages are.
     start = (site / "index.html").read_text()
     assert "decisions/0001-waits-without-an-event-loop.html" in start
+    consequences = (site / "decisions" / "0010-retries-never-reorder.html").read_text()
+    assert re.search("Consequences.</strong></p>\\s*<ul>", consequences)
     assert "../deploy/multipath.html" in (site / "guides" / "linux.html").read_text()
