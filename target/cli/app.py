@@ -179,6 +179,13 @@ def serve(
     log_format: Annotated[
         str | None, flag("Log", "text or json. [default: text]", "FORMAT")
     ] = None,
+    trace: Annotated[
+        str | None,
+        flag("Log", "Traces of commands to this OpenTelemetry collector (OTLP over HTTP).", "URL"),
+    ] = None,
+    trace_ratio: Annotated[
+        str | None, flag("Log", "The part of commands that is traced. [default: 0.001]", "RATIO")
+    ] = None,
     login_timeout: Annotated[
         str | None, flag("Tuning", "A login must be done within this. [default: 15]", "SECONDS")
     ] = None,
@@ -232,6 +239,8 @@ def serve(
         io_threads=number("io-threads", io_threads, int),
         log_level=given(log_level),
         log_format=given(log_format),
+        trace=given(trace),
+        trace_ratio=number("trace-ratio", trace_ratio, float),
         login_timeout=number("login-timeout", login_timeout, float),
         nop_interval=number("nop-interval", nop_interval, float),
         nop_timeout=number("nop-timeout", nop_timeout, float),

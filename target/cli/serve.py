@@ -43,6 +43,7 @@ async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Even
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.stop)
         await node.start()
+        _trace(node, config, stack)
         admin = await _start_admin(node, config, log, stack)
         for note in config.notes:
             log.warning(note)
@@ -57,6 +58,19 @@ async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Even
         raise CliError(node.lost)
     if not stop.is_set():
         log.warning("starting anew: the commands of before are over, sessions begin again")
+
+
+def _trace(node: Node, config: ServeConfig, stack: contextlib.AsyncExitStack) -> None:
+    """Raises CliError."""
+    if config.trace is None:
+        return
+    try:
+        from target.telemetry.otlp import connect_tracer  # the SDK: not without need
+    except ImportError as exc:
+        raise CliError(f"--trace: pip install 'lunmesh[trace]' ({exc.name} is missing)") from exc
+    tracer = connect_tracer(config.trace, config.trace_ratio, node.name, time.monotonic)
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    node.parts.target.bus.watcher = tracer
 
 
 async def _start_admin(

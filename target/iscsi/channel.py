@@ -15,6 +15,7 @@ Rules for whoever has the socket:
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -61,6 +62,8 @@ class Channel:
         self.endpoint: Endpoint | None = None
         self.session: Session | None = None
         self.ended: list[SCSIRequest] = []  # commands that are not counted yet
+        self._kept: deque[SCSIRequest] = deque()  # the session's, once there is one
+        self._bus = target.bus
         self.sender = Sender()
         target.counters.connections += 1
         handlers: list[Handler] = [self._not_a_login] * (OPCODE_MASK + 1)
@@ -110,10 +113,12 @@ class Channel:
         """The answers of ``ended`` have been given to the socket, or to nobody any more."""
         ended = self.ended
         failed = count(ended, now)
-        if self.session is not None:
-            self.session.flight.kept.extend(ended)
-            if failed:
-                self.session.flight.failed(failed, now)
+        self._kept += ended
+        if failed and self.session is not None:
+            self.session.flight.failed(failed, now)
+        watcher = self._bus.watcher
+        if watcher is not None:
+            watcher.ended(ended, now)
         ended.clear()
 
     def output_ready(self) -> None:
@@ -196,6 +201,7 @@ class Channel:
         else:
             self.endpoint = Connection(session, receiver, sender, parameters, self)
             self.ended = self.endpoint.ended
+            self._kept = session.flight.kept
             log.info("%s logged in from %s, session %d", session.initiator, self.peer, session.tsih)
         session.connection = self.endpoint
 

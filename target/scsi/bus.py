@@ -26,6 +26,7 @@ from target.scsi.sense import (
     UA_BUS_RESET,
     UA_LUNS_CHANGED,
 )
+from target.scsi.watcher import Watcher
 
 
 class SCSIBus:
@@ -38,6 +39,7 @@ class SCSIBus:
     def __init__(self, port: int = 1) -> None:
         self.port = port
         self.lives = itertools.count(1)
+        self.watcher: Watcher | None = None
         self.live_ports: Callable[[], Iterable[int]] = tuple
         self.gone_ports: Callable[[], Iterable[int]] = tuple
         self.units: dict[int, LogicalUnit] = {}
