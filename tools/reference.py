@@ -5,16 +5,16 @@ A test compares what is committed with what this makes, so a page cannot be olde
 
 from __future__ import annotations
 
-import ast
+import asyncio
 import inspect
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
 import typer
+from prometheus_client.core import Metric
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from target.block.volume import Volume
@@ -25,7 +25,7 @@ from target.iscsi.parameters import TargetLimits
 from target.scsi import logpages, modes
 from target.scsi.disk import DiskDevice
 from target.scsi.inquiry import VPD_PAGES
-from target.telemetry import families
+from tools import metric_families
 from workers.memory_store import MemoryStore
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -132,37 +132,21 @@ def iscsi() -> str:
 
 
 def metrics() -> str:
-    """What /metrics has, read from the calls that make it: some appear only with a value."""
-    lines = ["# Metrics", "", f"{_NOTE} `GET /metrics` of the admin address, for Prometheus;"]
-    lines += ["besides, `process_…` as every Prometheus client has them.", ""]
-    lines += _table(("name", "kind", "labels", "what"), _metrics())
+    """What /metrics has, of a node and of a worker."""
+    lines = ["# Metrics", "", f"{_NOTE} `GET /metrics` of the admin address, and of where"]
+    lines += [
+        "`lunmesh worker --metrics` says; what to make of them: [monitoring.md](../monitoring.md)."
+    ]
+    lines += ["", "## Of a node", "", *_metrics(asyncio.run(metric_families.of_node()))]
+    lines += ["", "## Of a worker", "", *_metrics(asyncio.run(metric_families.of_worker()))]
+    lines += ["", "## Of both", "", "Besides, `process_…` as every Prometheus client has them.", ""]
+    lines += _metrics(metric_families.of_both())
     return _text(lines)
 
 
-def _metrics() -> Iterator[tuple[str, ...]]:
-    for path in sorted((ROOT / "target").rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        imported = {
-            alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module == families.__name__
-            for alias in node.names
-        } & {"counter", "gauge", "histogram"}
-        assigned = {
-            ast.unparse(node.targets[0]): node.value
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Assign)
-        }
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        for node in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
-            if (kind := ast.unparse(node.func)) in imported:
-                # They are written out there, or in the same module.
-                name, text, *labels = (
-                    ast.literal_eval(assigned.get(ast.unparse(argument), argument))
-                    for argument in node.args
-                )
-                name = f"`{families.PREFIX}{name}{'_total' if kind == 'counter' else ''}`"
-                yield (name, kind, ", ".join(f"`{label}`" for label in chain(*labels)), text)
+def _metrics(families: Iterable[Metric]) -> list[str]:
+    rows = dict.fromkeys(metric_families.row(family) for family in families)
+    return _table(("name", "kind", "labels", "what"), rows)
 
 
 def protos() -> str:

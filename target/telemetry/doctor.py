@@ -19,12 +19,12 @@ from typing import Final
 
 import msgspec
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
 
 from target import logs
 from target.config.shown import HIDDEN, secrets_of, shown
 from target.node import Node
 from target.sight_info import NodeList, SessionList
+from target.telemetry.exposition import exposition
 from target.telemetry.node import unready
 from target.telemetry.stats import node_stats
 
@@ -47,10 +47,13 @@ async def node_report(
     async def tasks() -> str:
         return _json(await sight.tasks())
 
+    async def metrics() -> str:
+        return b"".join([piece async for piece in exposition(registry)]).decode()
+
     texts: dict[str, Callable[[], str | Awaitable[str]]] = {
         "config.json": lambda: _json(shown(parts.config)),
         "ready.txt": lambda: f"{unready(parts) or 'ok'}\n",
-        "metrics.txt": lambda: generate_latest(registry).decode(),
+        "metrics.txt": metrics,
         "stats.json": lambda: _json(node_stats(parts, node.name, clock())),
         "volumes.json": lambda: _json(parts.volumes.all()),
         "sessions.json": lambda: _json(SessionList(sessions=sight.sessions())),

@@ -1,10 +1,19 @@
-"""The text that Prometheus reads, and HTTP around it; the same for nodes and workers."""
+"""The text that Prometheus reads, and HTTP around it; the same for nodes and workers.
+
+Rules:
+
+1. Whoever scrapes a node with thousands of LUNs must not hold its commands up: the text is made in
+   pieces of ``SAMPLES_PER_PIECE``, and the event loop goes on in between.
+2. Families that would be large come in parts of the same name, one after the other.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 from aiohttp import web
@@ -16,6 +25,7 @@ from prometheus_client.registry import Collector
 import target
 from target.telemetry.families import counter, gauge
 
+SAMPLES_PER_PIECE: Final = 200  # about 2 ms
 CONTENT_TYPE: Final = {"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
 
 
@@ -42,13 +52,40 @@ def make_registry(collector: Collector) -> CollectorRegistry:
     return registry
 
 
+class _Piece(Collector):
+    def __init__(self, family: Metric, begin: int) -> None:
+        self._family = Metric(family.name, family.documentation, family.type)
+        self._family.samples = family.samples[begin : begin + SAMPLES_PER_PIECE]
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
+
+
+async def exposition(registry: CollectorRegistry) -> AsyncIterator[bytes]:
+    """The text, in pieces (rule 1)."""
+    told = ""
+    for family in registry.collect():
+        for begin in range(0, max(1, len(family.samples)), SAMPLES_PER_PIECE):
+            text = generate_latest(_Piece(family, begin))
+            if family.name == told:  # it goes on: without # HELP and # TYPE
+                text = text.split(b"\n", 2)[2]
+            told = family.name
+            yield text
+            await asyncio.sleep(0)
+
+
 def telemetry_routes(registry: CollectorRegistry, unready: Callable[[], str]) -> web.RouteTableDef:
     """/metrics, /healthz and /readyz; ``unready`` says why not, or nothing."""
     routes = web.RouteTableDef()
 
     @routes.get("/metrics")
-    async def metrics(request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers=CONTENT_TYPE)
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers=CONTENT_TYPE)
+        with contextlib.suppress(ConnectionError):  # who asked has gone
+            await response.prepare(request)
+            async for piece in exposition(registry):
+                await response.write(piece)
+        return response
 
     @routes.get("/healthz")
     async def healthz(request: web.Request) -> web.Response:

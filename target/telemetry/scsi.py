@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client.core import Metric
@@ -13,6 +13,9 @@ from target.scsi.sense import SenseKey, Status
 from target.scsi.stats import BOUNDS_SECONDS, BUCKETS, BYTES, NANOSECONDS, NO_SENSE_KEY, OpClass
 from target.telemetry.families import counter, gauge, histogram
 
+UNITS_PER_PART: Final = 4  # few objects at a time: a run of the cyclic collector would cost more
+Units = Sequence[tuple[str, LogicalUnit]]
+"""With their labels."""
 NO_LUN: Final = "none"  # the label of commands to LUNs where nothing is
 _EDGES: Final = (*(f"{bound:g}" for bound in BOUNDS_SECONDS), "+Inf")
 
@@ -23,38 +26,36 @@ def class_name(index: int) -> str:
 
 
 def scsi_families(bus: SCSIBus, now: float) -> Iterator[Metric]:
-    """``now``: of the clock that commands are timed with."""
-    units = [(str(number), unit) for number, unit in sorted(bus.units.items())]
-    yield from _counted([*units, (NO_LUN, bus.absent)])
-    yield from _present(units, now)
+    """Each in parts of ``UNITS_PER_PART``.  ``now``: of the clock that commands are timed with."""
+    present = [(str(number), unit) for number, unit in sorted(bus.units.items())]
+    for make in (_seconds, _bytes, _failures, _aborted):
+        yield from _in_parts(make, [*present, (NO_LUN, bus.absent)])
+    for make in (_tasks, lambda units: _oldest(units, now), _registrations, _reserved):
+        yield from _in_parts(make, present)
 
 
-def _counted(units: Sequence[tuple[str, LogicalUnit]]) -> Iterator[Metric]:
-    seconds = histogram(
+def _in_parts(make: Callable[[Units], Metric], units: Units) -> Iterator[Metric]:
+    for begin in range(0, max(1, len(units)), UNITS_PER_PART):
+        yield make(units[begin : begin + UNITS_PER_PART])
+
+
+def _rows(units: Units) -> Iterator[tuple[tuple[str, str], list[int]]]:
+    """Those of classes that there were commands of, with their labels."""
+    for lun, unit in units:
+        for index, row in enumerate(unit.stats.rows):
+            if any(row[:BUCKETS]):
+                yield (lun, class_name(index)), row
+
+
+def _seconds(units: Units) -> Metric:
+    family = histogram(
         "scsi_command_seconds",
         "From the arrival of a command to its answer being given to the socket",
         ("lun", "class"),
     )
-    nbytes = counter("scsi_bytes", "Bytes moved by commands that ended in GOOD", ("lun", "class"))
-    failures = counter(
-        "scsi_failures",
-        "Commands that ended in another status than GOOD, by status and sense key",
-        ("lun", "status", "sense_key"),
-    )
-    aborted = counter("scsi_aborted", "Commands that ended without status", ("lun",))
-    for lun, unit in units:
-        stats = unit.stats
-        for index, row in enumerate(stats.rows):
-            if any(row[:BUCKETS]):
-                labels = (lun, class_name(index))
-                seconds.add_metric(labels, _cumulative(row), row[NANOSECONDS] / 1e9)
-                nbytes.add_metric(labels, row[BYTES])
-        for (status, key), count in list(stats.failures.items()):
-            sense = "" if key == NO_SENSE_KEY else SenseKey(key).name.lower()
-            failures.add_metric((lun, Status(status).name.lower(), sense), count)
-        if stats.aborted:
-            aborted.add_metric((lun,), stats.aborted)
-    yield from (seconds, nbytes, failures, aborted)
+    for labels, row in _rows(units):
+        family.add_metric(labels, _cumulative(row), row[NANOSECONDS] / 1e9)
+    return family
 
 
 def _cumulative(row: list[int]) -> list[tuple[str, float]]:
@@ -66,16 +67,58 @@ def _cumulative(row: list[int]) -> list[tuple[str, float]]:
     return buckets
 
 
-def _present(units: Sequence[tuple[str, LogicalUnit]], now: float) -> Iterator[Metric]:
-    tasks = gauge("scsi_tasks", "Commands that have not ended", ("lun", "state"))
-    oldest = gauge("scsi_oldest_task_seconds", "Age of the oldest of them, 0 without", ("lun",))
-    keys = gauge("scsi_registrations", "I_T nexuses with a registered key", ("lun",))
-    reserved = gauge("scsi_reserved", "1 while a reservation of either kind is held", ("lun",))
+def _bytes(units: Units) -> Metric:
+    family = counter("scsi_bytes", "Bytes moved by commands that ended in GOOD", ("lun", "class"))
+    for labels, row in _rows(units):
+        family.add_metric(labels, row[BYTES])
+    return family
+
+
+def _failures(units: Units) -> Metric:
+    family = counter(
+        "scsi_failures",
+        "Commands that ended in another status than GOOD, by status and sense key",
+        ("lun", "status", "sense_key"),
+    )
     for lun, unit in units:
-        tasks.add_metric((lun, "running"), len(unit.active))
-        tasks.add_metric((lun, "blocked"), len(unit.blocked))
-        began = min((req.started_at for req in unit.tasks_of()), default=now)
-        oldest.add_metric((lun,), now - began)
-        keys.add_metric((lun,), len(unit.reservations.state.registrations))
-        reserved.add_metric((lun,), unit.reservations.any)
-    yield from (tasks, oldest, keys, reserved)
+        for (status, key), count in unit.stats.failures.items():
+            sense = "" if key == NO_SENSE_KEY else SenseKey(key).name.lower()
+            family.add_metric((lun, Status(status).name.lower(), sense), count)
+    return family
+
+
+def _aborted(units: Units) -> Metric:
+    family = counter("scsi_aborted", "Commands that ended without status", ("lun",))
+    for lun, unit in units:
+        if unit.stats.aborted:
+            family.add_metric((lun,), unit.stats.aborted)
+    return family
+
+
+def _tasks(units: Units) -> Metric:
+    family = gauge("scsi_tasks", "Commands that have not ended", ("lun", "state"))
+    for lun, unit in units:
+        family.add_metric((lun, "running"), len(unit.active))
+        family.add_metric((lun, "blocked"), len(unit.blocked))
+    return family
+
+
+def _oldest(units: Units, now: float) -> Metric:
+    family = gauge("scsi_oldest_task_seconds", "Age of the oldest of them, 0 without", ("lun",))
+    for lun, unit in units:
+        family.add_metric((lun,), now - min((r.started_at for r in unit.tasks_of()), default=now))
+    return family
+
+
+def _registrations(units: Units) -> Metric:
+    family = gauge("scsi_registrations", "I_T nexuses with a registered key", ("lun",))
+    for lun, unit in units:
+        family.add_metric((lun,), len(unit.reservations.state.registrations))
+    return family
+
+
+def _reserved(units: Units) -> Metric:
+    family = gauge("scsi_reserved", "1 while a reservation of either kind is held", ("lun",))
+    for lun, unit in units:
+        family.add_metric((lun,), unit.reservations.any)
+    return family

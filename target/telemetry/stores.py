@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import Metric
 
@@ -17,6 +17,8 @@ from workers.executor import BlockingExecutor
 if TYPE_CHECKING:
     from target.block.worker_link import WorkerLink
     from target.clustering import Clustering
+
+VOLUMES_PER_PART: Final = 100
 
 
 def executor_families(executor: BlockingExecutor) -> Iterator[Metric]:
@@ -39,20 +41,23 @@ def folder_families(folder: Path) -> Iterator[Metric]:
 
 
 def volume_families(volumes: Volumes) -> Iterator[Metric]:
-    """What is served, and how far moves are."""
-    size = gauge("volume_bytes", "Sizes of volumes", ("lun", "volume"))
+    """What is served, in parts of ``VOLUMES_PER_PART``; and how far moves are."""
+    served = list(volumes.by_lun.items())
+    for begin in range(0, max(1, len(served)), VOLUMES_PER_PART):
+        size = gauge("volume_bytes", "Sizes of volumes", ("lun", "volume"))
+        for lun, volume in served[begin : begin + VOLUMES_PER_PART]:
+            size.add_metric((str(lun), volume.name), volume.size)
+        yield size
     moving = gauge(
         "volume_migration_chunks", "Chunks of a volume that moves: all, moved", ("lun", "what")
     )
-    for lun, volume in volumes.by_lun.items():
-        size.add_metric((str(lun), volume.name), volume.size)
+    for lun, volume in served:
         record = volumes.data.record(volume.name)
         if record is not None and record.migration is not None:
             info = volumes.migrations.info(volume.name, [])
             if info is not None:
                 moving.add_metric((str(lun), "total"), info.chunks_total)
                 moving.add_metric((str(lun), "moved"), info.chunks_done)
-    yield size
     yield moving
 
 

@@ -25,6 +25,7 @@ CLIENTS = 4
 _HOT_BLOCKS, _HOT_BLOCKS_OF_SEVERAL = 2048, 512
 # After the last fault everything has to go on by itself.
 HEAL_SECONDS = 40.0
+_BUSY = 0x08
 HEALED_OPERATIONS = 50  # of each client
 READ_BLOCKS = 256
 NO_SPACE = (0x7, 0x27, 0x07)  # DATA PROTECT, SPACE ALLOCATION FAILED WRITE PROTECT
@@ -171,7 +172,9 @@ def _read_back(address: Address, history: History) -> int:
             history.end(End.OK, operation, name, Op.READ, found)
             read += len(found)
         flush = history.invoke(name, Op.FLUSH)
-        task = iscsi.command(cdb.synchronize_cache10())
+        while (task := iscsi.command(cdb.synchronize_cache10())).status == _BUSY:
+            if time.monotonic() > deadline:
+                break
         history.end(End.FAIL if task.status else End.OK, flush, name, Op.FLUSH)
         if task.status:
             raise AssertionError(f"the last flush failed: sense {task.sense_triple}")

@@ -44,6 +44,15 @@ def test_the_reference_names_every_option() -> None:
     assert set(table_under("Volumes")) == set(VolumeTable.__struct_fields__)
 
 
+def test_the_metrics_are_those_that_there_are() -> None:
+    """That the reference has all of them is `make reference`'s affair."""
+    there = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    told = set(re.findall(r"`(lunmesh_[a-z_]+)`", there))
+    used = set(re.findall(r"\b(lunmesh_[a-z_]+)", (ROOT / "docs" / "monitoring.md").read_text()))
+    assert len(used) > 10
+    assert {name.removesuffix("_bucket") for name in used} <= told
+
+
 def test_every_option_is_a_flag_and_the_other_way_round() -> None:
     assert set(flags_of_serve()) == {"config", *option_names()}
 
