@@ -6,6 +6,7 @@ A block of commands, fenced or indented, runs if a comment stands before it:
     <!-- run: serve -->     each line is a process that goes on; it has to say that it is ready
     <!-- run: stop -->      (no block) what goes on is ended
     <!-- run: afresh -->    (no block) and what was made is forgotten
+    <!-- run: guest -->     for the virtual machine of the Linux initiator's tests
 
 They have a network namespace of their own, where every port is free and only loopback is there, and
 a folder of their own with the Makefile and the `.venv` of the project. What they put below /run and
@@ -61,7 +62,13 @@ serve() {{  # a log, a command: until it is ready
 
 
 def has_commands(page: str) -> bool:
-    return _MARK.search(page) is not None
+    """Other than those for the virtual machine."""
+    return any(mark["how"] != "guest" for mark in _MARK.finditer(page))
+
+
+def guest_commands(page: str) -> list[str]:
+    """The blocks for the virtual machine."""
+    return [mark["fenced"] or "" for mark in _MARK.finditer(page) if mark["how"] == "guest"]
 
 
 def script(page: str, folder: Path) -> str:
@@ -80,6 +87,8 @@ def script(page: str, folder: Path) -> str:
                     command = line.partition("  #")[0].rstrip(" &")
                     parts.append(f"serve log{logs} {shlex.quote(command)}\n")
                     logs += 1
+            case "guest":
+                pass
             case "stop":
                 parts.append("finish\n")
             case "afresh":
