@@ -16,6 +16,7 @@ packages=(
     tgt tgt-rbd             # the peers of `make bench`
     ceph-mon ceph-osd ceph-common librados2  # the cluster behind the rados store
     redis-server            # the tracker of several nodes
+    iproute2                # loopback for the commands of the documentation
 )
 
 command -v dpkg-query >/dev/null || exit 0  # not Debian: the tests look for the programs themselves

@@ -20,7 +20,7 @@ PAGES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
 def test_the_commands_of_a_page_run(page: Path) -> None:
-    for tool in ("unshare", "iscsi-ls", "qemu-img", "redis-server"):
+    for tool in ("unshare", "ip", "iscsi-ls", "qemu-img", "redis-server"):
         require_tool(tool)
     done = run_page(page, 100)
     assert done.returncode == 0, done.stdout[-4000:]
@@ -42,5 +42,9 @@ def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
     assert "echo reached" not in done.stdout
     page.write_text("<!-- run: serve -->\n```sh\necho not what it should say\n```\n")
     assert "not ready: echo" in run_page(page, 30).stdout
+    page.write_text("<!-- run: serve -->\n```sh\necho lunmesh ready: && sleep 1000\n```\n")
+    assert run_page(page, 30).returncode == 0
+    page.write_text(page.read_text() + "<!-- run -->\n```sh\nsleep 1000\n```\n")
+    assert run_page(page, 1).returncode != 0
     with pytest.raises(ValueError, match="perhaps"):
         script("<!-- run: perhaps -->\n", tmp_path)

@@ -1,4 +1,7 @@
-"""The Linux initiator authenticates itself, and the target, with CHAP."""
+"""The Linux initiator authenticates itself, and the target, with CHAP; so does its guide."""
+
+import re
+import shlex
 
 import pytest
 
@@ -6,6 +9,9 @@ from tests.e2e import kernel_log
 from tests.e2e.conftest import Connect, ServerFactory
 from tests.e2e.initiator import LinuxInitiator
 from tests.e2e.vm import VirtualMachine
+from tests.support.doc_commands import guest_commands
+from tests.support.lunmesh_server import PROJECT_ROOT
+from tests.support.volume_command import VolumeCommand
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -88,3 +94,27 @@ def test_the_secrets_are_not_in_the_log(serve: ServerFactory, connect: Connect) 
     logged = server.stderr() + "\n".join(server.output)
     assert SECRET not in logged
     assert TARGET_SECRET not in logged
+
+
+def test_the_guide_for_linux_leads_there_and_back(
+    vm: VirtualMachine, serve: ServerFactory, connect: Connect
+) -> None:
+    server = serve(["disk0=64M"], *CHAP)
+    initiator = connect(server)
+    known = {"PORTAL": server.portal, "IQN": server.iqn, "SECRET": SECRET}
+    blocks = guest_commands((PROJECT_ROOT / "docs" / "guides" / "linux.md").read_text())
+    assert len(blocks) == 6
+    size = 64 << 20
+    with kernel_log.change(vm):
+        for block in blocks:
+            assert set(re.findall(r"\$(\w+)", block)) <= set(known)
+            if "--rescan" in block:
+                VolumeCommand(server).good("resize", "disk0", "96M")
+                size = 96 << 20
+            given = "".join(f"{name}={shlex.quote(value)}\n" for name, value in known.items())
+            vm.sh(given + block)
+            if "--login" in block:
+                known["DISK"] = initiator.rescan(lun=0)
+            if "--login" in block or "--rescan" in block:
+                assert vm.sh(f"blockdev --getsize64 {known['DISK']}").strip() == str(size)
+    assert initiator.try_login().status  # there is no record of it any more

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from tests.failures.prober import Prober
 from tests.support.ceph_cluster import CephCluster
-from tests.support.lunmesh_server import LunmeshServer
+from tests.support.lunmesh_server import LunmeshServer, free_port
 from tests.support.lunmesh_worker import LunmeshWorker
-from tests.support.node_cluster import NodeCluster
+from tests.support.node_cluster import CHUNK, NodeCluster
 from tests.support.redis_server import RedisServer
+from tests.support.relay import Relay
 
 MIB = 1 << 20
 SIZE = "64M"
@@ -36,6 +37,7 @@ class Scene:
     nodes: list[LunmeshServer]
     workers: list[LunmeshWorker]
     redis: RedisServer | None = None
+    to_redis: Relay | None = None  # of the first node
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def over_workers(folder: Path, store: str = "") -> Iterator[Scene]:
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(LunmeshWorker.start, workers))
         flags = [part for worker in workers for part in ("--worker", worker.address)]
-        volume = f"disk0={SIZE},chunk=1M"
+        volume = f"disk0={SIZE},chunk={CHUNK}"
         server = stack.enter_context(LunmeshServer(folder / "node", [volume], arguments=flags))
         yield Scene([server], workers)
 
@@ -84,6 +86,29 @@ def cluster(folder: Path) -> Iterator[Scene]:
         NodeCluster(folder, [f"disk0={SIZE}"], redis=redis) as running,
     ):
         yield Scene(running.nodes, running.workers, redis)
+
+
+@contextlib.contextmanager
+def cluster_with_relay(folder: Path) -> Iterator[Scene]:
+    """Two nodes, of which the first reaches Redis through a relay."""
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(RedisServer(folder / "redis", port=free_port(), durable=True))
+        relay = stack.enter_context(Relay("127.0.0.1", redis.port, keep=False))
+        url = f"redis://{relay.host}:{relay.port}"
+        volume = f"disk0={SIZE}"
+        first = stack.enter_context(NodeCluster(folder, [volume], nodes=1, redis=redis, url=url))
+        flags = ["--redis", redis.url, "--node-id", "second"]
+        flags += [part for worker in first.workers for part in ("--worker", worker.address)]
+        server = LunmeshServer(folder / "second", [f"{volume},chunk={CHUNK}"], arguments=flags)
+        second = stack.enter_context(server)
+        yield Scene([*first.nodes, second], first.workers, redis, relay)
+
+
+def _cut_off(scene: Scene) -> None:
+    assert scene.to_redis is not None
+    scene.to_redis.hold()
+    time.sleep(LONG_SECONDS)
+    scene.to_redis.release()
 
 
 def _again(process: LunmeshServer | LunmeshWorker) -> None:
@@ -124,6 +149,7 @@ CASES: tuple[Case, ...] = (
         cluster,
         lambda s: _stand_still(s.nodes[0], LONG_SECONDS),
     ),
+    Case(f"one of two nodes is cut off from Redis for {LONG}", cluster_with_relay, _cut_off),
     Case("one of two nodes is restarted (SIGTERM)", cluster, lambda s: s.nodes[0].restart()),
     Case(
         "a worker of two nodes is killed and started again", cluster, lambda s: _again(s.workers[0])

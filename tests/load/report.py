@@ -21,8 +21,8 @@ _STYLE = (
     ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;"
     "max-width:61rem;padding:0 1rem}table{border-collapse:collapse;font-size:13px;display:block;"
     "overflow-x:auto}td,th{padding:.2rem .6rem;border-bottom:1px solid #8884;text-align:right;"
-    "white-space:nowrap}td:first-child,th:first-child{text-align:left}svg{max-width:100%;"
-    "height:auto}.charts{display:flex;flex-wrap:wrap;gap:1rem}.failed{color:#c33}"
+    "white-space:nowrap}td:first-child,th:first-child,.facts td{text-align:left}"
+    "svg{max-width:100%;height:auto}.charts{display:flex;flex-wrap:wrap;gap:1rem}.failed{color:#c33}"
 )
 HEADINGS = ("section", "server", "rate", "50 %", "90 %", "99 %", "99.9 %", "CPU per I/O")
 
@@ -63,7 +63,7 @@ def page(report: Report) -> str:
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width'><title>fio on lunmesh</title>",
-        f"<style>{_STYLE}</style><h1>fio on lunmesh</h1><table>",
+        f"<style>{_STYLE}</style><h1>fio on lunmesh</h1><table class='facts'>",
         *(f"<tr><td>{escape(name)}<td>{escape(value)}" for name, value in _facts(report)),
         "</table>",
         *(
@@ -95,14 +95,15 @@ def publish(report: Report, command: str, docs: Path) -> Path:
         "",
         f"Written by `{command}`, not by hand. The jobs are those of",
         "[deploy/fio](../deploy/fio/README.md), which run on a mounted disk as well. A line is the",
-        "run of the median rate. What fio and the initiator cost is in it: they share the machine",
-        "with the target; [performance.md](performance.md) has clients that cost less.",
+        "run of the median rate; through the kernel there is one run. What fio and the initiator",
+        "cost is in it: they share the machine with the target, and at depth they take most of it.",
+        "[performance.md](performance.md) has clients that cost less.",
         "",
         "| | |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in _facts(report)),
         "",
-        *(f"![{chart.title}](images/fio-{name}.svg)" for name, chart in drawn.items()),
+        *_side_by_side([f"![{c.title}](images/fio-{name}.svg)" for name, c in drawn.items()]),
     ]
     for way in report.ways():
         lines += ["", f"## {TITLES[way]}", "", f"| {' | '.join(HEADINGS)} |"]
@@ -113,6 +114,12 @@ def publish(report: Report, command: str, docs: Path) -> Path:
     path = docs / "fio.md"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def _side_by_side(pictures: Sequence[str]) -> list[str]:
+    """Two in a row, by a table: that is all that Markdown has."""
+    rows = [f"| {' | '.join(pictures[at : at + 2])} |" for at in range(0, len(pictures), 2)]
+    return ["| | |", "|---|---|", *rows]
 
 
 def charts(report: Report) -> dict[str, Chart]:

@@ -6,10 +6,11 @@ A block of commands, fenced or indented, runs if a comment stands before it:
     <!-- run: serve -->     each line is a process that goes on; it has to say that it is ready
     <!-- run: stop -->      (no block) what goes on is ended
     <!-- run: afresh -->    (no block) and what was made is forgotten
+    <!-- run: guest -->     for the virtual machine of the Linux initiator's tests
 
-They have a network namespace of their own, where every port is free and only loopback is there, and
-a folder of their own with the Makefile and the `.venv` of the project. What they put below /run and
-/srv goes there too.
+They have namespaces of their own, where every port is free and only loopback is there, and a folder
+of their own with the Makefile and the `.venv` of the project. What they put below /run and /srv
+goes there too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -61,7 +61,13 @@ serve() {{  # a log, a command: until it is ready
 
 
 def has_commands(page: str) -> bool:
-    return _MARK.search(page) is not None
+    """Other than those for the virtual machine."""
+    return any(mark["how"] != "guest" for mark in _MARK.finditer(page))
+
+
+def guest_commands(page: str) -> list[str]:
+    """The blocks for the virtual machine."""
+    return [mark["fenced"] or "" for mark in _MARK.finditer(page) if mark["how"] == "guest"]
 
 
 def script(page: str, folder: Path) -> str:
@@ -80,6 +86,8 @@ def script(page: str, folder: Path) -> str:
                     command = line.partition("  #")[0].rstrip(" &")
                     parts.append(f"serve log{logs} {shlex.quote(command)}\n")
                     logs += 1
+            case "guest":
+                pass
             case "stop":
                 parts.append("finish\n")
             case "afresh":
@@ -101,7 +109,10 @@ def run_page(page: Path, timeout: float) -> subprocess.CompletedProcess[str]:
         for settled in _SETTLED:
             (folder / settled).touch()
             os.utime(folder / settled, (0, 0))
-        apart = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "-r", "--net"]
+        # All that it starts, servers too, ends with this one process.
+        apart = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if os.geteuid() != 0:
+            apart.append("--map-root-user")
         with subprocess.Popen(
             [*apart, shutil.which("bash") or "bash", "-xc", script(page.read_text(), folder)],
             cwd=folder,
@@ -109,12 +120,10 @@ def run_page(page: Path, timeout: float) -> subprocess.CompletedProcess[str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
         ) as process:
             try:
                 output, _ = process.communicate(timeout=timeout)
             except subprocess.TimeoutExpired:
-                # Its trap ends the servers, which are in sessions of their own.
-                process.send_signal(signal.SIGTERM)
-                output, _ = process.communicate(timeout=60)
+                process.kill()
+                output, _ = process.communicate()
             return subprocess.CompletedProcess(page.name, process.returncode, output, "")

@@ -12,6 +12,7 @@ import pytest
 PACKAGES = {
     "fio": "fio",
     "unshare": "util-linux",
+    "ip": "iproute2",
     "redis-server": "redis-server",
     "qemu-storage-daemon": "qemu-system-common",
     **dict.fromkeys(
