@@ -16,7 +16,7 @@ from target.scsi.logical_unit import LogicalUnit
 from target.scsi.request import SCSIRequest, State, print_request
 from target.scsi.reservations.names import NexusName
 from target.scsi.unit_events import EndTask
-from target.sight_info import NodeInfo, SessionInfo, TaskInfo, TaskList
+from target.sight_info import NodeInfo, ReservationInfo, SessionInfo, TaskInfo, TaskList
 from target.volume_errors import VolumeError, VolumeFault
 
 if TYPE_CHECKING:
@@ -91,6 +91,23 @@ class Sight:
             )
             for session, channel in sorted(self._target.channels.items(), key=lambda s: s[0].tsih)
             if session.nexus is not None and session.parameters is not None
+        ]
+
+    def reservations(self) -> list[ReservationInfo]:
+        """Of each logical unit that has any, by LUN."""
+        units = sorted(self._bus.units.items())
+        states = [(lun, unit.reservations.state) for lun, unit in units]
+        return [
+            ReservationInfo(
+                lun=lun,
+                generation=state.generation,
+                type="" if state.type is None else state.type.name.lower().replace("_", " "),
+                holder=_port(state.holder or state.reserved_by),
+                registered=[_port(it.nexus) for it in state.registrations],
+                aptpl=state.aptpl,
+            )
+            for lun, state in states
+            if state.registrations or state.reserved_by is not None
         ]
 
     async def tasks(self) -> TaskList:
@@ -175,6 +192,13 @@ class Sight:
         unit.gate.tell(event, told.set_result)
         if not await told:
             raise VolumeError(VolumeFault.AWAY, f"node {node} has not answered")
+
+
+def _port(nexus: NexusName | None) -> str:
+    """An initiator port, and the target port that it uses."""
+    if nexus is None:
+        return ""
+    return f"{nexus.initiator},i,0x{nexus.isid.hex()} at port {nexus.port}"
 
 
 def _id(node: str, lun: int, tag: int, initiator: str, isid: str) -> str:

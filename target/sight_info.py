@@ -44,6 +44,23 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     request: str  # printed
 
 
+class ReservationInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The reservations and registrations of a logical unit that has any."""
+
+    lun: int
+    generation: int  # PRGENERATION
+    type: str  # of the persistent reservation; empty: there is none
+    holder: str  # of it, or of RESERVE; empty: nobody, or all registrants
+    registered: list[str]  # initiator ports; keys are not told
+    aptpl: bool  # kept through a loss of power
+
+
+class ReservationList(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/reservations"""
+
+    reservations: list[ReservationInfo]
+
+
 class NodeList(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/nodes"""
 

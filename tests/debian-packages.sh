@@ -12,6 +12,7 @@ packages=(
     busybox-static cpio kmod  # what its initramfs is made with
     open-iscsi              # the kernel initiator's user space, for the virtual machine
     e2fsprogs xfsprogs fio sg3-utils udev dmsetup  # what runs inside it
+    chromium                # the dashboard is driven in it
     openssl                 # the certificates of the TLS tests
     tgt tgt-rbd             # the peers of `make bench`
     ceph-mon ceph-osd ceph-common librados2  # the cluster behind the rados store

@@ -27,7 +27,7 @@ from target.admin.schema import (
 )
 from target.admin.server import answer
 from target.scsi.access_list import AccessEntry
-from target.sight_info import NodeList, SessionList, TaskList
+from target.sight_info import NodeList, ReservationList, SessionList, TaskList
 from target.telemetry.stats import NodeStats
 from target.volume_info import VolumeInfo
 
@@ -65,6 +65,7 @@ OPERATIONS: Final = {
     ),
     ("GET", "/v1/nodes"): Operation("The nodes of the cluster", NodeList),
     ("GET", "/v1/sessions"): Operation("The sessions of this node", SessionList),
+    ("GET", "/v1/reservations"): Operation("Who has reserved what", ReservationList),
     ("GET", "/v1/tasks"): Operation("Commands that have not ended, on all nodes", TaskList),
     ("POST", "/v1/tasks/abort"): Operation("End a command", dict[str, str], TaskAbort),
     ("GET", "/v1/stats"): Operation("The counters of this node", NodeStats),

@@ -8,7 +8,7 @@ from aiohttp import web
 from target.admin.schema import TaskAbort
 from target.admin.server import answer
 from target.sight import Sight
-from target.sight_info import NodeList, SessionList
+from target.sight_info import NodeList, ReservationList, SessionList
 
 
 def sight_routes(sight: Sight) -> web.RouteTableDef:
@@ -22,6 +22,10 @@ def sight_routes(sight: Sight) -> web.RouteTableDef:
     @routes.get("/v1/sessions")
     async def sessions(request: web.Request) -> web.Response:
         return answer(SessionList(sessions=sight.sessions()))
+
+    @routes.get("/v1/reservations")
+    async def reservations(request: web.Request) -> web.Response:
+        return answer(ReservationList(reservations=sight.reservations()))
 
     @routes.get("/v1/tasks")
     async def tasks(request: web.Request) -> web.Response:
