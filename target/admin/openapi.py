@@ -17,6 +17,7 @@ from aiohttp import web
 from target import __version__
 from target.admin.schema import (
     AccessEntries,
+    PlacementList,
     Problem,
     Report,
     TaskAbort,
@@ -50,6 +51,7 @@ class Operation:
 OPERATIONS: Final = {
     ("GET", "/v1/volumes"): Operation("The volumes of the node", VolumeList),
     ("POST", "/v1/volumes"): Operation("Make a volume", VolumeInfo, VolumeCreate, 201),
+    ("GET", "/v1/placement"): Operation("Where the chunks of volumes are", PlacementList),
     ("GET", "/v1/volumes/{name}"): Operation("A volume", VolumeInfo),
     ("PATCH", "/v1/volumes/{name}"): Operation("Grow a volume", VolumeInfo, VolumeResize),
     ("DELETE", "/v1/volumes/{name}"): Operation(

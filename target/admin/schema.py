@@ -59,6 +59,21 @@ class VolumeList(msgspec.Struct, frozen=True, kw_only=True):
     volumes: list[VolumeInfo]
 
 
+class PlacementInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the chunks of a volume are."""
+
+    volume: str
+    workers: list[str]  # addresses
+    chunks_total: int
+    chunks: list[int]  # for chunks at even distances, the number in ``workers``
+
+
+class PlacementList(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/placement"""
+
+    placement: list[PlacementInfo]  # of volumes that workers keep
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Every answer with a status of 400 or more."""
 

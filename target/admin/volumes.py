@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from target.admin.schema import VolumeCreate, VolumeList, VolumeMigrate, VolumeResize
+from target.admin.schema import (
+    PlacementInfo,
+    PlacementList,
+    VolumeCreate,
+    VolumeList,
+    VolumeMigrate,
+    VolumeResize,
+)
 from target.admin.server import answer
+from target.block.volume import Volume
 from target.config import ServeConfig, parse_size
 from target.config.options import VolumeTable
 from target.config.values import check_volume, parse_worker
 from target.volume_changes import VolumeChanges
 from target.volumes import Volumes
+
+CELLS_MAX: Final = 512  # of a placement map
 
 
 def volume_routes(
@@ -44,6 +55,16 @@ def volume_routes(
         made = await changes.create(wanted, workers=workers, lun=asked.lun)
         return answer(made, status=201)
 
+    @routes.get("/v1/placement")
+    async def placement(request: web.Request) -> web.Response:
+        workers = {it.name: [w.address for w in it.workers] for it in volumes.all()}
+        found = [
+            _placement(volume, workers[volume.name])
+            for volume in volumes.by_lun.values()
+            if len(workers.get(volume.name, ())) == len(volume.layout.stores)
+        ]
+        return answer(PlacementList(placement=found))
+
     @routes.get("/v1/volumes/{name}")
     async def one(request: web.Request) -> web.Response:
         return answer(volumes.one(request.match_info["name"]))
@@ -71,6 +92,19 @@ def volume_routes(
         return web.Response(status=204)
 
     return routes
+
+
+def _placement(volume: Volume, workers: list[str]) -> PlacementInfo:
+    """Of at most ``CELLS_MAX`` chunks, however large the volume is."""
+    total = -(-volume.size // volume.chunk_bytes)
+    cells = min(total, CELLS_MAX)
+    place = volume.layout.place
+    return PlacementInfo(
+        volume=volume.name,
+        workers=workers,
+        chunks_total=total,
+        chunks=[place(cell * total // cells) for cell in range(cells)],
+    )
 
 
 def _addresses(texts: list[str]) -> list[str]:

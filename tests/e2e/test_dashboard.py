@@ -65,9 +65,12 @@ def is_live(page: Any) -> None:
 def test_numbers_move_and_every_page_is_sound(browser: Any, tmp_path: Path) -> None:
     require_tool("iscsi-perf")
     with (
-        LunmeshWorker(tmp_path / "w") as worker,
+        LunmeshWorker(tmp_path / "v") as one,
+        LunmeshWorker(tmp_path / "w") as other,
         LunmeshServer(
-            tmp_path / "s", ["disk0=64M", "idle=16M"], arguments=["--worker", worker.address]
+            tmp_path / "s",
+            ["disk0=64M", "idle=16M"],
+            arguments=["--worker", one.address, "--worker", other.address],
         ) as server,
     ):
         url = f"iscsi://{server.portal}/{server.iqn}/0"
@@ -98,6 +101,8 @@ def test_numbers_move_and_every_page_is_sound(browser: Any, tmp_path: Path) -> N
                     is_live(page)
                     if name in ("volumes", "sessions", "nodes"):
                         page.locator("main table").first.wait_for()
+                    if name == "volumes":  # 64 MiB and 16 MiB, in chunks of 4 MiB
+                        playwright.expect(page.locator(".cells i")).to_have_count(16 + 4)
                     if SCREENSHOTS:
                         page.wait_for_timeout(6000 if name == "overview" else 300)
                         page.screenshot(path=f"{SCREENSHOTS}/dashboard-{name}-{kind}.png")

@@ -8,7 +8,7 @@ import { TaskTable } from "./tasks.js";
 const SECONDS = 1;
 const byId = (id) => document.getElementById(id);
 const main = byId("main"), state = byId("state"), dialog = byId("ask");
-const now = { stats: null, rates: null, nodes: [], volumes: [], sessions: [], reservations: [], tasks: 0 };
+const now = { stats: null, rates: null, nodes: [], volumes: [], sessions: [], placement: [], reservations: [], tasks: 0 };
 
 // What was typed, or null if it was cancelled.
 function ask(title, text, secret = false) {
@@ -100,6 +100,21 @@ function moving(volume) {
   return element("div", {}, bar, it.trouble || `${done}, ${bytes(it.bytes_per_second)}/s`);
 }
 
+// A cell for each chunk (of large volumes: for chunks at even distances), in the worker's colour.
+function placementMap(it) {
+  const counts = it.workers.map(() => 0);
+  const cells = element("div", { class: "cells", "aria-hidden": "true" });
+  for (const worker of it.chunks) {
+    counts[worker] += 1;
+    cells.append(element("i", { class: `w${worker % 6}` }));
+  }
+  const share = (n) => `${it.workers[n]}: ${number((100 * counts[n]) / it.chunks.length)} %`;
+  const key = element("ul", { class: "shares" });
+  it.workers.forEach((_, n) => key.append(element("li", {}, element("i", { class: `w${n % 6}` }), share(n))));
+  const title = `Chunks of ${it.volume}: ${number(it.chunks_total)}`;
+  return element("section", {}, element("h2", {}, title), cells, key);
+}
+
 function volumes() {
   rest.replaceChildren(table("Volumes", [
     ["LUN", (it) => (it.lun === null ? "deleted" : String(it.lun)), "n"],
@@ -110,7 +125,7 @@ function volumes() {
     ["chunk", (it) => bytes(it.chunk_bytes), "n"],
     ["where", place],
     ["moving", moving],
-  ], now.volumes, "no volumes"));
+  ], now.volumes, "no volumes"), ...now.placement.map(placementMap));
 }
 
 function sessions() {
@@ -156,7 +171,7 @@ function nodes() {
 const PAGES = {
   overview: { parts: [tiles, chartBox, rest], draw: overview, asks: ["nodes", "volumes"] },
   commands: { parts: [tasks.box], draw: () => tasks.draw(), asks: ["tasks"] },
-  volumes: { parts: [rest], draw: volumes, asks: ["volumes"] },
+  volumes: { parts: [rest], draw: volumes, asks: ["volumes", "placement"] },
   sessions: { parts: [rest], draw: sessions, asks: ["sessions", "reservations"] },
   nodes: { parts: [rest], draw: nodes, asks: ["nodes", "volumes"] },
 };
