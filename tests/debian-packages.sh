@@ -14,6 +14,7 @@ packages=(
     e2fsprogs xfsprogs fio sg3-utils udev dmsetup  # what runs inside it
     openssl                 # the certificates of the TLS tests
     tgt tgt-rbd             # the peers of `make bench`
+    gcc libc6-dev           # its client and its echo in C
     ceph-mon ceph-osd ceph-common librados2  # the cluster behind the rados store
     redis-server            # the tracker of several nodes
     iproute2                # loopback for the commands of the documentation
