@@ -56,6 +56,7 @@ async def node_report(
         "metrics.txt": metrics,
         "stats.json": lambda: _json(node_stats(parts, node.name, clock())),
         "volumes.json": lambda: _json(parts.volumes.all()),
+        "access.json": lambda: _json(list(node.access.entries)),
         "sessions.json": lambda: _json(SessionList(sessions=sight.sessions())),
         "nodes.json": nodes,
         "tasks.json": tasks,
