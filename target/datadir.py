@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from target.config import VolumeConfig, format_size
+from target.scsi.access_list import AccessEntry
 from workers.file_store import create_sparse
 
 FORMAT: Final = 1
@@ -108,6 +109,7 @@ class _Catalog(msgspec.Struct, kw_only=True):
     volumes: dict[str, VolumeRecord] = {}
     # By pool: this node there, as Ceph knows it, until it has left with nothing in flight.
     pools: dict[str, str] = {}
+    access: tuple[AccessEntry, ...] = ()  # who may use what (target/scsi/access_list.py)
     followed: str = ""  # the catalog of all nodes, if this is a copy of it
 
 
@@ -164,6 +166,20 @@ class DataDir:
     def volumes(self) -> dict[str, VolumeRecord]:
         """The volumes that the catalog knows, by name."""
         return dict(self._catalog.volumes)
+
+    @property
+    def access(self) -> tuple[AccessEntry, ...]:
+        """Who may use what."""
+        return self._catalog.access
+
+    def keep_access(self, entries: tuple[AccessEntry, ...]) -> None:
+        """Keep who may use what.  Raises OSError."""
+        before, self._catalog.access = self._catalog.access, entries
+        try:
+            self._write()
+        except OSError:
+            self._catalog.access = before
+            raise
 
     def record(self, name: str) -> VolumeRecord | None:
         """What the catalog keeps of a volume, if there is one."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from target.access_changes import AccessChanges
 from target.block.pool import BufferPool
 from target.config import ServeConfig
 from target.config.model import ChapUser, ClusterConfig
@@ -67,6 +68,7 @@ class Node:
 
     ready: ReadyInfo
     changes: VolumeChanges
+    access: AccessChanges
 
     def __init__(self, config: ServeConfig, log: Log) -> None:
         self._config = config
@@ -130,6 +132,8 @@ class Node:
         await self._volumes.start(all_volumes=all_volumes)
         self._target = self._make_target(bus, pool, number)
         self._target.on_session_end = self._something_ended.set
+        shared = self._volumes.shared
+        self.access = AccessChanges(self._data, self._target, shared, self._log)
         self._target.advertised = [str(portal) for portal in config.advertise]
         if self._clustering is not None:
             self._target.other_portals = self._clustering.nodes.other_portals

@@ -1,4 +1,4 @@
-"""The volumes that all nodes of a cluster have: one catalog, whichever node changes it.
+"""What all nodes of a cluster have, volumes and access list: one catalog, whoever changes it.
 
 It is a document of the registry, of a unit of its own: a change is in it first, and counts as done
 when every node has followed it (the events of ``target/cluster/lun.py``).  What a node keeps in its
@@ -27,6 +27,7 @@ from target.cluster.node import ClusterNode
 from target.cluster.registry import RegistryAway, StaleNode
 from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
 from target.logs import Log
+from target.scsi.access_list import AccessEntry
 from target.scsi.request import SCSIRequest
 from target.scsi.unit_events import DocumentChanged, UnitEvent
 
@@ -36,6 +37,7 @@ TRIES_MAX: Final = 100
 RETRY_SECONDS: Final = 0.5
 
 Records = dict[str, VolumeRecord]
+Entries = tuple[AccessEntry, ...]
 Fact = tuple[bool, str, str]  # of a place: created, store_id, instance
 
 
@@ -44,6 +46,7 @@ class Catalog(msgspec.Struct, kw_only=True):
 
     id: str = ""  # rule 1
     volumes: Records = {}
+    access: Entries | None = None  # who may use what; None: nobody has said so yet
 
 
 class SharedCatalog:
@@ -57,7 +60,9 @@ class SharedCatalog:
         self._known: dict[str, Fact] = {}  # of places, as the others know them
         self._publishing: asyncio.Task[None] | None = None
         self._followed: set[asyncio.Task[None]] = set()
-        self.follow: Callable[[Records], Awaitable[None]] | None = None  # what others have changed
+        # What others have changed.
+        self.follow: Callable[[Records], Awaitable[None]] | None = None
+        self.follow_access: Callable[[Entries], Awaitable[None]] | None = None
         data.on_place = self._places_changed
 
     async def open(self) -> None:
@@ -84,8 +89,22 @@ class SharedCatalog:
                 self._data.drop(name)
             elif record.workers is not None and not record.deleting:
                 await self.settle(name, partial(_itself, record))
+        await self._join_access()
         if not known:
             self._data.follow(catalog.id)
+
+    async def _join_access(self) -> None:
+        """The list of the others, or where they have none the one that is here (rule 2)."""
+
+        def edit(catalog: Catalog) -> bool:
+            if catalog.access is not None or not self._data.access:
+                return False
+            catalog.access = self._data.access
+            return True
+
+        access = (await self._edit(edit)).access or ()
+        if access != self._data.access:
+            self._data.keep_access(access)
 
     async def _load(self) -> tuple[int, Catalog]:
         version, document = await self._node.registry.load(UNIT, KEY)
@@ -101,15 +120,30 @@ class SharedCatalog:
 
         Raises RegistryAway, StaleNode or DataDirError.
         """
+        return (await self._edit(lambda catalog: edit(catalog.volumes))).volumes
+
+    async def change_access(self, edit: Callable[[Entries], Entries]) -> Entries:
+        """Who may use what, as ``edit`` makes it of what there is; it may raise.
+
+        Raises RegistryAway, StaleNode or DataDirError.
+        """
+
+        def change(catalog: Catalog) -> bool:
+            catalog.access = edit(catalog.access or ())
+            return True
+
+        return (await self._edit(change)).access or ()
+
+    async def _edit(self, edit: Callable[[Catalog], bool]) -> Catalog:
         node = self._node
         for _ in range(TRIES_MAX):
             version, catalog = await self._load()
-            if not edit(catalog.volumes) and version:
-                return catalog.volumes
+            if not edit(catalog) and version:
+                return catalog
             catalog.id = catalog.id or uuids.uuid4().hex
             document = msgspec.json.encode(catalog)
             if await node.registry.replace(UNIT, node.id, node.epoch, KEY, version, document):
-                return catalog.volumes
+                return catalog
         raise RegistryAway("the catalog is being changed all the time")
 
     async def announce(self) -> bool:
@@ -215,6 +249,8 @@ class SharedCatalog:
                 _, catalog = await self._load()
                 if catalog.id == self._data.followed:  # else this life is over: rule 2
                     await self.follow(catalog.volumes)
+                    if self.follow_access is not None:
+                        await self.follow_access(catalog.access or ())
                 break
             except (DataDirError, OSError) as exc:
                 self._log.error("cannot follow the catalog", reason=str(exc))

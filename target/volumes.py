@@ -310,10 +310,6 @@ class Volumes:
         record = self.data.record(name)
         assert record is not None, "the catalog has all of them"
         path = self.data.file_of(name) if record.local else None
-        allocated = None
-        if path is not None:
-            with contextlib.suppress(OSError):
-                allocated = path.stat().st_blocks * STAT_BLOCK_BYTES
         return VolumeInfo(
             name=name,
             uuid=record.uuid,
@@ -324,12 +320,20 @@ class Volumes:
             read_only=lun is not None and self._by_lun[lun].read_only,
             configured=name in self.configured,
             path=str(path) if path is not None else None,
-            allocated_bytes=allocated,
+            allocated_bytes=self.allocated_bytes(name),
             pool=self._pool_name(record),
             workers=self._worker_infos(lun, record),
             migration=self._migration_info(name, record),
             retired=[place.address for place in record.retired],
         )
+
+    def allocated_bytes(self, name: str) -> int | None:
+        """What the file of a volume takes; None where it has none on this machine."""
+        record = self.data.record(name)
+        if record is not None and record.local:
+            with contextlib.suppress(OSError):
+                return self.data.file_of(name).stat().st_blocks * STAT_BLOCK_BYTES
+        return None
 
     def _pool_name(self, record: VolumeRecord) -> str | None:
         if record.pool is None:

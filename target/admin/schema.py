@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from target.scsi.access_list import AccessEntry
 from target.volume_info import VolumeInfo
 
 Size = str | int  # bytes, or "1G"
@@ -44,6 +45,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/report"""
 
     files: dict[str, str]  # by name; without secrets
+
+
+class AccessEntries(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/acls"""
+
+    acls: list[AccessEntry]  # none: everybody who logs in may use everything
 
 
 class VolumeList(msgspec.Struct, frozen=True, kw_only=True):

@@ -229,6 +229,7 @@ class Buffers(Wait[list[memoryview]]):
     """Wait for segments: ``wanted`` of them, or fewer down to ``least`` when they are scarce."""
 
     __slots__ = ("_least", "_share", "_waiter", "_wanted")
+    what = "buffers"
 
     def __init__(self, share: Share, wanted: int, least: int = 1) -> None:
         self._share = share

@@ -272,6 +272,10 @@ class _VolumeIo(Wait[T], Generic[T]):
         self._started = False
         self._comparing = False  # the first half of a COMPARE_AND_WRITE in several stores
 
+    @property
+    def what(self) -> str:  # type: ignore[override]  # of this I/O
+        return f"store {self._io.kind.name.lower()}"
+
     def begin(self, resume: Resume) -> T | BaseException | _Pending:
         io = self._io
         if io.offset < 0 or io.offset + io.length > self._v.size:

@@ -34,9 +34,10 @@ Resume = Callable[[Any], None]
 
 
 class Wait(Generic[T]):
-    """Something that takes time and yields a ``T``."""
+    """Something that takes time and yields a ``T``; ``what`` it is, for traces."""
 
     __slots__ = ()
+    what: str = "wait"
 
     def begin(self, resume: Resume) -> T | BaseException | _Pending:
         """Start (rule 1)."""
@@ -58,6 +59,7 @@ class Turn(Wait[None]):
     """
 
     __slots__ = ("_cancelled", "_defer")
+    what = "turn"
 
     def __init__(self, defer: Callable[[Callable[[], None]], object]) -> None:
         self._defer = defer

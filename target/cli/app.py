@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from target.cli import watch_app, worker_app
+from target.cli.acl_app import acl_app
 from target.cli.flags import flag, given, number
 from target.cli.scsi_app import scsi_app
 from target.cli.sight_app import node_app, session_app, task_app
@@ -28,6 +29,7 @@ config_app = typer.Typer(help="Look at a configuration file.")
 app.add_typer(config_app, name="config")
 app.add_typer(scsi_app, name="scsi")
 app.add_typer(volume_app, name="volume")
+app.add_typer(acl_app, name="acl")
 app.add_typer(node_app, name="node")
 app.add_typer(session_app, name="session")
 app.add_typer(task_app, name="task")
@@ -177,6 +179,13 @@ def serve(
     log_format: Annotated[
         str | None, flag("Log", "text or json. [default: text]", "FORMAT")
     ] = None,
+    trace: Annotated[
+        str | None,
+        flag("Log", "Traces of commands to this OpenTelemetry collector (OTLP over HTTP).", "URL"),
+    ] = None,
+    trace_ratio: Annotated[
+        str | None, flag("Log", "The part of commands that is traced. [default: 0.001]", "RATIO")
+    ] = None,
     login_timeout: Annotated[
         str | None, flag("Tuning", "A login must be done within this. [default: 15]", "SECONDS")
     ] = None,
@@ -230,6 +239,8 @@ def serve(
         io_threads=number("io-threads", io_threads, int),
         log_level=given(log_level),
         log_format=given(log_format),
+        trace=given(trace),
+        trace_ratio=number("trace-ratio", trace_ratio, float),
         login_timeout=number("login-timeout", login_timeout, float),
         nop_interval=number("nop-interval", nop_interval, float),
         nop_timeout=number("nop-timeout", nop_timeout, float),

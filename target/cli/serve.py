@@ -43,6 +43,7 @@ async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Even
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.stop)
         await node.start()
+        _trace(node, config, stack)
         admin = await _start_admin(node, config, log, stack)
         for note in config.notes:
             log.warning(note)
@@ -59,12 +60,26 @@ async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Even
         log.warning("starting anew: the commands of before are over, sessions begin again")
 
 
+def _trace(node: Node, config: ServeConfig, stack: contextlib.AsyncExitStack) -> None:
+    """Raises CliError."""
+    if config.trace is None:
+        return
+    try:
+        from target.telemetry.otlp import connect_tracer  # the SDK: not without need
+    except ImportError as exc:
+        raise CliError(f"--trace: pip install 'lunmesh[trace]' ({exc.name} is missing)") from exc
+    tracer = connect_tracer(config.trace, config.trace_ratio, node.name, time.monotonic)
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    node.parts.target.bus.watcher = tracer
+
+
 async def _start_admin(
     node: Node, config: ServeConfig, log: logs.Log, stack: contextlib.AsyncExitStack
 ) -> Portal | None:
     """The admin API, which ends before the node does; where it listens."""
     if config.admin is None:
         return None
+    from target.admin.access import access_routes
     from target.admin.server import AdminServer  # an HTTP server: not without need
     from target.admin.sight import sight_routes
     from target.admin.stats import stats_routes
@@ -75,6 +90,7 @@ async def _start_admin(
     registry = make_registry(NodeCollector(node.parts, time.monotonic))
     routes = [
         *volume_routes(node.volumes, node.changes, config),
+        *access_routes(node.access),
         *sight_routes(node.sight),
         *stats_routes(node, registry),
         *telemetry_routes(registry, partial(unready, node.parts)),

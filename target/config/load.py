@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from target.block.pool import POOL_BYTES_MIN
 from target.config.chap import chap_users, mutual_chap
@@ -104,12 +105,29 @@ def _build(merged: Merged) -> ServeConfig:
         io_threads=merged.one("io-threads", count(IO_THREADS_MAX), 4),
         log_level=merged.one("log-level", choice(LogLevel), "info"),
         log_format=merged.one("log-format", choice(LogFormat), "text"),
+        trace=merged.one("trace", _trace, None),
+        trace_ratio=merged.one("trace-ratio", _ratio, 0.001),
         login_timeout_seconds=merged.one("login-timeout", seconds(1), 15.0),
         nop_interval_seconds=merged.one("nop-interval", seconds(0), 30.0),
         nop_timeout_seconds=merged.one("nop-timeout", seconds(1), 15.0),
         shutdown_timeout_seconds=merged.one("shutdown-timeout", seconds(0), 10.0),
         notes=_notes(merged, portals, chap),
     )
+
+
+def _trace(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"must be http://HOST:PORT/PATH or https://…, not {url!r}")
+    if parts.username is not None or parts.password is not None:  # it would show everywhere
+        raise ValueError("takes no user or password: see OTEL_EXPORTER_OTLP_HEADERS")
+    return url
+
+
+def _ratio(given: float) -> float:
+    if not 0 < given <= 1:
+        raise ValueError(f"must be above 0 and at most 1, not {given:g}")
+    return given
 
 
 def _portals(merged: Merged) -> tuple[Portal, ...]:

@@ -101,6 +101,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     io_threads: int
     log_level: LogLevel
     log_format: LogFormat
+    trace: str | None  # URL of an OpenTelemetry collector; None: no traces
+    trace_ratio: float  # of commands that are traced
     login_timeout_seconds: float
     nop_interval_seconds: float  # 0: an idle session is never pinged
     nop_timeout_seconds: float

@@ -58,6 +58,8 @@ class Options(
     io_threads: int | UnsetType = UNSET
     log_level: str | UnsetType = UNSET
     log_format: str | UnsetType = UNSET
+    trace: str | UnsetType = UNSET
+    trace_ratio: float | UnsetType = UNSET
     login_timeout: float | UnsetType = UNSET
     nop_interval: float | UnsetType = UNSET
     nop_timeout: float | UnsetType = UNSET

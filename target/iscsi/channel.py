@@ -15,6 +15,7 @@ Rules for whoever has the socket:
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -61,6 +62,8 @@ class Channel:
         self.endpoint: Endpoint | None = None
         self.session: Session | None = None
         self.ended: list[SCSIRequest] = []  # commands that are not counted yet
+        self._kept: deque[SCSIRequest] = deque()  # the session's, once there is one
+        self._bus = target.bus
         self.sender = Sender()
         target.counters.connections += 1
         handlers: list[Handler] = [self._not_a_login] * (OPCODE_MASK + 1)
@@ -110,10 +113,12 @@ class Channel:
         """The answers of ``ended`` have been given to the socket, or to nobody any more."""
         ended = self.ended
         failed = count(ended, now)
-        if self.session is not None:
-            self.session.flight.kept.extend(ended)
-            if failed:
-                self.session.flight.failed(failed, now)
+        self._kept += ended
+        if failed and self.session is not None:
+            self.session.flight.failed(failed, now)
+        watcher = self._bus.watcher
+        if watcher is not None:
+            watcher.ended(ended, now)
         ended.clear()
 
     def output_ready(self) -> None:
@@ -187,7 +192,7 @@ class Channel:
         sender.set_limits(parameters.max_send_data_segment_length, parameters.max_burst_length)
         sender.stat_sn = login.stat_sn
         self._text = TextSession(
-            lambda name: self._target.records(name, self._local),
+            lambda name: self._target.records(name, self._local, identity.initiator),
             discovery=identity.discovery,
             target=None if identity.discovery else self._target.name,
         )
@@ -196,6 +201,7 @@ class Channel:
         else:
             self.endpoint = Connection(session, receiver, sender, parameters, self)
             self.ended = self.endpoint.ended
+            self._kept = session.flight.kept
             log.info("%s logged in from %s, session %d", session.initiator, self.peer, session.tsih)
         session.connection = self.endpoint
 
@@ -262,12 +268,14 @@ class Channel:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def supplanted(self) -> None:
-        """Another login has taken our session's place (RFC 7143 6.3.5): the session ends."""
+    def supplanted(self, done: Callable[[], None] | None = None) -> None:
+        """The session ends, and ``done()``: another login has taken its place (RFC 7143 6.3.5), or
+        its initiator may not be logged in any more.
+        """
         session, self.session = self.session, None
         self._shut_endpoint()
         if session is not None:
-            self._target.end(session, _nobody_waits)
+            self._target.end(session, done or _nobody_waits)
         self.hang_up()
 
     def hand_over(self) -> None:

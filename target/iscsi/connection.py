@@ -46,7 +46,7 @@ from target.iscsi.sender import Sender, residual_of
 from target.iscsi.serial import MASK
 from target.iscsi.session import IMMEDIATE_TASKS_MAX, HeldCommand, Session
 from target.iscsi.task import Burst, IscsiTask, Solicitation
-from target.scsi.logical_unit import countdown
+from target.scsi.countdown import countdown
 from target.scsi.nexus import Attachment
 from target.scsi.request import COMPLETED, SCSIRequest
 from target.scsi.sense import (

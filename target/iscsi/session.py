@@ -147,6 +147,7 @@ class Session:
         self.share = share
         self.counters = counters  # of the target
         self.flight = FlightRecorder(flights, tsih, initiator)
+        self.user: str | None = None  # as whom it has proved itself (CHAP)
         self.nexus: Nexus | None = None
         self.window: Window | None = None
         self.parameters: SessionParameters | None = None  # as the login agreed on them

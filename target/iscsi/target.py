@@ -21,7 +21,9 @@ from target.iscsi.login_policy import ExistingSession, LoginIdentity
 from target.iscsi.parameters import SessionParameters, TargetLimits
 from target.iscsi.session import NoResources, Session, Window
 from target.iscsi.throttle import LoginThrottle
+from target.scsi.access_list import ALL, AccessList, Rights
 from target.scsi.bus import SCSIBus
+from target.scsi.countdown import countdown
 
 if TYPE_CHECKING:
     from target.iscsi.channel import Channel
@@ -78,6 +80,7 @@ class IscsiTarget:
         self.addresses: list[tuple[str, int]] = []
         self.advertised: list[str] = []
         self.other_portals: Callable[[], Iterable[tuple[int, list[str]]]] = tuple
+        self.access = AccessList()
         self.shutting_down = False
         self.on_session_end: Callable[[], None] | None = None
         self._chap = chap
@@ -92,8 +95,8 @@ class IscsiTarget:
         return name.lower() == self.name.lower()
 
     def admits(self, initiator: str, target: str) -> bool:
-        """Access lists come with the catalog; here everybody who can authenticate may in."""
-        return True
+        """Whether it may log in, as whomever: who it is, is not proved yet."""
+        return self.access.admits(initiator)
 
     def authentication(self, initiator: str, target: str | None) -> ChapPolicy | None:
         """What proof is asked for; ``target`` is None for a discovery session."""
@@ -116,7 +119,10 @@ class IscsiTarget:
             raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "shutting down")
         if identity.tsih:
             return self._reinstate_connection(identity, channel)
+        rights = self.access.rights(identity.initiator, identity.user)
         if identity.target is not None:
+            if rights is None:
+                raise LoginRefused(LoginStatus.AUTHORIZATION_FAILURE, identity.initiator)
             port = (identity.initiator, identity.isid)
             normal = [s for s in self.sessions.values() if s.nexus is not None]
             for old in normal:
@@ -126,7 +132,7 @@ class IscsiTarget:
             # Those that are ending count until a store has done with their last command.
             if sum(s.tsih in self.sessions for s in normal) >= self.options.sessions_max:
                 raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "too many sessions")
-        session = self._new_session(identity, parameters, cmd_sn)
+        session = self._new_session(identity, parameters, cmd_sn, rights or ALL)
         self.sessions[session.tsih] = session
         self.channels[session] = channel
         return session
@@ -159,7 +165,7 @@ class IscsiTarget:
         return session
 
     def _new_session(
-        self, identity: LoginIdentity, parameters: SessionParameters, cmd_sn: int
+        self, identity: LoginIdentity, parameters: SessionParameters, cmd_sn: int, rights: Rights
     ) -> Session:
         tsih = self._new_tsih()
         discovery = identity.target is None
@@ -175,6 +181,7 @@ class IscsiTarget:
             self._flights,
         )
         session.exp_cmd_sn = cmd_sn
+        session.user = identity.user
         if discovery:
             return session
         unasked = parameters.immediate_data or not parameters.initial_r2t
@@ -185,7 +192,7 @@ class IscsiTarget:
         except NoResources:
             share.close()
             raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "no buffers left") from None
-        session.nexus = self.bus.connect(identity.initiator, identity.isid)
+        session.nexus = self.bus.connect(identity.initiator, identity.isid, rights)
         for other in self.sessions.values():
             if other.window is not None:
                 other.window.rebalance()
@@ -198,17 +205,43 @@ class IscsiTarget:
                 return self._last_tsih
         raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "no session handle left")
 
+    # --- access -----------------------------------------------------------------------------------
+
+    def set_access(self, access: AccessList, done: Callable[[], None]) -> None:
+        """Go by another access list; ``done()`` when nothing runs that it forbids.
+
+        A session that may not be any more is dropped; its initiator is told why when it is back.
+        """
+        self.access = access
+        sessions = [s for s in self.sessions.values() if s.nexus is not None]
+        one_done = countdown(len(sessions) + 1, done)
+        for session in sessions:
+            assert session.nexus is not None, "a normal session"
+            rights = access.rights(session.initiator, session.user)
+            channel = self.channels.get(session)
+            if rights is not None:
+                session.nexus.set_rights(rights, one_done)
+            elif channel is not None and session not in self._ending:
+                log.warning("%s may not be logged in any more", session.initiator)
+                channel.supplanted(one_done)
+            else:
+                one_done()  # it ends already
+        one_done()
+
     # --- discovery ------------------------------------------------------------------------------
 
     def records(
-        self, name: str | None, arrived_at: tuple[str, int]
+        self, name: str | None, arrived_at: tuple[str, int], initiator: str
     ) -> list[tuple[str, list[tuple[str, int]]]]:
         """SendTargets: (target name, [(address, portal group tag)]) (RFC 7143 appendix C).
 
         The portal through which the question came stands first: that one can be reached.  What is
-        advertised stands in place of what this node knows of itself.
+        advertised stands in place of what this node knows of itself.  A target that the initiator
+        may not log in to is none.
         """
         if name is not None and not self.target_exists(name):
+            return []
+        if not self.access.admits(initiator):
             return []
         spelled = [_spell(*arrived_at)]
         for host, port in self.addresses:

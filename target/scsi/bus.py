@@ -11,9 +11,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 
+from target.scsi.access_list import ALL, Rights
+from target.scsi.countdown import countdown
 from target.scsi.device import AbsentDevice, Device
 from target.scsi.limits import LUNS_MAX
-from target.scsi.logical_unit import LogicalUnit, countdown
+from target.scsi.logical_unit import LogicalUnit
 from target.scsi.lun import lun_spellings
 from target.scsi.nexus import Nexus
 from target.scsi.request import HbaPort, SCSIRequest
@@ -24,6 +26,7 @@ from target.scsi.sense import (
     UA_BUS_RESET,
     UA_LUNS_CHANGED,
 )
+from target.scsi.watcher import Watcher
 
 
 class SCSIBus:
@@ -36,6 +39,7 @@ class SCSIBus:
     def __init__(self, port: int = 1) -> None:
         self.port = port
         self.lives = itertools.count(1)
+        self.watcher: Watcher | None = None
         self.live_ports: Callable[[], Iterable[int]] = tuple
         self.gone_ports: Callable[[], Iterable[int]] = tuple
         self.units: dict[int, LogicalUnit] = {}
@@ -78,9 +82,9 @@ class SCSIBus:
         for unit in self.units.values():
             unit.attend_all(UA_LUNS_CHANGED)
 
-    def connect(self, initiator: str, isid: bytes) -> Nexus:
-        """A new I_T nexus; every logical unit has a unit attention for it."""
-        nexus = Nexus(self, initiator, isid)
+    def connect(self, initiator: str, isid: bytes, rights: Rights = ALL) -> Nexus:
+        """A new I_T nexus; every logical unit that it sees has a unit attention for it."""
+        nexus = Nexus(self, initiator, isid, rights)
         self.nexuses.append(nexus)
         return nexus
 

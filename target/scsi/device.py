@@ -24,6 +24,7 @@ class Device:
     """Anything that can stand at a LUN."""
 
     table: CommandTable
+    name: str = ""  # of the volume that it shows
     descriptor_sense: bool = False  # D_SENSE of the control mode page (SPC-4 7.5.10)
 
     def set(self, state: SettingsState) -> bool:

@@ -85,6 +85,7 @@ class DiskDevice(Device):
         self.compare_and_write_blocks_max = min(
             COMPARE_AND_WRITE_BLOCKS_MAX, WINDOW_BYTES // 2 // self.block_bytes
         )
+        self.name = volume.name
         self.modes = Modes(write_cache=volume.write_cache)
         self.stopped = False
         self.removal_prevented_by: set[Nexus] = set()  # PREVENT ALLOW MEDIUM REMOVAL

@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from target.scsi.command import CHANGING
+from target.scsi.countdown import countdown
 from target.scsi.device import Device
 from target.scsi.gate import Gate
 from target.scsi.nexus import Attachment
@@ -34,6 +35,7 @@ from target.scsi.sense import (
     IO_PROCESS_TERMINATED,
     UA_COMMANDS_CLEARED,
     UA_DEVICE_RESET,
+    WRITE_PROTECTED,
     Sense,
     SenseKey,
     Status,
@@ -64,19 +66,6 @@ class Attribute(enum.IntEnum):
 
 
 SIMPLE: Final = int(Attribute.SIMPLE)  # a plain integer: it is compared for every command
-
-
-def countdown(count: int, done: Callable[[], None]) -> Callable[[], None]:
-    """A function whose ``count``-th call calls ``done``."""
-    remaining = count
-
-    def one_done() -> None:
-        nonlocal remaining
-        remaining -= 1
-        if remaining == 0:
-            done()
-
-    return one_done
 
 
 class _Wait:
@@ -126,6 +115,7 @@ class LogicalUnit:
             self._gate is None
             and not self.reservations.any
             and self._state <= AccessState.NON_OPTIMIZED
+            and not any(attachment.read_only for attachment in self.attachments)
         )
 
     def port_groups(self) -> list[PortGroup]:
@@ -211,6 +201,8 @@ class LogicalUnit:
         hindrance = None if attention else hindrance_of(self._state, req.command)
         if hindrance is not None:
             req.fail(hindrance)
+        elif req.attachment.read_only and req.changes and not attention:
+            req.fail(WRITE_PROTECTED)
         elif req.command.needs in req.attachment.forbidden and not (req.harmless or attention):
             req.complete(Status.RESERVATION_CONFLICT)
         else:
@@ -281,7 +273,11 @@ class LogicalUnit:
 
     def end_all(self, sense: Sense, done: Callable[[], None]) -> None:
         """End every command with ``sense``; ``done()`` once every one of them is gone."""
-        victims = self._when_gone(self.tasks_of(), done)
+        self.end(self.tasks_of(), sense, done)
+
+    def end(self, commands: Iterable[SCSIRequest], sense: Sense, done: Callable[[], None]) -> None:
+        """End commands with ``sense``; ``done()`` once every one of them is gone."""
+        victims = self._when_gone(commands, done)
         for req in (*reversed(self.blocked), *self.active):
             if req in victims:
                 req.interrupt(sense)

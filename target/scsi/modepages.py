@@ -91,7 +91,7 @@ class _Sense:
         pages = self._pages(req.cdb)
         descriptor = self._descriptor(req.cdb, long=False)
         length = 3 + len(descriptor) + len(pages)
-        header = bytes((length, 0, self._device_specific(), len(descriptor)))
+        header = bytes((length, 0, self._device_specific(req), len(descriptor)))
         req.respond(header + descriptor + pages, req.length)
 
     def start10(self, req: SCSIRequest) -> None:
@@ -101,15 +101,16 @@ class _Sense:
         header = struct.pack(
             ">HxBBxH",
             6 + len(descriptor) + len(pages),
-            self._device_specific(),
+            self._device_specific(req),
             _LONGLBA if long and descriptor else 0,
             len(descriptor),
         )
         req.respond(header + descriptor + pages, req.length)
 
-    def _device_specific(self) -> int:
+    def _device_specific(self, req: SCSIRequest) -> int:
         """SBC-3 6.4.1."""
-        return _DPOFUA | (_WP if self._disk.write_protected else 0)
+        protected = self._disk.write_protected or req.attachment.read_only
+        return _DPOFUA | (_WP if protected else 0)
 
     def _descriptor(self, cdb: bytes, *, long: bool) -> bytes:
         """SBC-3 6.4.2."""

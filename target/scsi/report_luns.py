@@ -43,9 +43,12 @@ def _parse(req: SCSIRequest) -> None:
 def _start(req: SCSIRequest) -> None:
     nexus = req.attachment.nexus
     # There are no well known logical units.
-    numbers = [] if req.cdb[2] == _WELL_KNOWN_ONLY else sorted(nexus.bus.units)
+    attachments = nexus.each_attachment()
+    numbers = sorted(attachment.unit.number for attachment in attachments)
+    if req.cdb[2] == _WELL_KNOWN_ONLY:
+        numbers = []
     luns = b"".join(encode_lun(number) for number in numbers)
-    for attachment in nexus.each_attachment():  # LUICLR of VPD page 86h
+    for attachment in attachments:  # LUICLR of VPD page 86h
         if UA_LUNS_CHANGED in attachment.unit_attentions:
             attachment.unit_attentions.remove(UA_LUNS_CHANGED)
     req.respond(len(luns).to_bytes(4, "big") + bytes(4) + luns, req.length)

@@ -34,8 +34,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from target.block.pool import SEGMENT_BYTES, Buffers, Share, segments_for, views_of
 from target.block.volume import VolumeBusy
 from target.block.wait import PENDING, Resume, Wait, _Pending
+from target.scsi.command import CHANGING
 from target.scsi.limits import WINDOW_BYTES
 from target.scsi.sense import INTERNAL_TARGET_FAILURE, CheckCondition, Sense, Status
+from target.scsi.stats import OpClass
 from target.scsi.store_sense import sense_of
 from workers.store import StoreError
 
@@ -162,6 +164,7 @@ class SCSIRequest:
 
     on_end: Callable[[SCSIRequest], None] | None = None
     aborting: bool = False
+    watched: Any = None  # a watcher's own
     hba_data: Any = None  # the HBA's own
     finished_at: float = 0.0
 
@@ -196,6 +199,11 @@ class SCSIRequest:
             log.exception("internal error in %s, cdb=%s", self.command.name, cdb.hex())
             self.rejected = INTERNAL_TARGET_FAILURE
         self.state = PARSED
+
+    @property
+    def changes(self) -> bool:
+        """Whether it would change blocks: what a flush is not, although it is ordered as one."""
+        return self.command.kind in CHANGING and self.command.opclass != OpClass.FLUSH
 
     # --- the HBA's side -------------------------------------------------------------------------
 
@@ -270,7 +278,8 @@ class SCSIRequest:
         """Go on as a coroutine (rule 2)."""
         if self.early_transient:
             self.hba.keep_early(self)
-        self._coroutine = coroutine
+        watcher = self.attachment.nexus.bus.watcher
+        self._coroutine = coroutine if watcher is None else watcher.runs(self, coroutine)
         self._step(None)
 
     async def receive(self) -> Chunk:
@@ -445,6 +454,7 @@ class _EarlyData(Wait[None]):
     """The unsolicited data of a request, until all of it has arrived."""
 
     __slots__ = ("_req",)
+    what = "unsolicited data"
 
     def __init__(self, req: SCSIRequest) -> None:
         self._req = req
@@ -462,6 +472,7 @@ class _Solicited(Wait[None]):
     """Data-out asked of the initiator (R2T)."""
 
     __slots__ = ("_args", "_cancelled", "_resume")
+    what = "solicited data"
 
     def __init__(self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int) -> None:
         self._args = (req, offset, views, nbytes)
@@ -487,6 +498,7 @@ class _Drained(Wait[None]):
     """The data-in of a request, until it has left the host."""
 
     __slots__ = ("_cancelled", "_req")
+    what = "output taken"
 
     def __init__(self, req: SCSIRequest) -> None:
         self._req = req

@@ -28,7 +28,7 @@ from target.telemetry.exposition import exposition
 from target.telemetry.node import unready
 from target.telemetry.stats import node_stats
 
-FILE_CHARS_MAX: Final = 8 << 20
+FILE_CHARS_MAX: Final = 4 << 20
 SECRET_CHARS_MIN: Final = 4  # a shorter one is in every other word
 STACKS_MAX: Final = 200  # of coroutines
 FRAMES_MAX: Final = 20

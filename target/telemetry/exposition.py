@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +25,7 @@ import target
 from target.telemetry.families import counter, gauge
 
 SAMPLES_PER_PIECE: Final = 200  # about 2 ms
+SCRAPE_SECONDS_MAX: Final = 30.0
 CONTENT_TYPE: Final = {"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
 
 
@@ -81,10 +81,16 @@ def telemetry_routes(registry: CollectorRegistry, unready: Callable[[], str]) ->
     @routes.get("/metrics")
     async def metrics(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=CONTENT_TYPE)
-        with contextlib.suppress(ConnectionError):  # who asked has gone
-            await response.prepare(request)
-            async for piece in exposition(registry):
-                await response.write(piece)
+        try:
+            async with asyncio.timeout(SCRAPE_SECONDS_MAX):
+                await response.prepare(request)
+                async for piece in exposition(registry):
+                    await response.write(piece)
+        except ConnectionError:
+            pass  # who asked has gone
+        except TimeoutError:  # or does not read
+            if request.transport is not None:
+                request.transport.abort()
         return response
 
     @routes.get("/healthz")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import Metric
 
+from target.block.volume import Volume
 from target.telemetry.families import counter, gauge, of_one
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
@@ -43,11 +44,9 @@ def folder_families(folder: Path) -> Iterator[Metric]:
 def volume_families(volumes: Volumes) -> Iterator[Metric]:
     """What is served, in parts of ``VOLUMES_PER_PART``; and how far moves are."""
     served = list(volumes.by_lun.items())
-    for begin in range(0, max(1, len(served)), VOLUMES_PER_PART):
-        size = gauge("volume_bytes", "Sizes of volumes", ("lun", "volume"))
-        for lun, volume in served[begin : begin + VOLUMES_PER_PART]:
-            size.add_metric((str(lun), volume.name), volume.size)
-        yield size
+    for make in (_sizes, lambda part: _allocated(volumes, part)):
+        for begin in range(0, max(1, len(served)), VOLUMES_PER_PART):
+            yield make(served[begin : begin + VOLUMES_PER_PART])
     moving = gauge(
         "volume_migration_chunks", "Chunks of a volume that moves: all, moved", ("lun", "what")
     )
@@ -59,6 +58,24 @@ def volume_families(volumes: Volumes) -> Iterator[Metric]:
                 moving.add_metric((str(lun), "total"), info.chunks_total)
                 moving.add_metric((str(lun), "moved"), info.chunks_done)
     yield moving
+
+
+def _sizes(part: Sequence[tuple[int, Volume]]) -> Metric:
+    size = gauge("volume_bytes", "Sizes of volumes", ("lun", "volume"))
+    for lun, volume in part:
+        size.add_metric((str(lun), volume.name), volume.size)
+    return size
+
+
+def _allocated(volumes: Volumes, part: Sequence[tuple[int, Volume]]) -> Metric:
+    allocated = gauge(
+        "volume_allocated_bytes", "What volumes in files of this machine take", ("lun", "volume")
+    )
+    for lun, volume in part:
+        nbytes = volumes.allocated_bytes(volume.name)
+        if nbytes is not None:
+            allocated.add_metric((str(lun), volume.name), nbytes)
+    return allocated
 
 
 def worker_families(volumes: Volumes) -> Iterator[Metric]:

@@ -14,6 +14,7 @@ import pytest
 from tests.support.ceph_cluster import CephCluster
 from tests.support.lunmesh_server import LunmeshServer
 from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.scrape import scrape
 from tests.support.verified_writes import VerifiedWrites
 
 pytestmark = [pytest.mark.ceph, pytest.mark.timeout(240)]
@@ -71,6 +72,11 @@ def test_a_worker_that_is_stopped_in_the_middle_of_writes_and_woken(
             worker.signal(signal.SIGCONT)
             until_said(server, "worker serves", served + 1)  # as another process
             client.rounds(3)
+    found = scrape(server.admin)
+    for worker in workers:
+        assert found.get("worker_failovers_total", worker=worker.address) == 1
+        assert found.get("worker_served", worker=worker.address) == 1
+    assert found.get("evictions_total") >= 2
     assert client.busy == 0
     print(f"longest round: {client.longest:.1f} s")
 

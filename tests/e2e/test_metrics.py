@@ -79,6 +79,7 @@ def test_every_command_is_counted_as_what_it_was(tmp_path: Path) -> None:
     assert found.get("iscsi_logins_total") == 2
     assert found.get("buffer_bytes", what="total") == 256 << 20
     assert found.get("volume_bytes", lun="0", volume="disk0") == 16 << 20
+    assert 0 < found.get("volume_allocated_bytes", lun="0", volume="disk0") < 16 << 20
     assert "iqn.x" not in page_text(found)
 
 

@@ -69,6 +69,8 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         io-threads = 2
         log-level = "debug"
         log-format = "json"
+        trace = "http://127.0.0.1:4318/v1/traces"
+        trace-ratio = 0.5
         login-timeout = 5
         nop-interval = 0
         nop-timeout = 2.5
@@ -118,6 +120,8 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         io_threads=2,
         log_level="debug",
         log_format="json",
+        trace="http://127.0.0.1:4318/v1/traces",
+        trace_ratio=0.5,
         login_timeout_seconds=5,
         nop_interval_seconds=0,
         nop_timeout_seconds=2.5,

@@ -70,7 +70,11 @@ def test_defaults_are_the_same_in_help_reference_and_code() -> None:
     given = needed | {field_of(name): default for name, default in in_help.items()}
     for name in ("queue_depth", "io_threads"):
         given[name] = int(str(given[name]))
-    seconds = {name for name in given if name.endswith(("_timeout", "_interval", "_wait", "lease"))}
+    seconds = {
+        name
+        for name in given
+        if name.endswith(("_timeout", "_interval", "_wait", "lease", "_ratio"))
+    }
     for name in seconds:
         given[name] = float(str(given[name]))
     for name in ("chap_discovery", "strict"):

@@ -1,0 +1,67 @@
+"""``lunmesh acl``: its commands and flags.  What they do stands in ``acl.py``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from target.cli.flags import flag
+from target.cli.volume_app import AdminFlag, JsonFlag
+
+acl_app = typer.Typer(help="Who may use which volumes of a running node, or of all its cluster.")
+
+Initiator = Annotated[
+    str,
+    typer.Argument(
+        metavar="INITIATOR",
+        help="A name, or a pattern such as 'iqn.*:rack1-*'.",
+        show_default=False,
+    ),
+]
+UserFlag = Annotated[
+    str | None, flag("Options", "Only for logins as this CHAP user. [default: any]", "NAME")
+]
+
+
+@acl_app.command("list")
+def list_entries(admin: AdminFlag = None, as_json: JsonFlag = False) -> None:
+    """List the entries; without any, everybody who logs in may use everything."""
+    from target.cli import acl
+
+    acl.show_all(admin, as_json)
+
+
+@acl_app.command()
+def create(
+    initiator: Initiator,
+    volume: Annotated[
+        list[str] | None,
+        flag(
+            "Options",
+            "What it may use, read-only with :ro; may be repeated. [default: all volumes]",
+            "NAME[:ro]",
+        ),
+    ] = None,
+    user: UserFlag = None,
+    admin: AdminFlag = None,
+) -> None:
+    """Let INITIATOR in; an entry that there is for it is replaced."""
+    from target.cli import acl
+
+    acl.create(admin, initiator, user or "", volume or [])
+
+
+@acl_app.command()
+def delete(
+    initiator: Initiator,
+    user: UserFlag = None,
+    everybody: Annotated[
+        bool, flag("Options", "It is the last entry: from now on everybody may log in.")
+    ] = False,
+    admin: AdminFlag = None,
+) -> None:
+    """Remove the entry for INITIATOR."""
+    from target.cli import acl
+
+    acl.delete(admin, initiator, user or "", everybody)
