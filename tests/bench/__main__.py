@@ -6,33 +6,36 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from target.config.sizes import parse_size
-from tests.bench import machine
+from tests.bench import machine, tools
 from tests.bench.clients import ClientFailed, missing_clients
+from tests.bench.growth import Growth
 from tests.bench.measure import measure, spy_on
-from tests.bench.report import Verdict, as_json, print_report, print_shares, verdicts
+from tests.bench.report import Verdict, as_json, print_goals, print_report, print_shares, verdicts
 from tests.bench.rows import Row
 from tests.bench.servers import Candidate, refusal
 from tests.bench.spy import py_spy
 from tests.bench.suites import Suite, suites
 from tests.support.lunmesh_server import PROJECT_ROOT, ServerError
 
-ROUNDS_MIN = 3
+ROUNDS = 5
+GROWTH = "growth"  # what grows with sessions, volumes and size: no suite of rows
 REPORT_COLUMNS = 150
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    names = [suite.name for suite in suites()]
+    names = [*(suite.name for suite in suites()), GROWTH]
     parser.add_argument(
         "--suite", action="append", default=[], choices=names, help="only this; default: all"
     )
     parser.add_argument(
-        "--rounds", type=int, default=ROUNDS_MIN, help="of all rows, default %(default)s"
+        "--rounds", type=int, default=ROUNDS, help="of all rows, default %(default)s"
     )
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="of one timed run, about, default %(default)s"
@@ -91,11 +94,14 @@ class Bench:
                 except (ClientFailed, ServerError) as exc:
                     self._complain(f"{suite.name}: {exc}")
                     return 1
+        if not chosen.spy and (not chosen.suite or GROWTH in chosen.suite):
+            self._grow()
         if len(self._document) == 1:
             self._complain("nothing to measure")
             return 1
         path = chosen.folder / "results.json"
         path.write_text(json.dumps(self._document, indent=1, ensure_ascii=False) + "\n")
+        print_goals(self._console, self._judged)
         failed = [verdict for verdict in self._judged if verdict.passed is False]
         met = sum(verdict.passed is True for verdict in self._judged)
         self._console.print(
@@ -105,6 +111,19 @@ class Bench:
             soft_wrap=True,
         )
         return 1 if chosen.check and failed else 0
+
+    def _grow(self) -> None:
+        chosen = self._chosen
+        if why := tools.missing():
+            self._complain(f"missing: {why}")
+            return
+        with (
+            tempfile.TemporaryDirectory(prefix="disks-", dir=chosen.folder) as scratch,
+            self._progress.status("") as status,
+        ):
+            found = Growth(Path(scratch), chosen.rounds, chosen.seconds, status.update).run()
+        self._judged += found
+        self._document[GROWTH] = {"verdicts": [asdict(verdict) for verdict in found]}
 
     def _measure(self, suite: Suite) -> None:
         chosen = self._chosen

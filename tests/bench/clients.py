@@ -1,4 +1,4 @@
-"""The load generators: programs that others wrote, which know nothing of us.
+"""The load generators: two that others wrote, and one in C for what those cannot do (c/load.c).
 
 `iscsi-perf` (libiscsi) only reads and runs for a time. `qemu-img bench` reads and writes and runs
 for a number of requests, so a first short run tells how many the time takes. Debian's fio is built
@@ -12,6 +12,9 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tests.bench import tools
 
 # A run that takes this much longer than it should is stuck.
 _GRACE_S = 120
@@ -20,6 +23,8 @@ _PROBE_BYTES = 16 << 20
 _PROBE_REQUESTS_MIN = 200
 _FILL_BLOCK_BYTES = 1 << 20
 _FILL_DEPTH = 8
+_WRITES = {"read": 0, "mix": 30, "write": 100}  # percent
+ECHO = "echo"  # what load.c calls the server of echo.c
 _LUN_BLOCK_BYTES = 512  # of all disks here; iscsi-perf counts in the disk's blocks
 
 
@@ -29,10 +34,13 @@ class ClientFailed(Exception):
 
 @dataclass(frozen=True)
 class Workload:
-    op: str  # "read" or "write"
+    op: str  # "read", "write" or "mix", which is 70 % of reads
     block_bytes: int
-    depth: int
+    depth: int  # of each session
     random: bool = False
+    sessions: int = 1
+    digests: bool = False
+    rate: float = 0  # I/Os a second; 0: as many as can be
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Run:
 
     ios: float
     seconds: float
+    p99_us: float = 0  # where the client says it
 
 
 # Given the URL, the size of the disk, the workload and about how long it should take; what is
@@ -98,6 +107,24 @@ def _qemu_img_bench(
     return Run(requests, float(completed[1]))
 
 
+def c_load(url: str, disk_bytes: int, workload: Workload, seconds: float) -> Callable[[], Run]:
+    parts = urlsplit(url)
+    _, *path = parts.path.split("/")
+    iqn, lun = path if parts.scheme == "iscsi" else (ECHO, "0")
+    command = (
+        *(str(tools.built("load")), str(parts.hostname), str(parts.port), iqn, lun),
+        *(str(workload.sessions), str(workload.depth), str(workload.block_bytes)),
+        *(str(disk_bytes), str(_WRITES[workload.op]), str(int(workload.random))),
+        *(str(int(workload.digests)), str(workload.rate), str(seconds)),
+    )
+
+    def run() -> Run:
+        ios, took, _, p99, _ = _run(*command, seconds=seconds).split()
+        return Run(int(ios), float(took), float(p99))
+
+    return run
+
+
 def write_once(url: str, disk_bytes: int) -> None:
     """Write the whole disk, one block after the other."""
     load = Workload("write", _FILL_BLOCK_BYTES, _FILL_DEPTH)
@@ -130,14 +157,17 @@ def _run(*command: str, seconds: float) -> str:
     return done.stdout
 
 
-CLIENTS: dict[str, Client] = {"iscsi-perf": iscsi_perf, "qemu-img": qemu_img}
+CLIENTS: dict[str, Client] = {"iscsi-perf": iscsi_perf, "qemu-img": qemu_img, "load": c_load}
 _PACKAGES = {"iscsi-perf": "libiscsi-bin", "qemu-img": "qemu-utils qemu-block-extra"}
 
 
 def missing_clients() -> dict[str, str]:
     """Why which clients cannot be used."""
-    return {
-        name: f"{name} is not installed: apt-get install {_PACKAGES[name]}"
-        for name in CLIENTS
+    missing = {
+        name: f"{name} is not installed: apt-get install {package}"
+        for name, package in _PACKAGES.items()
         if shutil.which(name) is None
     }
+    if why := tools.missing():
+        missing["load"] = why
+    return missing

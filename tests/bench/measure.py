@@ -16,14 +16,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from tests.bench.clients import CLIENTS, Run
 from tests.bench.procstat import cpu_seconds, memory_bytes
 from tests.bench.rows import Row
-from tests.bench.servers import Candidate, Disks, Endpoint
+from tests.bench.servers import TGTD, Candidate, Disks, Endpoint
 from tests.bench.spy import spying
 
 
@@ -34,6 +34,7 @@ class Sample:
     ios: float
     seconds: float
     cpu_seconds: float
+    p99_us: float = 0
 
     @property
     def rate(self) -> float:
@@ -71,6 +72,13 @@ def warm(path: Path, block_bytes: int) -> None:
             pass
 
 
+def evict(path: Path) -> None:
+    """Nothing dirty, nothing cached."""
+    with path.open("rb", buffering=0) as image:
+        os.fsync(image.fileno())
+        os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def measure(
     servers: Sequence[Candidate],
     rows: Sequence[Row],
@@ -100,9 +108,18 @@ def measure(
                 for name in order:
                     say(f"round {number + 1} of {rounds}: {row.name}: {name}")
                     block, endpoint = row.workload.block_bytes, endpoints[name]
-                    run = CLIENTS[row.client](endpoint.urls[block], size, row.workload, seconds)
+                    load = row.workload
+                    if row.half_of:
+                        theirs = samples[row.half_of].get(TGTD)
+                        if not theirs:
+                            continue
+                        load = replace(load, rate=theirs[-1].rate / 2)
+                    run = CLIENTS[row.client](endpoint.urls[block], size, load, seconds)
                     for file in endpoint.files[block]:
-                        warm(file, block)
+                        if row.cached:
+                            warm(file, block)
+                        else:
+                            evict(file)
                     samples[row.name][name].append(_timed(run, endpoint))
         memory = {
             name: Memory(
@@ -118,7 +135,8 @@ def measure(
 def _timed(run: Callable[[], Run], endpoint: Endpoint) -> Sample:
     before = cpu_seconds(endpoint.pids)
     done = run()
-    return Sample(done.ios, done.seconds, cpu_seconds(endpoint.pids) - before)
+    spent = cpu_seconds(endpoint.pids) - before
+    return Sample(done.ios, done.seconds, spent, done.p99_us)
 
 
 def spy_on(

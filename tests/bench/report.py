@@ -32,7 +32,7 @@ class Verdict:
     row: str
     ours: str
     theirs: str
-    metric: str  # "rate" or "cpu": ratios; "added": µs an I/O
+    metric: str  # "rate", "cpu" or "p99": ratios; "added": µs an I/O
     value: float
     lowest: float  # of the rounds' own values
     highest: float
@@ -52,6 +52,10 @@ def _microseconds(sample: Sample) -> float:
     return 1e6 / sample.rate
 
 
+def _p99(sample: Sample) -> float:
+    return sample.p99_us
+
+
 def verdicts(
     rows: Sequence[Row], results: Results, comparisons: Sequence[Comparison]
 ) -> list[Verdict]:
@@ -63,11 +67,15 @@ def verdicts(
             if comparison.ours not in samples or comparison.theirs not in samples:
                 continue
             ours, theirs = samples[comparison.ours], samples[comparison.theirs]
+            if not ours or not theirs:
+                continue  # a row that depends on a peer that is missing
             goals = comparison.goals(row)
             metrics: list[_Metric] = [
                 ("rate", _rate, _ratio, goals.rate_at_least, None),
                 ("cpu", _cpu, _ratio, None, goals.cpu_at_most),
             ]
+            if goals.p99_at_most is not None:
+                metrics.append(("p99", _p99, _ratio, None, goals.p99_at_most))
             if goals.added_us_at_most is not None:
                 metrics.append(("added", _microseconds, _added, None, goals.added_us_at_most))
             for metric, value, compare, least, most in metrics:
@@ -120,6 +128,8 @@ def print_report(
         volume.add_column(f"{server}\ns/GiB", justify="right")
     for row in rows:
         by_server = [results.samples[row.name][server] for server in servers]
+        if not all(by_server):
+            continue
         rates.add_row(
             row.name,
             *(_rate_cell(row, samples) for samples in by_server),
@@ -242,6 +252,22 @@ def as_json(rows: Sequence[Row], results: Results, judged: Sequence[Verdict]) ->
         "verdicts": [asdict(verdict) for verdict in judged],
         "memory": {server: asdict(memory) for server, memory in results.memory.items()},
     }
+
+
+def print_goals(console: Console, judged: Sequence[Verdict]) -> None:
+    """Every goal of all suites, and what came of it."""
+    table = Table(title="Goals", title_justify="left")
+    for heading in ("row", "of", "to", "", "ratio", "by round", "goal", ""):
+        table.add_column(heading, justify="right" if heading in ("ratio", "by round") else "left")
+    for it in judged:
+        if it.goal:
+            digits = 0 if it.metric == "added" else 2
+            table.add_row(
+                *(it.row, it.ours, it.theirs, it.metric, f"{it.value:.{digits}f}"),
+                f"{it.lowest:.{digits}f}–{it.highest:.{digits}f}",
+                *(it.goal, _VERDICTS[it.passed]),
+            )
+    console.print(table)
 
 
 def print_shares(console: Console, server: str, row: str, by_process: list[Counter[str]]) -> None:

@@ -13,16 +13,18 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import target
+from tests.bench import tools
 from tests.support.lunmesh_server import LunmeshServer, ServerError
 from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
 from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
 
 EMBEDDED = "lunmesh"
 TGTD = "tgtd"
+ECHO = "C echo"
 WORKER_UNIX = "1 worker, unix"
 WORKER_TCP = "1 worker, tcp"
 TWO_WORKERS = "2 workers"
@@ -129,6 +131,30 @@ def _serve_tgtd(disks: Disks) -> Iterator[Endpoint]:
         yield Endpoint(urls, (server.pid,), {block: (image,) for block, image in images.items()})
 
 
+@contextmanager
+def _serve_tgtd_digests(disks: Disks) -> Iterator[Endpoint]:
+    images = _images(disks)
+    with TgtdServer(list(images.values()), digests=True) as server:
+        urls = {block: server.url(lun) for lun, block in enumerate(images, FIRST_LUN)}
+        yield Endpoint(urls, (server.pid,), {block: (image,) for block, image in images.items()})
+
+
+@contextmanager
+def _serve_echo(disks: Disks) -> Iterator[Endpoint]:
+    (block,) = disks.blocks
+    image = _images(disks)[block]
+    with subprocess.Popen(
+        [tools.built("echo"), image, str(block)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        yield Endpoint({block: f"echo://127.0.0.1:{port}"}, (process.pid,), {block: (image,)})
+        process.kill()
+
+
 def refusal(candidate: Candidate, scratch: Path) -> str:
     """Why this server cannot be started here; nothing, if it can."""
     trial = Path(tempfile.mkdtemp(dir=scratch))
@@ -153,6 +179,16 @@ def tgtd() -> Candidate:
     """The peer, on local files."""
     missing = "" if find_tgtd() else "tgtd is not installed: apt-get install tgt"
     return Candidate(TGTD, tgtd_version() or "", _serve_tgtd, missing)
+
+
+def tgtd_with_digests() -> Candidate:
+    """The peer, set up to agree to digests."""
+    return replace(tgtd(), serve=_serve_tgtd_digests)
+
+
+def echo() -> Candidate:
+    """What a read costs at least, in C (c/echo.c)."""
+    return Candidate(ECHO, "", _serve_echo, tools.missing())
 
 
 def product_version() -> str:
