@@ -14,7 +14,6 @@ from tests.bench.suites import Suite, suites
 from tests.support.lunmesh_server import PROJECT_ROOT
 from tests.support.tools import require_tool
 
-
 # What each is compared with.
 PEERS = {
     "local": TGTD,
