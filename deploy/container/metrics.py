@@ -58,7 +58,9 @@ class Server(http.server.ThreadingHTTPServer):
         self._free = threading.BoundedSemaphore(REQUESTS_MAX)
         super().__init__(address, Handler)
 
-    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], peer: object) -> None:
+    def process_request(
+        self, request: socket.socket | tuple[bytes, socket.socket], peer: object
+    ) -> None:
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
