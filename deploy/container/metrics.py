@@ -1,10 +1,10 @@
-"""Shows ``/metrics``, ``/healthz`` and ``/readyz`` of a node to a network, and nothing else of its admin API.
+"""Shows ``/metrics``, ``/healthz`` and ``/readyz`` of a node to a network, and nothing else.
 
     metrics.py [HOST:]PORT [ADMIN_PORT]
 
-The admin API stays on loopback, since whoever reaches it may do everything.  This runs beside the node,
-in its network namespace: for a Prometheus and for probes that are elsewhere.  At most ``REQUESTS_MAX``
-requests are served at a time; one more is closed unanswered.
+The admin API stays on loopback, since whoever reaches it may do everything.  This runs beside the
+node, in its network namespace: for a Prometheus and for probes that are elsewhere.  At most
+``REQUESTS_MAX`` requests are served at a time; one more is closed unanswered.
 """
 
 import contextlib
