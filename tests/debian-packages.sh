@@ -16,6 +16,7 @@ packages=(
     tgt tgt-rbd             # the peers of `make bench`
     ceph-mon ceph-osd ceph-common librados2  # the cluster behind the rados store
     redis-server            # the tracker of several nodes
+    podman buildah podman-compose runc netavark aardvark-dns iptables debootstrap  # the containers
     iproute2                # loopback for the commands of the documentation
 )
 

@@ -1,17 +1,16 @@
-"""Shows ``/metrics``, ``/healthz`` and ``/readyz`` of a node to a network, and nothing else of its admin API.
+"""Shows ``/metrics``, ``/healthz`` and ``/readyz`` of a node to a network, and no more of its API.
 
     metrics.py [HOST:]PORT [ADMIN_PORT]
 
-The admin API stays on loopback, since whoever reaches it may do everything.  This runs beside the node,
-in its network namespace: for a Prometheus and for probes that are elsewhere.  At most ``REQUESTS_MAX``
-requests are served at a time; one more is closed unanswered.
+The admin API stays on loopback, since whoever reaches it may do everything.  This runs beside the
+node, in its network namespace: for a Prometheus and for probes that are elsewhere.  At most
+``REQUESTS_MAX`` requests are served at a time; one more is closed unanswered.
 """
 
 import contextlib
 import http.client
 import http.server
 import signal
-import socket
 import sys
 import threading
 
@@ -58,7 +57,7 @@ class Server(http.server.ThreadingHTTPServer):
         self._free = threading.BoundedSemaphore(REQUESTS_MAX)
         super().__init__(address, Handler)
 
-    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], peer: object) -> None:
+    def process_request(self, request, peer) -> None:  # type: ignore[no-untyped-def]
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
