@@ -3,8 +3,8 @@
     python tools/render_chart.py > deploy/kubernetes/lunmesh.yaml
 
 It knows what the templates of the chart use and nothing else: ``{{ .Values.NAME }}``,
-``$.Values.NAME``, ``{{- range .Values.NAME }}`` … ``{{- end }}`` over a list, and ``{{ .NAME }}`` of
-its items.  Raises ValueError for anything else: what needs Helm is not rendered wrongly.
+``$.Values.NAME``, ``{{- range .Values.NAME }}`` to ``{{- end }}`` over a list, and ``{{ .NAME }}``
+of its items.  Raises ValueError for anything else: what needs Helm is not rendered wrongly.
 """
 
 from __future__ import annotations
