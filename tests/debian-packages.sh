@@ -17,6 +17,7 @@ packages=(
     gcc libc6-dev           # its client and its echo in C
     ceph-mon ceph-osd ceph-common librados2  # the cluster behind the rados store
     redis-server            # the tracker of several nodes
+    podman buildah podman-compose runc netavark aardvark-dns iptables debootstrap  # the containers
     iproute2                # loopback for the commands of the documentation
 )
 

@@ -1,4 +1,4 @@
-"""Shows ``/metrics``, ``/healthz`` and ``/readyz`` of a node to a network, and nothing else.
+"""Shows ``/metrics``, ``/healthz`` and ``/readyz`` of a node to a network, and no more of its API.
 
     metrics.py [HOST:]PORT [ADMIN_PORT]
 
@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import http.server
 import signal
-import socket
 import sys
 import threading
 
@@ -58,9 +57,7 @@ class Server(http.server.ThreadingHTTPServer):
         self._free = threading.BoundedSemaphore(REQUESTS_MAX)
         super().__init__(address, Handler)
 
-    def process_request(
-        self, request: socket.socket | tuple[bytes, socket.socket], peer: object
-    ) -> None:
+    def process_request(self, request, peer) -> None:  # type: ignore[no-untyped-def]
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
