@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import urllib.parse
 from typing import Any, Final, TypeVar
 
@@ -33,8 +34,16 @@ class Refused(Exception):
 class AdminClient:
     """Asks the node whose admin API is at ``address``."""
 
-    def __init__(self, address: Portal) -> None:
+    def __init__(
+        self,
+        address: Portal,
+        *,
+        token: str | None = None,
+        context: ssl.SSLContext | None = None,  # None: in the clear
+    ) -> None:
         self._address = address
+        self._token = token
+        self._context = context
 
     def get(self, path: str, kind: type[T]) -> T:
         """What there is at ``path``."""
@@ -48,12 +57,20 @@ class AdminClient:
         """DELETE ``path``."""
         self._ask("DELETE", path)
 
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._address.host, self._address.port
+        if self._context is None:
+            return http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS_MAX)
+        return http.client.HTTPSConnection(
+            host, port, timeout=CONNECT_SECONDS_MAX, context=self._context
+        )
+
     def _ask(self, method: str, path: str, body: Any = None) -> bytes:
         address = self._address
-        connection = http.client.HTTPConnection(
-            address.host, address.port, timeout=CONNECT_SECONDS_MAX
-        )
+        connection = self._connection()
         headers = {} if body is None else {"Content-Type": "application/json"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else msgspec.json.encode(body)
         try:
             connection.connect()

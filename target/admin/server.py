@@ -2,8 +2,7 @@
 
 Rules:
 
-1. Only this machine reaches it, and no web page that somebody looks at here: ``Host`` must name a
-   loopback address, and what changes something must be JSON, which no page may send unasked.
+1. Who may call stands in ``guard.py``.
 2. Requests are bounded in size and time; a mistake is answered with one line (``Problem``).  What
    takes longer goes on when the time is over, since half a change helps nobody.
 """
@@ -11,22 +10,21 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
+from target.admin.guard import JSON, Guard, server_context
 from target.admin.schema import Problem
-from target.config.model import Portal
+from target.config.model import AdminTls, Portal
 from target.datadir import DataDirError
 from target.logs import Log
 from target.volume_errors import VolumeError, VolumeFault
 
 BODY_BYTES_MAX: Final = 64 << 10
 REQUEST_SECONDS_MAX: Final = 60.0
-JSON: Final = "application/json"
 STATUS_OF_FAULT: Final = {
     VolumeFault.MISSING: 404,
     VolumeFault.CONFLICT: 409,
@@ -47,32 +45,32 @@ def problem(status: int, text: str) -> web.Response:
     return answer(Problem(error=" ".join(text.split())), status)
 
 
-def is_local_host(host: str) -> bool:
-    """Whether a ``Host`` header names this machine and nothing else (rule 1)."""
-    name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
-    name = name.strip("[]")
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
 class AdminServer:
     """Serves ``routes`` at ``address``."""
 
-    def __init__(self, routes: Sequence[web.AbstractRouteDef], address: Portal, log: Log) -> None:
+    def __init__(
+        self,
+        routes: Sequence[web.AbstractRouteDef],
+        address: Portal,
+        log: Log,
+        *,
+        token: str | None = None,
+        tls: AdminTls | None = None,
+    ) -> None:
         self._address = address
         self._log = log
+        self._tls = tls
+        self._caller = Guard(token, tls, log)
         app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
         app.add_routes(routes)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def start(self) -> Portal:
         """Listen; returns where.  Raises OSError."""
+        context = None if self._tls is None else server_context(self._tls)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._address.host, self._address.port)
+        address = self._address
+        site = web.TCPSite(self._runner, address.host, address.port, ssl_context=context)
         try:
             await site.start()
         except OSError as exc:
@@ -86,11 +84,14 @@ class AdminServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not is_local_host(request.host):
-            return problem(403, f"host {request.host!r} is not this machine")
-        if request.method not in ("GET", "HEAD") and request.can_read_body:
-            if request.content_type != JSON:
-                return problem(415, f"send {JSON}, not {request.content_type}")
+        refusal = self._caller.refusal(request)
+        response = await self._serve(request, handler) if refusal is None else problem(*refusal)
+        if response.status == web.HTTPUnauthorized.status_code:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        await self._caller.audit(request, response.status)
+        return response
+
+    async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         work = asyncio.ensure_future(handler(request))
         try:
             async with asyncio.timeout(REQUEST_SECONDS_MAX):

@@ -133,6 +133,19 @@ def serve(
             "HOST:PORT|off",
         ),
     ] = None,
+    admin_token_file: Annotated[
+        str | None, flag("Admin", "Its callers must have the token in this file.", "FILE")
+    ] = None,
+    admin_cert: Annotated[
+        str | None, flag("Admin", "Serve it by TLS: the certificate. PEM.", "FILE")
+    ] = None,
+    admin_key: Annotated[
+        str | None, flag("Admin", "The certificate's private key. PEM.", "FILE")
+    ] = None,
+    admin_client_ca: Annotated[
+        str | None,
+        flag("Admin", "Its callers must have a certificate that this CA has signed. PEM.", "FILE"),
+    ] = None,
     buffer_memory: Annotated[
         str | None, flag("Tuning", "Memory for data on its way. [default: 256M]", "SIZE")
     ] = None,
@@ -227,6 +240,10 @@ def serve(
         lease=number("lease", lease, float),
         cluster_wait=number("cluster-wait", cluster_wait, float),
         admin=given(admin),
+        admin_token_file=given(admin_token_file),
+        admin_cert=given(admin_cert),
+        admin_key=given(admin_key),
+        admin_client_ca=given(admin_client_ca),
         buffer_memory=given(buffer_memory),
         chap=given(chap),
         chap_file=given(chap_file),

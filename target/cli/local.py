@@ -106,6 +106,8 @@ def _config_of(data_dir: Path, name: str, readonly: bool) -> ServeConfig:
         data_dir=data_dir,
         portals=(),
         admin=None,
+        admin_token=None,
+        admin_tls=None,
         volumes=(volume,),
         buffer_memory_bytes=BUFFER_BYTES,
         io_threads=1,

@@ -80,6 +80,7 @@ async def _start_admin(
     if config.admin is None:
         return None
     from target.admin.access import access_routes
+    from target.admin.openapi import description_routes
     from target.admin.server import AdminServer  # an HTTP server: not without need
     from target.admin.sight import sight_routes
     from target.admin.stats import stats_routes
@@ -95,6 +96,7 @@ async def _start_admin(
         *stats_routes(node, registry),
         *telemetry_routes(registry, partial(unready, node.parts)),
     ]
-    server = AdminServer(routes, config.admin, log)
+    routes = [*routes, *description_routes(routes)]
+    server = AdminServer(routes, config.admin, log, token=config.admin_token, tls=config.admin_tls)
     stack.push_async_callback(server.stop)
     return await server.start()

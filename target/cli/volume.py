@@ -13,6 +13,7 @@ from rich.table import Table
 
 from target.admin.client import AdminClient, NodeAway, Refused, volume_path
 from target.admin.schema import VolumeCreate, VolumeList, VolumeResize
+from target.cli.caller import caller
 from target.cli.errors import CliError
 from target.config import format_size
 from target.config.model import ADMIN_PORT_DEFAULT
@@ -113,7 +114,7 @@ def asked_node(admin: str | None) -> Iterator[AdminClient]:
     except ValueError as exc:
         raise CliError(f"--admin: {exc}".replace("bad portal", "bad address"), 2) from exc
     try:
-        yield AdminClient(address)
+        yield caller(address)
     except NodeAway as exc:
         raise CliError(str(exc)) from exc
     except Refused as exc:

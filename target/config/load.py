@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from target.block.pool import POOL_BYTES_MIN
+from target.config.admin import admin_address, admin_notes, admin_tls, admin_token
 from target.config.chap import chap_users, mutual_chap
 from target.config.cluster import ENV_REDIS, check_volumes, cluster
 from target.config.merge import Merged, Source, file_source, flag_source
 from target.config.model import (
-    ADMIN_PORT_DEFAULT,
     IQN_DEFAULT,
     PORT_DEFAULT,
     ChapUser,
@@ -94,7 +94,9 @@ def _build(merged: Merged) -> ServeConfig:
         worker_wait_seconds=merged.one("worker-wait", seconds(0), 10.0),
         worker_away=merged.one("worker-away", choice(WorkerAway), "busy"),
         cluster=cluster(merged),
-        admin=_admin(merged),
+        admin=admin_address(merged),
+        admin_token=admin_token(merged),
+        admin_tls=admin_tls(merged),
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
         chap=chap,
         mutual_chap=mutual,
@@ -179,22 +181,6 @@ def _store(merged: Merged) -> RadosPlace | None:
     return store
 
 
-def _admin(merged: Merged) -> Portal | None:
-    def parse(text: str) -> Portal | None:
-        if text == "off":
-            return None
-        address = parse_portal(text, ADMIN_PORT_DEFAULT)
-        if not is_loopback(address):
-            raise ValueError(
-                f"{text!r} is reached from other machines, and whoever reaches it may do "
-                "everything: write a loopback address, or off"
-            )
-        return address
-
-    default: Portal | None = Portal("127.0.0.1", ADMIN_PORT_DEFAULT)
-    return merged.one("admin", parse, default)
-
-
 def _buffer_memory(given: str | int) -> int:
     nbytes = parse_size(given)
     if nbytes < POOL_BYTES_MIN:
@@ -216,4 +202,4 @@ def _notes(
             for portal in portals
             if not is_loopback(portal)
         ]
-    return (*notes, *worker_notes(merged))
+    return (*notes, *worker_notes(merged), *admin_notes(merged))

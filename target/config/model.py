@@ -74,6 +74,14 @@ class RadosPlace(msgspec.Struct, frozen=True, kw_only=True):
     user: str  # cephx: client.NAME; empty: the one that Ceph takes by itself, client.admin
 
 
+class AdminTls(msgspec.Struct, frozen=True, kw_only=True):
+    """PEM files of the admin API."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None  # who signs the certificates of callers; None: they need none
+
+
 class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that ``lunmesh serve`` may be told."""
 
@@ -91,6 +99,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     worker_away: WorkerAway  # what a command is told when that time is over
     cluster: ClusterConfig | None  # None: alone
     admin: Portal | None  # where the admin API listens; None: nowhere
+    admin_token: str | None  # what every caller must have; None: no token
+    admin_tls: AdminTls | None  # None: in the clear
     buffer_memory_bytes: int
     chap: tuple[ChapUser, ...]  # who may log in; empty: everybody
     mutual_chap: ChapUser | None  # who we are to an initiator that asks

@@ -46,6 +46,10 @@ class Options(
     lease: float | UnsetType = UNSET
     cluster_wait: float | UnsetType = UNSET
     admin: str | UnsetType = UNSET
+    admin_token_file: str | UnsetType = UNSET
+    admin_cert: str | UnsetType = UNSET
+    admin_key: str | UnsetType = UNSET
+    admin_client_ca: str | UnsetType = UNSET
     buffer_memory: Size | UnsetType = UNSET
     chap: str | list[str] | UnsetType = UNSET
     chap_file: str | UnsetType = UNSET

@@ -24,6 +24,7 @@ def shown(config: ServeConfig) -> dict[str, Any]:
     found["workers"] = [str(worker) for worker in config.workers]
     found["worker_tls"] = config.worker_tls is not None
     found["admin"] = str(config.admin) if config.admin is not None else "off"
+    found["admin_tls"] = config.admin_tls is not None
     found["chap"] = [user.user for user in config.chap]
     mutual: ChapUser | None = config.mutual_chap
     found["mutual_chap"] = mutual.user if mutual else None
@@ -39,6 +40,8 @@ def secrets_of(config: ServeConfig) -> list[str]:
     secrets = [user.secret.decode(errors="replace") for user in config.chap]
     if config.mutual_chap is not None:
         secrets.append(config.mutual_chap.secret.decode(errors="replace"))
+    if config.admin_token is not None:
+        secrets.append(config.admin_token)
     if config.cluster is not None and (password := _password(config.cluster.url)):
         secrets += [password, unquote(password), quote(unquote(password), safe="")]
     return list(dict.fromkeys(secrets))

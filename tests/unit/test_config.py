@@ -110,6 +110,8 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         worker_away="not-ready",
         cluster=None,
         admin=Portal("127.0.0.1", 3281),
+        admin_token=None,
+        admin_tls=None,
         buffer_memory_bytes=64 << 20,
         chap=config.chap,
         mutual_chap=config.mutual_chap,

@@ -1,0 +1,133 @@
+"""Who may call the admin API, and what is written down of what they change.
+
+Rules:
+
+1. Callers have the token, or a certificate that TLS has asked for, or both, if both are configured.
+2. Without either the API is on loopback only, and no web page that somebody looks at here may use
+   it: ``Host`` must name a loopback address (a name of somebody's own DNS could point here).
+3. No page can send a token that it does not know, nor have a certificate for a name of its own that
+   the browser would take; then ``Host`` may be anything.
+4. What changes something must be JSON, which no page may send to another's address unasked.
+5. The dashboard's own files and /healthz, /readyz tell nothing: they need no token.
+6. Each change, and each refused call, is one line of the log: who, what, and how it ended.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import ssl
+from typing import Final
+
+from aiohttp import web
+
+from target.config.model import AdminTls
+from target.logs import Log
+
+JSON: Final = "application/json"
+SAID_CHARS_MAX: Final = 500  # of a request, in the log
+READING: Final = ("GET", "HEAD")
+
+OPEN_PATHS: Final = ("/", "/healthz", "/readyz")  # rule 5
+OPEN_FOLDER: Final = "/dashboard/"
+
+
+class Guard:
+    """``token`` and ``tls`` as configured; None: not asked for."""
+
+    def __init__(self, token: str | None, tls: AdminTls | None, log: Log) -> None:
+        self._token = None if token is None else token.encode()
+        self._tls = tls
+        self._log = log
+
+    def refusal(self, request: web.Request) -> tuple[int, str] | None:
+        """Status and reason, if ``request`` is not to be served."""
+        certified = self._tls is not None and self._tls.client_ca is not None
+        if self._token is None and not certified and not is_local_host(request.host):  # rules 2, 3
+            return 403, f"host {request.host!r} is not this machine"
+        if self._token is not None and not _is_open(request.path) and not self._has_token(request):
+            return 401, "the token is missing or wrong: see --admin-token-file"
+        if request.method not in READING and request.can_read_body:
+            if request.content_type != JSON:  # rule 4
+                return 415, f"send {JSON}, not {request.content_type}"
+        return None
+
+    def _has_token(self, request: web.Request) -> bool:
+        kind, _, given = request.headers.get("Authorization", "").partition(" ")
+        assert self._token is not None, "asked for"
+        right = hmac.compare_digest(given.strip().encode(errors="replace"), self._token)
+        return kind.lower() == "bearer" and right
+
+    async def audit(self, request: web.Request, status: int) -> None:
+        """Rule 6."""
+        refused = status in (401, 403)
+        if request.method in READING and not refused:
+            return
+        said = "" if refused or not request.body_exists else await _said(request)
+        tell = self._log.warning if status >= web.HTTPBadRequest.status_code else self._log.info
+        tell(
+            "admin call",
+            who=_who(request),
+            method=request.method,
+            path=request.path_qs[:SAID_CHARS_MAX],
+            body=said,
+            status=status,
+        )
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+
+
+async def _said(request: web.Request) -> str:
+    """The body, which nothing secret is part of."""
+    try:
+        body = await request.read()
+    except (web.HTTPException, ConnectionError):
+        return ""
+    return " ".join(body[:SAID_CHARS_MAX].decode(errors="replace").split())
+
+
+def _who(request: web.Request) -> str:
+    """The address, and the name in the certificate if there is one."""
+    transport = request.transport
+    certificate = transport.get_extra_info("peercert") if transport is not None else None
+    names = [
+        value
+        for part in (certificate or {}).get("subject", ())
+        for key, value in part
+        if key == "commonName"
+    ]
+    return " ".join([request.remote or "?", *names])
+
+
+def is_local_host(host: str) -> bool:
+    """Whether a ``Host`` header names this machine and nothing else (rule 2)."""
+    name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
+    name = name.strip("[]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def server_context(tls: AdminTls) -> ssl.SSLContext:
+    """Raises OSError (ssl.SSLError is one) that names the file."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+    except OSError as exc:
+        raise _named(exc, f"admin certificate {tls.certificate} or key {tls.key}") from None
+    if tls.client_ca is not None:
+        try:
+            context.load_verify_locations(tls.client_ca)
+        except OSError as exc:
+            raise _named(exc, f"admin client CA {tls.client_ca}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _named(exc: OSError, place: str) -> OSError:
+    return OSError(exc.errno, exc.strerror or str(exc), place)
