@@ -28,7 +28,7 @@ run: install ## Serve a disk: make run ARGS='--volume disk0=10G'
 	@exec $(BIN)/lunmesh serve $(ARGS)
 
 test: install debian-packages lint ## Install, lint and run every test
-	@exec $(BIN)/python -m pytest --session-timeout=$(TEST_SECONDS) $(ARGS)
+	@exec $(BIN)/python -m pytest --session-timeout=$(TEST_SECONDS) --durations=30 $(ARGS)
 
 lint: install ## Style, types and the import contract
 	$(BIN)/ruff check

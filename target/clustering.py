@@ -45,6 +45,7 @@ class Clustering:
         *,
         on_fenced: Callable[[], None],
         on_stalled: Callable[[], None],
+        on_cut_off: Callable[[bool], None],
         on_peers: Callable[[dict[str, int]], None],
     ) -> None:
         self._config = config
@@ -64,6 +65,7 @@ class Clustering:
             log=log,
             on_fenced=on_fenced,
             on_stalled=on_stalled,
+            on_cut_off=on_cut_off,
             on_peers=on_peers,
             on_members=self.nodes.update,
         )

@@ -173,7 +173,8 @@ class Node:
             self._data,
             self._log,
             on_fenced=self.fenced.set,
-            on_stalled=self._drop_sessions,
+            on_stalled=lambda: self._drop_sessions("this node was stopped for too long"),
+            on_cut_off=self._cut_off,
             on_peers=self._keep_peers,
         )
 
@@ -242,10 +243,17 @@ class Node:
             self._clustering,
         )
 
-    def _drop_sessions(self) -> None:
+    def _drop_sessions(self, reason: str) -> None:
         """What initiators have sent may be theirs no more: they begin new sessions."""
         for portal in self._portals:
-            portal.drop_all("this node was stopped for too long")
+            portal.drop_all(reason)
+
+    def _cut_off(self, cut_off: bool) -> None:
+        """A path that only says BUSY is one that no initiator gives up by itself."""
+        if self._target is not None:
+            self._target.cut_off = cut_off
+        if cut_off:
+            self._drop_sessions("this node is cut off from the others")
 
     def _sessions(self) -> int:
         """Initiators that are logged in, discovery aside."""

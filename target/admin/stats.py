@@ -20,7 +20,7 @@ def stats_routes(node: Node, registry: CollectorRegistry) -> web.RouteTableDef:
 
     @routes.get("/v1/stats")
     async def stats(request: web.Request) -> web.Response:
-        return answer(node_stats(node.parts, node.name, time.monotonic()))
+        return answer(await node_stats(node.parts, node.name, time.monotonic))
 
     @routes.get("/v1/report")
     async def report(request: web.Request) -> web.Response:

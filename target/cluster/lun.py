@@ -120,7 +120,8 @@ class LunTracker(Gate):
         self._quiet: dict[_Passage, None] = {}  # those that run, and the registry does not know
         self._settled: deque[int] = deque()
         self._dirty = asyncio.Event()
-        self._linger: asyncio.TimerHandle | None = None  # looks whether it is time
+        self._linger: asyncio.TimerHandle | None = None  # looks whether it is time, and when
+        self._linger_at = math.inf
         self._tell_by = math.inf  # when what nobody waits for has to be told, by the loop's clock
         self._expiry: asyncio.TimerHandle | None = None
         self._missed = asyncio.Event()  # notices may have been
@@ -149,7 +150,14 @@ class LunTracker(Gate):
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A bug of ours must not leave a unit that nobody serves: the node starts anew."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self._host.log.error("internal error", lun=self.lun, reason=repr(exc))
+            self._host.fenced()
 
     async def wait_open(self) -> None:
         """Wait until it can be served."""
@@ -231,17 +239,20 @@ class LunTracker(Gate):
         when = asyncio.get_running_loop().time() + seconds
         if when < self._tell_by:
             self._tell_by = when
-            if self._linger is None or when < self._linger.when():
+            if when < self._linger_at:
                 self._look_at(when)
 
     def _look_at(self, when: float) -> None:
         if self._linger is not None:
             self._linger.cancel()
+        # Not asked of the handle: uvloop's has no time if that is over already.
+        self._linger_at = when
         self._linger = asyncio.get_running_loop().call_at(when, self._lingered)
 
     def _lingered(self) -> None:
         """What the timer was for may have gone with a call, and more have come since."""
         self._linger = None
+        self._linger_at = math.inf
         if self._tell_by <= asyncio.get_running_loop().time():
             self._dirty.set()
         elif self._tell_by < math.inf:

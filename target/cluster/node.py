@@ -15,6 +15,8 @@ Rules:
 6. A registry that has lost its memory knows of nobody, and nobody can renew: all start anew.  What
    a node remembers of the others (``on_peers`` keeps it) is fenced before it serves: one of them
    may be stopped, and know nothing yet.
+7. A node that has been without a lease for ``wait_seconds`` is cut off, and says so
+   (``on_cut_off``): its initiators are better off elsewhere.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class ClusterNode(Notices):
         log: Log,
         on_fenced: Callable[[], None],
         on_stalled: Callable[[], None],
+        on_cut_off: Callable[[bool], None] = lambda cut_off: None,
         on_members: Callable[[Iterable[Member]], None] = lambda members: None,
         on_peers: Callable[[dict[str, int]], None] = lambda peers: None,
     ) -> None:
@@ -79,6 +82,8 @@ class ClusterNode(Notices):
         self.shut_out = 0  # nodes that this one has shut out
         self._on_fenced = on_fenced
         self._on_stalled = on_stalled
+        self._on_cut_off = on_cut_off
+        self._cut_off = False  # rule 7
         self.peers: dict[str, int] = {}  # the epochs of the other members
         self.suspects: Mapping[str, int] = {}  # rule 6; its own last life is among them
         self._on_peers = on_peers
@@ -212,6 +217,9 @@ class ClusterNode(Notices):
         self._leased_until = asked + self.lease_seconds * (1 - MARGIN)
         if self.leased:
             self._leased.set()
+            if self._cut_off:
+                self._cut_off = False
+                self._on_cut_off(False)
 
     def fenced(self) -> None:
         """Rule 5."""
@@ -231,6 +239,10 @@ class ClusterNode(Notices):
                 if not self.leased and self._unbroken_since is not None:
                     self._unbroken_since = None
                     self.log.warning("no lease: commands wait", reason=str(exc))
+                if not self._cut_off and self.clock() > self._leased_until + self.wait_seconds:
+                    self._cut_off = True
+                    self.log.warning("cut off: initiators are sent away", node=self.id)
+                    self._on_cut_off(True)
             except StaleNode:
                 self.fenced()
                 return

@@ -82,6 +82,7 @@ class IscsiTarget:
         self.other_portals: Callable[[], Iterable[tuple[int, list[str]]]] = tuple
         self.access = AccessList()
         self.shutting_down = False
+        self.cut_off = False  # from the other nodes: initiators are better off there
         self.on_session_end: Callable[[], None] | None = None
         self._chap = chap
         self._chap_discovery = chap_discovery
@@ -117,6 +118,8 @@ class IscsiTarget:
         """
         if self.shutting_down:
             raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "shutting down")
+        if self.cut_off and identity.target is not None:
+            raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "cut off from the other nodes")
         if identity.tsih:
             return self._reinstate_connection(identity, channel)
         rights = self.access.rights(identity.initiator, identity.user)

@@ -47,6 +47,9 @@ async def node_report(
     async def tasks() -> str:
         return _json(await sight.tasks())
 
+    async def stats() -> str:
+        return _json(await node_stats(parts, node.name, clock))
+
     async def metrics() -> str:
         return b"".join([piece async for piece in exposition(registry)]).decode()
 
@@ -54,8 +57,9 @@ async def node_report(
         "config.json": lambda: _json(shown(parts.config)),
         "ready.txt": lambda: f"{unready(parts) or 'ok'}\n",
         "metrics.txt": metrics,
-        "stats.json": lambda: _json(node_stats(parts, node.name, clock())),
+        "stats.json": stats,
         "volumes.json": lambda: _json(parts.volumes.all()),
+        "access.json": lambda: _json(list(node.access.entries)),
         "sessions.json": lambda: _json(SessionList(sessions=sight.sessions())),
         "nodes.json": nodes,
         "tasks.json": tasks,

@@ -5,14 +5,20 @@ They only grow while a node lives; who asks twice has what happened in between (
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from target.block.pool import SEGMENT_BYTES
 from target.node import NodeParts
+from target.scsi.logical_unit import LogicalUnit
 from target.scsi.stats import BOUNDS_SECONDS, BUCKETS, BYTES, NANOSECONDS
 from target.telemetry.scsi import class_name
+
+LUNS_AT_A_STRETCH: Final = 100  # about 2 ms
 
 
 class ClassStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,15 +55,26 @@ class NodeStats(msgspec.Struct, frozen=True, kw_only=True):
     buffer_total_bytes: int
 
 
-def node_stats(parts: NodeParts, node: str, now: float) -> NodeStats:
-    """``now``: of the clock that commands are timed with."""
+async def node_stats(parts: NodeParts, node: str, clock: Callable[[], float]) -> NodeStats:
+    """``clock`` is the one that commands are timed with.
+
+    Commands are served in between, where there are many LUNs.
+    """
     target, pool = parts.target, parts.pool
+    now = clock()
+    luns: list[LunStats] = []
+    for count, (lun, volume) in enumerate(parts.volumes.by_lun.items(), 1):
+        unit = target.bus.units.get(lun)
+        if unit is not None:  # it may have gone meanwhile
+            luns.append(_lun(unit, volume.name, clock()))
+        if count % LUNS_AT_A_STRETCH == 0:
+            await asyncio.sleep(0)
     return NodeStats(
         node=node,
         clock_seconds=now,
         cpu_seconds=time.process_time(),
         bounds_seconds=list(BOUNDS_SECONDS),
-        luns=[_lun(parts, lun, volume.name, now) for lun, volume in parts.volumes.by_lun.items()],
+        luns=luns,
         sessions=sum(session.nexus is not None for session in target.sessions.values()),
         connections=sum(len(portal.channels) for portal in parts.portals),
         buffer_used_bytes=pool.used * SEGMENT_BYTES,
@@ -65,11 +82,10 @@ def node_stats(parts: NodeParts, node: str, now: float) -> NodeStats:
     )
 
 
-def _lun(parts: NodeParts, lun: int, volume: str, now: float) -> LunStats:
-    unit = parts.target.bus.units[lun]
+def _lun(unit: LogicalUnit, volume: str, now: float) -> LunStats:
     tasks = unit.tasks_of()
     return LunStats(
-        lun=lun,
+        lun=unit.number,
         volume=volume,
         classes={
             class_name(index): ClassStats(

@@ -16,6 +16,7 @@ from tests.bench import machine, tools
 from tests.bench.clients import ClientFailed, missing_clients
 from tests.bench.growth import Growth
 from tests.bench.measure import measure, spy_on
+from tests.bench.plot import as_svg
 from tests.bench.report import Verdict, as_json, print_goals, print_report, print_shares, verdicts
 from tests.bench.rows import Row
 from tests.bench.servers import Candidate, refusal
@@ -94,7 +95,8 @@ class Bench:
                 except (ClientFailed, ServerError) as exc:
                     self._complain(f"{suite.name}: {exc}")
                     return 1
-        if not chosen.spy and (not chosen.suite or GROWTH in chosen.suite):
+        everything = not (chosen.spy or chosen.server or chosen.row or chosen.suite)
+        if everything or GROWTH in chosen.suite:
             self._grow()
         if len(self._document) == 1:
             self._complain("nothing to measure")
@@ -102,6 +104,9 @@ class Bench:
         path = chosen.folder / "results.json"
         path.write_text(json.dumps(self._document, indent=1, ensure_ascii=False) + "\n")
         print_goals(self._console, self._judged)
+        if any(verdict.goal for verdict in self._judged):
+            picture = as_svg(self._judged, f"{about['processor']}, load {about['load before']}")
+            (chosen.folder / "goals.svg").write_text(picture)
         failed = [verdict for verdict in self._judged if verdict.passed is False]
         met = sum(verdict.passed is True for verdict in self._judged)
         self._console.print(

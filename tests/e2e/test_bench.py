@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.servers import TGTD, WORKER_UNIX
+from tests.bench.servers import ECHO, TGTD, WORKER_UNIX
 from tests.bench.suites import Suite, suites
 from tests.support.lunmesh_server import PROJECT_ROOT
 from tests.support.tools import require_tool
+
+# What each is compared with.
+PEERS = {
+    "local": TGTD,
+    "digests": TGTD,
+    "floor": ECHO,
+    "cluster": WORKER_UNIX,
+}
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,11 +35,9 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "suite", [suite for suite in suites() if suite.name in ("local", "workers", "cluster")]
-)
+@pytest.mark.parametrize("suite", [suite for suite in suites() if suite.name in PEERS])
 def test_every_row_is_measured(suite: Suite, tmp_path: Path) -> None:
-    for tool in ("iscsi-perf", "qemu-img"):
+    for tool in ("iscsi-perf", "qemu-img", "cc"):
         require_tool(tool)
     short = ("--rounds", "1", "--seconds", "0.1", "--size", "16M")
     done = bench("--suite", suite.name, *short, "--folder", str(tmp_path))
@@ -44,11 +50,11 @@ def test_every_row_is_measured(suite: Suite, tmp_path: Path) -> None:
         for (sample,) in row["samples"].values():
             assert sample["rate"] > 0
     # A peer that is not there is named, and one that is there has something said about it.
-    peer = WORKER_UNIX if suite.name == "cluster" else TGTD
+    peer = PEERS[suite.name]
     assert peer in done.stdout
     assert (peer not in servers) == any(peer in reason for reason in result["missing"])
     assert all(memory["peak_bytes"] > 0 for memory in result["memory"].values())
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "goals.svg"}
 
 
 def test_a_server_that_nobody_has_is_an_error(tmp_path: Path) -> None:

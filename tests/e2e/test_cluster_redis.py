@@ -13,6 +13,8 @@ import pytest
 
 from tests.support import cdb
 from tests.support.incrementers import Incrementers, connect, until_good
+from tests.support.initiator import Initiator, LoginRefused
+from tests.support.iscsi_socket import Disconnected
 from tests.support.lunmesh_server import free_port
 from tests.support.node_cluster import NodeCluster
 from tests.support.redis_server import RedisServer
@@ -22,6 +24,7 @@ from tests.support.volume_command import VolumeCommand
 LEASE_SECONDS = 2
 AWAY_SECONDS = 8  # longer than a lease and what commands wait
 LATENCY_SECONDS = 0.05
+SERVICE_UNAVAILABLE = (3, 1)
 OPTIONS = ("--lease", str(LEASE_SECONDS), "--cluster-wait", "1")
 
 
@@ -76,6 +79,29 @@ def test_a_redis_that_is_away(world: World, all_the_time: Incrementers) -> None:
     all_the_time.all_go_on()
     assert shut_outs(world) == epochs, "all were without it: none has shut out another"
     assert min(before) > 0
+
+
+def ask_for_ever(session: Initiator) -> None:
+    while True:
+        session.command(cdb.TEST_UNIT_READY)
+
+
+def test_without_redis_for_long_initiators_are_sent_away(
+    world: World, all_the_time: Incrementers
+) -> None:
+    node = world.cluster.nodes[0]
+    with connect(node, "watcher") as session:
+        world.cluster.redis.kill()
+        try:
+            with pytest.raises(Disconnected):
+                ask_for_ever(session)
+            with pytest.raises(LoginRefused) as refused:
+                connect(node, "watcher")
+            status = refused.value.pdu
+            assert (status.status_class, status.status_detail) == SERVICE_UNAVAILABLE
+        finally:
+            world.cluster.redis.start()
+    all_the_time.all_go_on()
 
 
 def test_a_redis_that_is_stopped(world: World, all_the_time: Incrementers) -> None:

@@ -68,7 +68,15 @@ def test_all_that_there_is_to_know_and_no_secret(tmp_path: Path) -> None:
     files = unpacked(out)
     assert set(files) == {
         *("config.json", "ready.txt", "metrics.txt", "stats.json", "volumes.json"),
-        *("sessions.json", "nodes.json", "tasks.json", "log.txt", "stacks.txt", "machine.json"),
+        *(
+            "access.json",
+            "sessions.json",
+            "nodes.json",
+            "tasks.json",
+            "log.txt",
+            "stacks.txt",
+            "machine.json",
+        ),
     }
     config: Any = json.loads(files["config.json"])
     assert config["chap"] == ["alice"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -213,3 +214,27 @@ def test_a_worker_tells_what_it_has_done(tmp_path: Path) -> None:
     assert found.get("share_io_seconds_bucket", le="+Inf") == 2
     assert found.get("share_io_seconds_sum") >= 0.04
     assert found.get("buffer_bytes", what="total") == 256 << 20
+
+
+def test_a_failed_command_is_a_line_for_programs(tmp_path: Path) -> None:
+    """And a count, and what came before it follows."""
+    with LunmeshWorker(tmp_path / "w", arguments=["--fault", "error=1"]) as worker:
+        flags = ["--worker", worker.address, "--log-format", "json"]
+        with (
+            LunmeshServer(tmp_path / "a", ["disk0=16M"], arguments=flags) as server,
+            logged_in(server, "iqn.x:one") as one,
+        ):
+            task = one.command(cdb.write10(24, 1), data_out=bytes(512))
+            assert task.sense_key == 3
+            found = scrape(server.admin)
+        lines = [json.loads(line) for line in server.stderr().splitlines()]
+    labels = {"lun": "0", "status": "check_condition", "sense_key": "medium_error"}
+    assert found.get("scsi_failures_total", **labels) == 1
+    (failed,) = (line for line in lines if line["event"] == "command failed")
+    assert failed["level"] == "warning"
+    assert failed["initiator"] == "iqn.x:one"
+    assert failed["request"].startswith("WRITE(10) lun=0 ")
+    assert "lba=24 blocks=1" in failed["request"]
+    flight = [line["request"] for line in lines if line["event"] == "flight"]
+    assert flight[-1] == failed["request"]
+    assert flight[0].startswith("TEST UNIT READY")

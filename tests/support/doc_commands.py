@@ -97,6 +97,18 @@ def script(page: str, folder: Path) -> str:
     return "".join(parts)
 
 
+def cannot_run() -> str:
+    """Why no page can be run here, or nothing."""
+    done = subprocess.run([*_apart(), "true"], capture_output=True, text=True, check=False)
+    return f"namespaces are not permitted: {done.stderr.strip()}" if done.returncode else ""
+
+
+def _apart() -> list[str]:
+    """What a command is put behind: all that it starts, servers too, ends with this one process."""
+    apart = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return apart if os.geteuid() == 0 else [*apart, "--map-root-user"]
+
+
 def run_page(page: Path, timeout: float) -> subprocess.CompletedProcess[str]:
     """Run its commands; nothing of them is left when this returns."""
     # Short, for Unix sockets.
@@ -109,12 +121,8 @@ def run_page(page: Path, timeout: float) -> subprocess.CompletedProcess[str]:
         for settled in _SETTLED:
             (folder / settled).touch()
             os.utime(folder / settled, (0, 0))
-        # All that it starts, servers too, ends with this one process.
-        apart = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        if os.geteuid() != 0:
-            apart.append("--map-root-user")
         with subprocess.Popen(
-            [*apart, shutil.which("bash") or "bash", "-xc", script(page.read_text(), folder)],
+            [*_apart(), shutil.which("bash") or "bash", "-xc", script(page.read_text(), folder)],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 PACKAGES = {
+    "cc": "gcc libc6-dev",
     "fio": "fio",
     "unshare": "util-linux",
     "ip": "iproute2",
