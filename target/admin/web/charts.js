@@ -64,6 +64,7 @@ export class Chart {
     this.svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
     this.svg.setAttribute("preserveAspectRatio", "none");
     this.svg.setAttribute("role", "img");
+    this.svg.setAttribute("aria-label", `${title}: nothing yet`);
     this.title = title;
     for (const part of [0.02, 0.5, 0.98]) {
       const y = String(part * HEIGHT);
