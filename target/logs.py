@@ -6,17 +6,19 @@
 3. The standard library's loggers (asyncio, warnings, later grpc and redis) come out the same way;
    ``extra={"fields": {…}}`` are values of such a line.
 4. The last ``LINES_KEPT`` lines are kept, for a report of what went wrong (``recent``).
+5. A line that cannot be written (a closed pipe, a full disk) is lost, and nothing else is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -39,7 +41,7 @@ _kept: deque[str] = deque(maxlen=LINES_KEPT)  # of the process, as the log is
 
 def configure(level: LogLevel, form: LogFormat, stream: TextIO | None = None) -> Log:
     """Set the log up, once a process, and return its root."""
-    stream = stream or sys.stderr
+    stream = cast(TextIO, _Forgiving(stream or sys.stderr))
     render = _keeping(_render_json if form == "json" else _render_text)
     structlog.configure(
         processors=[
@@ -58,6 +60,21 @@ def configure(level: LogLevel, form: LogFormat, stream: TextIO | None = None) ->
     logging.captureWarnings(True)
     log: Log = structlog.get_logger()
     return log
+
+
+class _Forgiving:
+    """Rule 5."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def recent() -> list[str]:

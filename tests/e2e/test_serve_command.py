@@ -235,3 +235,22 @@ def test_scsi_makes_no_directory(tmp_path: Path) -> None:
     assert status == 1
     assert "no such file or directory" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "target.cli", "serve", "--data-dir", str(tmp_path / "data")),
+            *("--portal", "127.0.0.1:0", "--admin", "off"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        text=True,
+    ) as server:
+        os.close(writer)
+        assert server.stdout is not None
+        assert "lunmesh ready" in server.stdout.readline()
+        os.close(reader)
+        server.terminate()
+        assert server.wait(30) == 0
