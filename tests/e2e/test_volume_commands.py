@@ -239,7 +239,7 @@ def test_mistakes(server: LunmeshServer, volume: VolumeCommand) -> None:
         ("DELETE", "/v1/volumes/disk0?force=perhaps", {}, None, 400),
         ("GET", "/v1/volumes/%2e%2e%2fetc", {}, None, 404),
         ("PUT", "/v1/volumes", {}, None, 405),
-        ("GET", "/", {}, None, 404),
+        ("GET", "/nothing", {}, None, 404),
     ],
 )
 def test_requests_that_no_command_sends(
