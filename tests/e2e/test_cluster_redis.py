@@ -22,7 +22,7 @@ from tests.support.relay import Relay
 from tests.support.volume_command import VolumeCommand
 
 LEASE_SECONDS = 2
-AWAY_SECONDS = 8  # longer than a lease and what commands wait
+AWAY_SECONDS = 30  # longer than a lease and what commands wait
 LATENCY_SECONDS = 0.05
 SERVICE_UNAVAILABLE = (3, 1)
 OPTIONS = ("--lease", str(LEASE_SECONDS), "--cluster-wait", "1")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.support.relay import Relay
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
+STOPPED_SECONDS = 20
 FIO = (
     "fio --name=verify --ioengine=libaio --direct=1 --rw=randrw --iodepth=16 --size=8M "
     "--bssplit=4k/70:16k/20:128k/10 --verify=crc32c-intel --verify_fatal=1"
@@ -171,8 +173,10 @@ def test_nodes_are_killed_stopped_and_restarted_one_after_the_other(
 
         # Longer than its lease: the other one shuts it out, and it has to notice when it goes on.
         os.kill(other.pid, signal.SIGSTOP)
+        goes_on = time.monotonic() + STOPPED_SECONDS
         disk.wait_for_paths(active=1, failed=1)
         disk.wait_for_progress()
+        time.sleep(max(0.0, goes_on - time.monotonic()))
         os.kill(other.pid, signal.SIGCONT)
         disk.wait_for_paths(active=2)
 
