@@ -9,7 +9,7 @@ TEST_SECONDS ?= 2160
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench load failures chaos simulate docs reference protos debian-packages lock clean
+.PHONY: help install compiled run test lint format bench load failures chaos simulate docs reference protos debian-packages lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -22,6 +22,20 @@ $(STAMP): pyproject.toml constraints.txt tools/make-venv.sh
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-build-isolation --editable '.[dev,docs]'
+	@touch $@
+
+# The hot path as a C extension, from the same source (setup.py): make run COMPILED=1.
+COMPILED_DIR := build/compiled
+ifdef COMPILED
+run: compiled
+run: export PYTHONPATH := $(CURDIR)/$(COMPILED_DIR)
+endif
+
+compiled: $(COMPILED_DIR)/.built ## Compile the hot path with mypyc; needs a C compiler and Python's headers
+
+$(COMPILED_DIR)/.built: setup.py $(shell find target workers proto -name '*.py' -o -name '*.lua') | $(STAMP)
+	@rm -rf $(COMPILED_DIR)
+	LUNMESH_COMPILED=1 $(BIN)/python setup.py --quiet build --build-base build/mypyc --build-lib $(COMPILED_DIR)
 	@touch $@
 
 run: install ## Serve a disk: make run ARGS='--volume disk0=10G'

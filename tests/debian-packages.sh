@@ -15,7 +15,7 @@ packages=(
     chromium                # the dashboard is driven in it
     openssl                 # the certificates of the TLS tests
     tgt tgt-rbd             # the peers of `make bench`
-    gcc libc6-dev           # its client and its echo in C
+    gcc libc6-dev python3-dev  # its client and its echo in C; the compiled build
     ceph-mon ceph-osd ceph-common librados2  # the cluster behind the rados store
     redis-server            # the tracker of several nodes
     podman buildah podman-compose runc netavark aardvark-dns iptables debootstrap  # the containers

@@ -141,7 +141,7 @@ class Chunk:
 class SCSIRequest:
     """One command.  Class attributes are the defaults: the hot path sets what differs."""
 
-    state: int = NEW
+    state: int = 0  # NEW: a literal, as mypyc wants defaults
     direction: int = 0
     length: int = 0  # bytes of the data phase as the CDB says
     lba: int = 0
@@ -150,7 +150,7 @@ class SCSIRequest:
     expected: int = 0  # bytes that the initiator is ready to transfer in `direction`
     transfer: int = 0  # min(length, expected): what really moves
     moved: int = 0  # bytes of the data phase so far
-    status: int = Status.GOOD
+    status: int = 0  # GOOD
     sense: Sense | None = None
     harmless: bool = False  # as its CDB stands, no reservation is in its way
     rejected: Sense | None = None  # found wrong while parsing; answered when it is the turn

@@ -18,11 +18,13 @@ from pathlib import Path
 
 import target
 from tests.bench import tools
-from tests.support.lunmesh_server import LunmeshServer, ServerError
+from tests.support import compiled
+from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer, ServerError
 from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
 from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
 
 EMBEDDED = "lunmesh"
+COMPILED = "lunmesh, compiled"
 TGTD = "tgtd"
 ECHO = "C echo"
 WORKER_UNIX = "1 worker, unix"
@@ -76,10 +78,10 @@ def _images(disks: Disks) -> dict[int, Path]:
 
 
 @contextmanager
-def _serve_lunmesh(disks: Disks) -> Iterator[Endpoint]:
+def _serve_lunmesh(disks: Disks, packages: Path = PROJECT_ROOT) -> Iterator[Endpoint]:
     images = _images(disks)
     volumes = [f"disk{block}={image}" for block, image in images.items()]
-    with LunmeshServer(disks.folder / "lunmesh", volumes) as server:
+    with LunmeshServer(disks.folder / "lunmesh", volumes, packages=packages) as server:
         urls = {block: server.url(lun) for lun, block in enumerate(images)}
         yield Endpoint(urls, (server.pid,), {block: (image,) for block, image in images.items()})
 
@@ -168,6 +170,16 @@ def refusal(candidate: Candidate, scratch: Path) -> str:
 def lunmesh() -> Candidate:
     """The product, with its embedded store."""
     return Candidate(EMBEDDED, product_version(), _serve_lunmesh)
+
+
+def lunmesh_compiled() -> Candidate:
+    """The same, with the hot path as a C extension (setup.py)."""
+    return Candidate(
+        COMPILED,
+        product_version(),
+        lambda disks: _serve_lunmesh(disks, compiled.compiled_packages()),
+        compiled.missing(),
+    )
 
 
 def lunmesh_over_workers(name: str) -> Candidate:

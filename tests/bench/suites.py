@@ -27,6 +27,7 @@ from tests.bench.rows import (
     Row,
 )
 from tests.bench.servers import (
+    COMPILED,
     ECHO,
     EMBEDDED,
     FOUR_WORKERS,
@@ -37,12 +38,14 @@ from tests.bench.servers import (
     Candidate,
     echo,
     lunmesh,
+    lunmesh_compiled,
     lunmesh_over_workers,
     tgtd,
     tgtd_with_digests,
 )
 
 SMALL_BYTES_MAX = 4096
+OURS = (EMBEDDED, COMPILED)
 
 
 @dataclass(frozen=True)
@@ -151,22 +154,22 @@ def suites() -> tuple[Suite, ...]:
             "local",
             "Embedded store, beside tgtd",
             LOCAL_ROWS,
-            (lunmesh(), tgtd()),
-            (Comparison(EMBEDDED, TGTD, _beside_tgtd),),
+            (lunmesh(), lunmesh_compiled(), tgtd()),
+            tuple(Comparison(ours, TGTD, _beside_tgtd) for ours in OURS),
         ),
         Suite(
             "digests",
             "Header and data digests, beside tgtd",
             DIGEST_ROWS,
-            (lunmesh(), tgtd_with_digests()),
-            (Comparison(EMBEDDED, TGTD, _digests_beside_tgtd),),
+            (lunmesh(), lunmesh_compiled(), tgtd_with_digests()),
+            tuple(Comparison(ours, TGTD, _digests_beside_tgtd) for ours in OURS),
         ),
         Suite(
             "floor",
             "What a read costs, beside an echo in C",
             FLOOR_ROWS,
-            (lunmesh(), echo()),
-            (Comparison(EMBEDDED, ECHO, _beside_echo),),
+            (lunmesh(), lunmesh_compiled(), echo()),
+            tuple(Comparison(ours, ECHO, _beside_echo) for ours in OURS),
         ),
         Suite(
             "workers",

@@ -14,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.support.compiled import compiled_packages
 from tests.support.lunmesh_server import LunmeshServer
 from tests.support.lunmesh_worker import LunmeshWorker
 
 EMBEDDED = "embedded"
+COMPILED = "compiled"  # the same, with the hot path as a C extension
 WORKERS = "workers"  # three, each with a file store
 RADOS = "rados:"  # and POOL@CONF: two with this store, which they share
 WORKER_COUNT, RADOS_WORKER_COUNT = 3, 2
@@ -32,6 +34,9 @@ def backed(
     with contextlib.ExitStack() as stack:
         if backing == EMBEDDED:
             server = LunmeshServer(folder, volumes, arguments=arguments)
+        elif backing == COMPILED:
+            packages = compiled_packages()
+            server = LunmeshServer(folder, volumes, arguments=arguments, packages=packages)
         else:
             shared = backing if backing.startswith(RADOS) else ""
             count = RADOS_WORKER_COUNT if shared else WORKER_COUNT

@@ -57,10 +57,12 @@ class LunmeshServer:
         host: str = "127.0.0.1",
         port: int | None = None,
         stores: Sequence[Path] = (),
+        packages: Path = PROJECT_ROOT,
     ) -> None:
         """`volumes` are values of --volume, in LUN order; `arguments` are any further flags.
 
-        `stores` are the folders of workers that have a part of the volumes.
+        `stores` are the folders of workers that have a part of the volumes. `packages` is where
+        the product is: in the source, or compiled (tests/support/compiled.py).
         """
         self.host = host
         self.port = port if port is not None else free_port(host)
@@ -71,6 +73,7 @@ class LunmeshServer:
         self.output: list[str] = []  # what the running process has printed to stdout
         self._volumes = tuple(volumes)
         self._stores = tuple(stores)
+        self._packages = packages
         self._arguments = tuple(arguments)
         self._process: subprocess.Popen[str] | None = None
         self._drain: threading.Thread | None = None
@@ -123,7 +126,7 @@ class LunmeshServer:
             self._process = subprocess.Popen(
                 self.command(),
                 # `python -m` finds the packages there, be they installed or not.
-                cwd=PROJECT_ROOT,
+                cwd=self._packages,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -1,0 +1,41 @@
+"""The compiled build, for those who want it: LUNMESH_COMPILED=1 (``make compiled``).
+
+mypyc makes a C extension of the modules that a READ(10) passes, from the same source that runs
+without.  Where there is no C compiler, or something goes wrong, what is built is plain Python as
+ever.  docs/decisions/0022-compiled.md says what it buys.
+"""
+
+import os
+import sys
+
+from setuptools import Extension, setup
+
+# Those that a command passes while its data are at hand; all others cost nothing there.
+HOT = [
+    *("target/iscsi/portal.py", "target/iscsi/channel.py", "target/iscsi/receiver.py"),
+    *("target/iscsi/endpoint.py", "target/iscsi/connection.py", "target/iscsi/session.py"),
+    *("target/iscsi/task.py", "target/iscsi/serial.py", "target/iscsi/sender.py"),
+    *("target/scsi/cdb.py", "target/scsi/command.py", "target/scsi/request.py"),
+    *("target/scsi/gate.py", "target/scsi/logical_unit.py", "target/scsi/nexus.py"),
+    *("target/scsi/device.py", "target/scsi/disk.py", "target/scsi/readwrite.py"),
+    *("target/scsi/stats.py", "target/block/wait.py", "target/block/pool.py"),
+    *("target/block/ranges.py", "target/block/volume.py", "workers/file_store.py"),
+]
+
+
+def extensions() -> list[Extension]:
+    """None of them has to succeed."""
+    if os.environ.get("LUNMESH_COMPILED") != "1":
+        return []
+    try:
+        from mypyc.build import mypycify
+    except ImportError as exc:
+        print(f"not compiled: {exc}", file=sys.stderr)
+        return []
+    found = mypycify(HOT, target_dir="build/mypyc")
+    for extension in found:
+        extension.optional = True
+    return found
+
+
+setup(ext_modules=extensions())
