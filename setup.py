@@ -1,8 +1,9 @@
 """The compiled build, for those who want it: LUNMESH_COMPILED=1 (``make compiled``).
 
 mypyc makes a C extension of the modules that a READ(10) passes, from the same source that runs
-without.  Where there is no C compiler, or something goes wrong, what is built is plain Python as
-ever.  docs/decisions/0022-compiled.md says what it buys.
+without (tests/unit/test_compiled.py has what that asks of it).  Where there is no C compiler, or
+something goes wrong, what is built is plain Python as ever.  docs/decisions/0022-compiled.md says
+what it buys.
 """
 
 import os
@@ -16,9 +17,9 @@ HOT = [
     *("target/iscsi/endpoint.py", "target/iscsi/connection.py", "target/iscsi/session.py"),
     *("target/iscsi/task.py", "target/iscsi/serial.py", "target/iscsi/sender.py"),
     *("target/scsi/cdb.py", "target/scsi/command.py", "target/scsi/request.py"),
-    *("target/scsi/gate.py", "target/scsi/logical_unit.py", "target/scsi/nexus.py"),
+    *("target/scsi/logical_unit.py", "target/scsi/nexus.py"),
     *("target/scsi/device.py", "target/scsi/disk.py", "target/scsi/readwrite.py"),
-    *("target/scsi/stats.py", "target/block/wait.py", "target/block/pool.py"),
+    *("target/scsi/stats.py", "target/block/pool.py"),
     *("target/block/ranges.py", "target/block/volume.py", "workers/file_store.py"),
 ]
 

@@ -141,13 +141,13 @@ class FileStore(VolumeStore):
             if durable and self._sync_lost:
                 raise _Failed(StoreStatus.SYNC_LOST, self._sync_lost)
             _PERFORM[io.kind](self, io)
-        except _Failed as exc:
-            io.status, io.detail = exc.status, exc.detail
+        except _Failed as failed:
+            io.status, io.detail = failed.status, failed.detail
         except OSError as exc:
             io.detail = f"{self.path}: {exc.strerror}"
             io.status = self._status_of(exc, io)
-        except Exception as exc:  # a bug of ours is an I/O error, not a dead thread
-            io.status, io.detail = StoreStatus.WRITE_FAILED, repr(exc)
+        except Exception as bug:  # a bug of ours is an I/O error, not a dead thread
+            io.status, io.detail = StoreStatus.WRITE_FAILED, repr(bug)
 
     @staticmethod
     def _status_of(exc: OSError, io: StoreIo) -> StoreStatus:

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from target.scsi.hba_port import HbaPort
 from target.scsi.limits import TRANSFER_BYTES_MAX, WINDOW_BYTES
-from target.scsi.request import HbaPort, SCSIRequest
+from target.scsi.request import SCSIRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

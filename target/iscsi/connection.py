@@ -494,7 +494,7 @@ class Connection(Endpoint, Hba):
         tasks = list(self.session.tasks.values())
 
         def answer() -> None:
-            super(Connection, self).log_out(respond)
+            Endpoint.log_out(self, respond)
 
         # Before the answer: whoever hears of it may reserve on another node at once.
         done = countdown(len(tasks) + 1, lambda: self.nexus.bus.let_go(self.nexus, answer))

@@ -222,8 +222,8 @@ class SocketChannel:
         self._in_pass = True
         try:
             channel.received(scratch, nbytes)
-        except FramingError as exc:
-            self.drop(str(exc))
+        except FramingError as error:
+            self.drop(str(error))
             return
         except Exception:
             # A bug of ours: this connection is out of step, the node is not.

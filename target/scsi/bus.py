@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable
 from target.scsi.access_list import ALL, Rights
 from target.scsi.countdown import countdown
 from target.scsi.device import AbsentDevice, Device
+from target.scsi.hba_port import HbaPort
 from target.scsi.limits import LUNS_MAX
 from target.scsi.logical_unit import LogicalUnit
 from target.scsi.lun import lun_spellings
 from target.scsi.nexus import Nexus
-from target.scsi.request import HbaPort, SCSIRequest
+from target.scsi.request import SCSIRequest
 from target.scsi.reservations.exclusive import NexusLost
 from target.scsi.sense import (
     LUN_NOT_SUPPORTED,

@@ -27,14 +27,14 @@ from __future__ import annotations
 
 import enum
 import logging
-from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from target.block.pool import SEGMENT_BYTES, Buffers, Share, segments_for, views_of
+from target.block.pool import SEGMENT_BYTES, Buffers, segments_for, views_of
 from target.block.volume import VolumeBusy
 from target.block.wait import PENDING, Resume, Wait, _Pending
 from target.scsi.command import CHANGING
+from target.scsi.hba_port import HbaPort
 from target.scsi.limits import WINDOW_BYTES
 from target.scsi.sense import INTERNAL_TARGET_FAILURE, CheckCondition, Sense, Status
 from target.scsi.stats import OpClass
@@ -74,51 +74,6 @@ NEW, PARSED, BLOCKED, RUNNING, COMPLETED, ABORTED = (int(state) for state in Sta
 
 class Aborted(Exception):
     """Raised at an ``await`` of a request that has been aborted."""
-
-
-class HbaPort(Protocol):
-    """What a request asks of the HBA that brought it (implemented in ``target/hba``)."""
-
-    share: Share
-
-    @abstractmethod
-    def data_in(
-        self, req: SCSIRequest, views: Sequence[memoryview | bytes], segments: list[memoryview]
-    ) -> None:
-        """Send the next bytes to the initiator; ``segments`` are given back when they are gone.
-
-        The last call before ``complete`` may be held back so that status rides with it.
-        """
-
-    @abstractmethod
-    def drained(self, req: SCSIRequest, resume: Resume) -> bool:
-        """True if all ``data_in`` so far has left; else False and ``resume(None)`` is called."""
-
-    @abstractmethod
-    def solicit(
-        self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int, resume: Resume
-    ) -> None:
-        """Fill ``views`` with data-out bytes [offset, offset + nbytes); then ``resume(None)``."""
-
-    @abstractmethod
-    def cancel_solicit(self, req: SCSIRequest) -> None:
-        """The data asked for is no longer wanted: its buffers go away now."""
-
-    @abstractmethod
-    def keep_early(self, req: SCSIRequest) -> None:
-        """Move ``req.early`` out of the receive buffer: the request will outlive this pass."""
-
-    @abstractmethod
-    def release_early(self, req: SCSIRequest) -> None:
-        """The early data has been used: give its segments back."""
-
-    @abstractmethod
-    def complete(self, req: SCSIRequest) -> None:
-        """Send status (and sense, residual) for a request that has ended."""
-
-    @abstractmethod
-    def aborted(self, req: SCSIRequest) -> None:
-        """A request has ended without status; nothing of it may be sent any more."""
 
 
 class Chunk:
@@ -436,12 +391,12 @@ class SCSIRequest:
             assert self.state >= COMPLETED, f"ended without status: {self!r}"
         except Aborted as exc:
             self._ended_by(exc)
-        except CheckCondition as exc:
-            self.fail(exc.sense)
+        except CheckCondition as check:
+            self.fail(check.sense)
         except VolumeBusy:
             self.complete(Status.BUSY)
-        except StoreError as exc:
-            self.fail(sense_of(exc))
+        except StoreError as failure:
+            self.fail(sense_of(failure))
         except Exception:
             self._our_fault()
         self._coroutine = None

@@ -19,7 +19,7 @@ from pathlib import Path
 import target
 from tests.bench import tools
 from tests.support import compiled
-from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer, ServerError
+from tests.support.lunmesh_server import LunmeshServer, ServerError
 from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
 from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
 
@@ -78,7 +78,7 @@ def _images(disks: Disks) -> dict[int, Path]:
 
 
 @contextmanager
-def _serve_lunmesh(disks: Disks, packages: Path = PROJECT_ROOT) -> Iterator[Endpoint]:
+def _serve_lunmesh(disks: Disks, packages: Path | None = None) -> Iterator[Endpoint]:
     images = _images(disks)
     volumes = [f"disk{block}={image}" for block, image in images.items()]
     with LunmeshServer(disks.folder / "lunmesh", volumes, packages=packages) as server:

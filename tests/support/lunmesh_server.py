@@ -8,7 +8,8 @@
 The process runs under the interpreter that runs this code, on the loopback address, on ports that
 are free; it has accepted connections by the time that `start` returns. Its stderr is appended to
 `stderr_path`, its data are in `data_dir`. LUNMESH_TEST_COMMAND names another command to put before
-the arguments (an installed `lunmesh serve`, say).
+the arguments (an installed `lunmesh serve`, say), LUNMESH_TEST_PACKAGES another folder of packages
+(build/compiled).
 
 Nothing here depends on pytest.
 """
@@ -57,7 +58,7 @@ class LunmeshServer:
         host: str = "127.0.0.1",
         port: int | None = None,
         stores: Sequence[Path] = (),
-        packages: Path = PROJECT_ROOT,
+        packages: Path | None = None,
     ) -> None:
         """`volumes` are values of --volume, in LUN order; `arguments` are any further flags.
 
@@ -73,7 +74,7 @@ class LunmeshServer:
         self.output: list[str] = []  # what the running process has printed to stdout
         self._volumes = tuple(volumes)
         self._stores = tuple(stores)
-        self._packages = packages
+        self._packages = packages or Path(os.environ.get("LUNMESH_TEST_PACKAGES", PROJECT_ROOT))
         self._arguments = tuple(arguments)
         self._process: subprocess.Popen[str] | None = None
         self._drain: threading.Thread | None = None
