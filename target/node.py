@@ -139,7 +139,12 @@ class Node:
             self._target.other_portals = self._clustering.nodes.other_portals
         for address, bound in zip(config.portals, sockets, strict=True):
             portal = Portal(
-                self._target, address.host, address.port, time.monotonic, CONNECTIONS_MAX
+                self._target,
+                address.host,
+                address.port,
+                time.monotonic,
+                CONNECTIONS_MAX,
+                config.busy_poll_seconds if len(os.sched_getaffinity(0)) > 1 else 0.0,
             )
             portal.on_drop = self._something_ended.set
             try:

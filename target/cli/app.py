@@ -186,6 +186,15 @@ def serve(
         str | None,
         flag("Tuning", "Threads for I/O that has to wait for a disk. [default: 4]", "N"),
     ] = None,
+    busy_poll: Annotated[
+        str | None,
+        flag(
+            "Tuning",
+            "How long to look for the next command of an initiator that has one at a time before"
+            " sleeping, 0 to 1000 µs. [default: 50]",
+            "MICROSECONDS",
+        ),
+    ] = None,
     log_level: Annotated[
         str | None, flag("Log", "debug, info, warning or error. [default: info]", "LEVEL")
     ] = None,
@@ -254,6 +263,7 @@ def serve(
         strict=given(strict),
         queue_depth=number("queue-depth", queue_depth, int),
         io_threads=number("io-threads", io_threads, int),
+        busy_poll=number("busy-poll", busy_poll, int),
         log_level=given(log_level),
         log_format=given(log_format),
         trace=given(trace),

@@ -111,4 +111,5 @@ def _config_of(data_dir: Path, name: str, readonly: bool) -> ServeConfig:
         volumes=(volume,),
         buffer_memory_bytes=BUFFER_BYTES,
         io_threads=1,
+        busy_poll_seconds=0.0,
     )

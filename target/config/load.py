@@ -26,7 +26,15 @@ from target.config.model import (
     WorkerAway,
 )
 from target.config.options import Options, VolumeTable, field_of
-from target.config.scalars import IO_THREADS_MAX, choice, count, on_off, seconds
+from target.config.scalars import (
+    BUSY_POLL_MAX,
+    IO_THREADS_MAX,
+    choice,
+    count,
+    microseconds,
+    on_off,
+    seconds,
+)
 from target.config.sizes import format_size, parse_size
 from target.config.stores import parse_node_store
 from target.config.values import (
@@ -105,6 +113,7 @@ def _build(merged: Merged) -> ServeConfig:
         strict=merged.one("strict", bool, False),
         queue_depth=merged.one("queue-depth", count(QUEUE_DEPTH_MAX), 128),
         io_threads=merged.one("io-threads", count(IO_THREADS_MAX), 4),
+        busy_poll_seconds=merged.one("busy-poll", microseconds(BUSY_POLL_MAX), 50e-6),
         log_level=merged.one("log-level", choice(LogLevel), "info"),
         log_format=merged.one("log-format", choice(LogFormat), "text"),
         trace=merged.one("trace", _trace, None),

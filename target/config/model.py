@@ -109,6 +109,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool  # one command at a time in each session, no data unasked
     queue_depth: int  # commands per session
     io_threads: int
+    busy_poll_seconds: float  # an initiator with one command at a time is waited for; 0: not at all
     log_level: LogLevel
     log_format: LogFormat
     trace: str | None  # URL of an OpenTelemetry collector; None: no traces

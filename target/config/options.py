@@ -60,6 +60,7 @@ class Options(
     strict: bool | UnsetType = UNSET
     queue_depth: int | UnsetType = UNSET
     io_threads: int | UnsetType = UNSET
+    busy_poll: int | UnsetType = UNSET
     log_level: str | UnsetType = UNSET
     log_format: str | UnsetType = UNSET
     trace: str | UnsetType = UNSET

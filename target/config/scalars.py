@@ -9,6 +9,7 @@ from target.config.errors import did_you_mean
 
 IO_THREADS_MAX = 256
 SECONDS_MAX = 3600.0
+BUSY_POLL_MAX = 1000  # µs
 
 
 def on_off(given: bool | str) -> bool:
@@ -38,6 +39,17 @@ def seconds(least: float) -> Callable[[float], float]:
         if not least <= given <= SECONDS_MAX:
             raise ValueError(f"must be {least:g} to {SECONDS_MAX:g} seconds, not {given:g}")
         return given
+
+    return parse
+
+
+def microseconds(most: int) -> Callable[[int], float]:
+    """A short time; it is kept in seconds."""
+
+    def parse(given: int) -> float:
+        if not 0 <= given <= most:
+            raise ValueError(f"must be 0 to {most} µs, not {given}")
+        return given / 1e6
 
     return parse
 

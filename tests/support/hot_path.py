@@ -42,6 +42,7 @@ class _Socket:
         self.arrived = bytearray()
         self.sent = bytearray()
         self.keeps = True
+        self.on_empty: Callable[[], bool] = lambda: False  # whether something has come meanwhile
         self.calls: Counter[str] = Counter()
 
     def fileno(self) -> int:
@@ -52,6 +53,8 @@ class _Socket:
 
     def recv_into(self, buffer: memoryview) -> int:
         self.calls["recv"] += 1
+        if not self.arrived and not self.on_empty():
+            raise BlockingIOError
         size = min(len(buffer), len(self.arrived))
         buffer[:size] = self.arrived[:size]
         del self.arrived[:size]
@@ -72,7 +75,13 @@ class _Initiators(WireSocket):
         super().__init__(w.target, w.clock, w.scratch, "192.0.2.9", lambda it: None)
         loop = SimpleNamespace(add_reader=lambda *a: None)
         portal = SimpleNamespace(
-            target=w.target, scratch=w.scratch, clock=w.clock, loop=loop, schedule=None
+            target=w.target,
+            scratch=w.scratch,
+            clock=w.clock,
+            loop=loop,
+            schedule=None,
+            poll_seconds=0.0,
+            latest=None,
         )
         self.wire = _Socket()
         self.socket_channel = SocketChannel(cast(Portal, portal), cast(Any, self.wire), "192.0.2.9")
@@ -95,20 +104,22 @@ class HotPath:
 
     def __init__(self, session: WireInitiator, end: _Initiators, pdu: Pdu) -> None:
         self._session = session
-        self._socket = end.wire
+        self.socket = end.wire
+        self.channel = end.socket_channel
         self.wake_up: Callable[[], None] = end.socket_channel._readable
         one = b"".join(pdu.segments(header_digest=False, data_digest=False))
         self._bytes = bytearray(one * DEPTH)
         self._each = len(one)
-        self._socket.keeps = False
+        self.socket.keeps = False
 
-    def arrive(self) -> None:
-        """The bytes of ``DEPTH`` commands have arrived."""
-        for at in range(0, len(self._bytes), self._each):
+    def arrive(self, commands: int = DEPTH) -> None:
+        """The bytes of so many commands have arrived."""
+        size = commands * self._each
+        for at in range(0, size, self._each):
             struct.pack_into(">I", self._bytes, at + TAG_AT, 1000 + at)
             struct.pack_into(">I", self._bytes, at + CMD_SN_AT, self._session.cmd_sn)
             self._session.cmd_sn += 1
-        self._socket.arrived += self._bytes
+        self.socket.arrived += self._bytes[:size]
 
     def run(self, times: int) -> None:
         for _ in range(times):
@@ -117,7 +128,7 @@ class HotPath:
 
     def count(self) -> Counter[str]:
         """Of one wake-up: calls of our functions, bytecodes that they execute, system calls."""
-        found = self._socket.calls = Counter()
+        found = self.socket.calls = Counter()
         self.arrive()
 
         def trace(frame: FrameType, event: str, arg: Any) -> Any:

@@ -67,6 +67,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         strict = true
         queue-depth = 32
         io-threads = 2
+        busy-poll = 20
         log-level = "debug"
         log-format = "json"
         trace = "http://127.0.0.1:4318/v1/traces"
@@ -120,6 +121,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         strict=True,
         queue_depth=32,
         io_threads=2,
+        busy_poll_seconds=20e-6,
         log_level="debug",
         log_format="json",
         trace="http://127.0.0.1:4318/v1/traces",
@@ -203,6 +205,7 @@ BAD_FILES = [
     ("queue-depth = '5'", "config.toml:1: queue-depth: expected int, got str"),
     ("queue-depth = true", "config.toml:1: queue-depth: expected int, got bool"),
     ("queue-depth = 0", "config.toml:1: queue-depth: must be 1 to 1024, not 0"),
+    ("busy-poll = 1001", "config.toml:1: busy-poll: must be 0 to 1000 µs, not 1001"),
     ("io-threads = 100000", "config.toml:1: io-threads: must be 1 to 256"),
     ("chap-discovery = 1", "config.toml:1: chap-discovery: expected bool, got int"),
     ("chap-discovery = true", "config.toml:1: chap-discovery: needs a chap user"),
