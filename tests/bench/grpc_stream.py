@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 from workers.grpc_environment import prepare_grpc
 
@@ -41,7 +42,7 @@ async def _answer(
 
 async def serve(address: str) -> None:
     server = aio.server(options=_OPTIONS)
-    handler = grpc.stream_stream_rpc_method_handler(_answer)  # type: ignore[arg-type]
+    handler: Any = grpc.stream_stream_rpc_method_handler(_answer)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("bench", {"Stream": handler}),)
     )
@@ -54,7 +55,7 @@ async def serve(address: str) -> None:
 async def load(address: str, size: int, depth: int, writes: bool, seconds: float) -> None:
     """Print how many were answered, in how many seconds."""
     async with aio.insecure_channel(address, options=_OPTIONS) as channel:
-        stream = channel.stream_stream(_METHOD)()
+        stream: Any = channel.stream_stream(_METHOD)()
         message = _HEAD.pack(0, 0) + bytes(size) if writes else _HEAD.pack(0, size)
         began = time.monotonic()
         for _ in range(depth):
