@@ -30,10 +30,10 @@ def extensions() -> list[Extension]:
         return []
     try:
         from mypyc.build import mypycify
-    except ImportError as exc:
+        found = mypycify(HOT, target_dir="build/mypyc")
+    except (ImportError, SystemExit) as exc:  # mypyc has said what is wrong
         print(f"not compiled: {exc}", file=sys.stderr)
         return []
-    found = mypycify(HOT, target_dir="build/mypyc")
     for extension in found:
         extension.optional = True
     return found
