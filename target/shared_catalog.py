@@ -85,9 +85,11 @@ class SharedCatalog:
         for name, record in self._data.volumes.items():
             if name in catalog.volumes or name in configured:
                 continue
+            if record.deleting:
+                continue  # its data may be there still: they are deleted from here
             if record.shared and known:
                 self._data.drop(name)
-            elif record.workers is not None and not record.deleting:
+            elif record.workers is not None:
                 await self.settle(name, partial(_itself, record))
         await self._join_access()
         if not known:

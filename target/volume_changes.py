@@ -323,7 +323,8 @@ class VolumeChanges:
             for name, record in records.items():
                 await self._follow(name, record)
             for name, record in self._data.volumes.items():
-                if record.shared and name not in records:
+                # What could not be made is deleted from here, and nowhere else.
+                if record.shared and name not in records and not record.deleting:
                     await self._let_go(name)
 
     async def _follow(self, name: str, record: VolumeRecord) -> None:

@@ -109,3 +109,19 @@ def test_into_a_store_where_nothing_was_to_be_deleted_yet(tmp_path: Path) -> Non
             assert [place.store_id for place in node.record.migration.workers] == [STORES[2]]
 
     asyncio.run(test())
+
+
+def test_what_could_not_be_made_is_still_deleted_when_others_know_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        async with setup(tmp_path) as node:
+            node.record.shared = True
+            node.data.begin_delete(NAME)
+            await node.changes.follow({})
+            assert node.data.is_deleting(NAME), "its data are there still"
+            node.record.deleting = False
+            await node.changes.follow({})
+            assert node.data.record(NAME) is None, "another node has deleted it"
+
+    asyncio.run(test())
