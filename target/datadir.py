@@ -25,6 +25,7 @@ from typing import Final
 
 import msgspec
 
+from target.chap_users import UserRecord, Users
 from target.config import VolumeConfig, format_size
 from target.scsi.access_list import AccessEntry
 from workers.file_store import create_sparse
@@ -110,6 +111,7 @@ class _Catalog(msgspec.Struct, kw_only=True):
     # By pool: this node there, as Ceph knows it, until it has left with nothing in flight.
     pools: dict[str, str] = {}
     access: tuple[AccessEntry, ...] = ()  # who may use what (target/scsi/access_list.py)
+    users: tuple[UserRecord, ...] = ()  # with their secrets (target/chap_users.py)
     followed: str = ""  # the catalog of all nodes, if this is a copy of it
 
 
@@ -179,6 +181,20 @@ class DataDir:
             self._write()
         except OSError:
             self._catalog.access = before
+            raise
+
+    @property
+    def users(self) -> Users:
+        """The CHAP users of the catalog."""
+        return self._catalog.users
+
+    def keep_users(self, users: Users) -> None:
+        """Keep the CHAP users.  Raises OSError."""
+        before, self._catalog.users = self._catalog.users, users
+        try:
+            self._write()
+        except OSError:
+            self._catalog.users = before
             raise
 
     def record(self, name: str) -> VolumeRecord | None:
@@ -522,7 +538,9 @@ def read_bounded(file: Path, bytes_max: int) -> bytes | None:
 def write_atomically(file: Path, data: bytes) -> None:
     """A crash leaves the old file or the new one; on return the new one.  Raises OSError."""
     new = file.with_name(file.name + ".new")
-    with new.open("wb") as stream:
+    new.unlink(missing_ok=True)  # of a crash, and perhaps with another mode
+    # The catalog has secrets: nobody else reads what a node keeps.
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())

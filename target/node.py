@@ -35,6 +35,7 @@ from target.node_list import MemberInfo
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
 from target.sight import Sight
+from target.user_changes import UserChanges
 from target.volume_changes import VolumeChanges
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
@@ -70,6 +71,7 @@ class Node:
     ready: ReadyInfo
     changes: VolumeChanges
     access: AccessChanges
+    users: UserChanges
 
     def __init__(self, config: ServeConfig, log: Log) -> None:
         self._config = config
@@ -137,6 +139,8 @@ class Node:
         self._target.on_session_end = self._something_ended.set
         shared = self._volumes.shared
         self.access = AccessChanges(self._data, self._target, shared, self._log)
+        chap = _chap_policy(config.chap, config.mutual_chap)
+        self.users = UserChanges(self._data, self._target, chap, shared, self._log)
         self._target.advertised = [str(portal) for portal in config.advertise]
         if self._clustering is not None:
             self._target.other_portals = self._clustering.nodes.other_portals

@@ -1,4 +1,4 @@
-"""What all nodes of a cluster have, volumes and access list: one catalog, whoever changes it.
+"""What all nodes have, volumes, access list, CHAP users: one catalog, whoever changes it.
 
 It is a document of the registry, of a unit of its own: a change is in it first, and counts as done
 when every node has followed it (the events of ``target/cluster/lun.py``).  What a node keeps in its
@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from target.chap_users import Users
 from target.cluster.lun import LunTracker
 from target.cluster.node import ClusterNode
 from target.cluster.registry import RegistryAway, StaleNode
@@ -47,6 +48,7 @@ class Catalog(msgspec.Struct, kw_only=True):
     id: str = ""  # rule 1
     volumes: Records = {}
     access: Entries | None = None  # who may use what; None: nobody has said so yet
+    users: Users | None = None  # of CHAP; None: as above
 
 
 class SharedCatalog:
@@ -63,6 +65,7 @@ class SharedCatalog:
         # What others have changed.
         self.follow: Callable[[Records], Awaitable[None]] | None = None
         self.follow_access: Callable[[Entries], Awaitable[None]] | None = None
+        self.follow_users: Callable[[Users], Awaitable[None]] | None = None
         data.on_place = self._places_changed
 
     async def open(self) -> None:
@@ -92,6 +95,7 @@ class SharedCatalog:
             elif record.workers is not None:
                 await self.settle(name, partial(_itself, record))
         await self._join_access()
+        await self._join_users()
         if not known:
             self._data.follow(catalog.id)
 
@@ -107,6 +111,19 @@ class SharedCatalog:
         access = (await self._edit(edit)).access or ()
         if access != self._data.access:
             self._data.keep_access(access)
+
+    async def _join_users(self) -> None:
+        """As with the access list."""
+
+        def edit(catalog: Catalog) -> bool:
+            if catalog.users is not None or not self._data.users:
+                return False
+            catalog.users = self._data.users
+            return True
+
+        users = (await self._edit(edit)).users or ()
+        if users != self._data.users:
+            self._data.keep_users(users)
 
     async def _load(self) -> tuple[int, Catalog]:
         version, document = await self._node.registry.load(UNIT, KEY)
@@ -135,6 +152,18 @@ class SharedCatalog:
             return True
 
         return (await self._edit(change)).access or ()
+
+    async def change_users(self, edit: Callable[[Users], Users]) -> Users:
+        """The CHAP users, as ``edit`` makes them of those there are; it may raise.
+
+        Raises RegistryAway, StaleNode or DataDirError.
+        """
+
+        def change(catalog: Catalog) -> bool:
+            catalog.users = edit(catalog.users or ())
+            return True
+
+        return (await self._edit(change)).users or ()
 
     async def _edit(self, edit: Callable[[Catalog], bool]) -> Catalog:
         node = self._node
@@ -253,6 +282,8 @@ class SharedCatalog:
                     await self.follow(catalog.volumes)
                     if self.follow_access is not None:
                         await self.follow_access(catalog.access or ())
+                    if self.follow_users is not None:
+                        await self.follow_users(catalog.users or ())
                 break
             except (DataDirError, OSError) as exc:
                 self._log.error("cannot follow the catalog", reason=str(exc))

@@ -21,12 +21,14 @@ from target.admin.schema import (
     Problem,
     Report,
     TaskAbort,
+    UserList,
     VolumeCreate,
     VolumeList,
     VolumeMigrate,
     VolumeResize,
 )
 from target.admin.server import answer
+from target.chap_users import UserRecord
 from target.scsi.access_list import AccessEntry
 from target.sight_info import NodeList, ReservationList, SessionList, TaskList
 from target.telemetry.stats import NodeStats
@@ -64,6 +66,11 @@ OPERATIONS: Final = {
     ("PUT", "/v1/acls"): Operation("Add or replace an entry", AccessEntry, AccessEntry),
     ("DELETE", "/v1/acls"): Operation(
         "Remove an entry", status=204, query=("initiator", "user", "everybody")
+    ),
+    ("GET", "/v1/users"): Operation("The CHAP users, without secrets", UserList),
+    ("POST", "/v1/users"): Operation("Add a CHAP user", UserList, UserRecord, 201),
+    ("DELETE", "/v1/users"): Operation(
+        "Remove a CHAP user", status=204, query=("user", "everybody")
     ),
     ("GET", "/v1/nodes"): Operation("The nodes of the cluster", NodeList),
     ("GET", "/v1/sessions"): Operation("The sessions of this node", SessionList),

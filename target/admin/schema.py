@@ -53,6 +53,13 @@ class AccessEntries(msgspec.Struct, frozen=True, kw_only=True):
     acls: list[AccessEntry]  # none: everybody who logs in may use everything
 
 
+class UserList(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/users"""
+
+    users: list[str]  # CHAP users of the catalog: names, never secrets
+    configured: list[str]  # those of this node's configuration
+
+
 class VolumeList(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/volumes"""
 

@@ -13,6 +13,7 @@ from target.cli.acl_app import acl_app
 from target.cli.flags import flag, given, number
 from target.cli.scsi_app import scsi_app
 from target.cli.sight_app import node_app, session_app, task_app
+from target.cli.user_app import user_app
 from target.cli.volume_app import volume_app
 from target.config import Options, load_serve_config
 from target.config.model import IQN_DEFAULT
@@ -30,6 +31,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(scsi_app, name="scsi")
 app.add_typer(volume_app, name="volume")
 app.add_typer(acl_app, name="acl")
+app.add_typer(user_app, name="user")
 app.add_typer(node_app, name="node")
 app.add_typer(session_app, name="session")
 app.add_typer(task_app, name="task")

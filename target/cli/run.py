@@ -57,7 +57,7 @@ def run(args: Sequence[str]) -> int:
 
 def _usage(message: str, args: Sequence[str]) -> str:
     """Typer's complaint in our style; a secret may stand in it by a slip of the hand."""
-    if any("chap" in arg for arg in args):
+    if args[:1] == ["user"] or any("chap" in arg for arg in args):
         message = message.partition(" (")[0].partition("=")[0]
     return message[:1].lower() + message[1:]
 

@@ -85,6 +85,7 @@ async def _start_admin(
     from target.admin.server import AdminServer  # an HTTP server: not without need
     from target.admin.sight import sight_routes
     from target.admin.stats import stats_routes
+    from target.admin.users import user_routes
     from target.admin.volumes import volume_routes
     from target.telemetry.exposition import make_registry, telemetry_routes
     from target.telemetry.node import NodeCollector, unready
@@ -93,6 +94,7 @@ async def _start_admin(
     routes = [
         *volume_routes(node.volumes, node.changes, config),
         *access_routes(node.access),
+        *user_routes(node.users),
         *sight_routes(node.sight),
         *stats_routes(node, registry),
         *telemetry_routes(registry, partial(unready, node.parts)),

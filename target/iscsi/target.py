@@ -120,6 +120,9 @@ class IscsiTarget:
             raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "shutting down")
         if self.cut_off and identity.target is not None:
             raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "cut off from the other nodes")
+        proved = self._chap is None or identity.user in self._chap.users
+        if identity.target is not None and not proved:  # the users changed while it logged in
+            raise LoginRefused(LoginStatus.AUTHENTICATION_FAILURE, identity.initiator)
         if identity.tsih:
             return self._reinstate_connection(identity, channel)
         rights = self.access.rights(identity.initiator, identity.user)
@@ -216,7 +219,7 @@ class IscsiTarget:
         A session that may not be any more is dropped; its initiator is told why when it is back.
         """
         self.access = access
-        sessions = [s for s in self.sessions.values() if s.nexus is not None]
+        sessions = self._normal_sessions()
         one_done = countdown(len(sessions) + 1, done)
         for session in sessions:
             assert session.nexus is not None, "a normal session"
@@ -230,6 +233,35 @@ class IscsiTarget:
             else:
                 one_done()  # it ends already
         one_done()
+
+    def set_chap(self, chap: ChapPolicy | None, done: Callable[[], None]) -> None:
+        """Ask for other proof; ``done()`` when nothing runs of whom it shuts out.
+
+        A session ends whose user is gone or has another secret, or that has proved nothing where
+        proof is asked for now.
+        """
+        before = self._chap.users if self._chap is not None else {}
+        now = chap.users if chap is not None else {}
+        self._chap = chap
+        if self._chap_discovery is not None:
+            self._chap_discovery = chap
+        sessions = self._normal_sessions()
+        one_done = countdown(len(sessions) + 1, done)
+        for session in sessions:
+            user, channel = session.user, self.channels.get(session)
+            if user is None:
+                stands = chap is None
+            else:
+                stands = user in now and now[user] == before.get(user)
+            if stands or channel is None or session in self._ending:
+                one_done()
+            else:
+                log.warning("%s is not logged in as a CHAP user any more", session.initiator)
+                channel.supplanted(one_done)
+        one_done()
+
+    def _normal_sessions(self) -> list[Session]:
+        return [s for s in self.sessions.values() if s.nexus is not None]
 
     # --- discovery ------------------------------------------------------------------------------
 
