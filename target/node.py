@@ -25,9 +25,10 @@ from target.config.model import Portal as PortalAddress
 from target.datadir import DataDir, DataDirError
 from target.identity import ID_BYTES, NodeIdentity, keep_epoch, last_epoch
 from target.iscsi.chap import ChapPolicy, Secret
+from target.iscsi.listener import bind
 from target.iscsi.parameters import TargetLimits
 from target.iscsi.port_names import port_designators
-from target.iscsi.portal import Portal, bind
+from target.iscsi.portal import Portal
 from target.iscsi.session import plan_window
 from target.iscsi.target import IscsiTarget, TargetOptions
 from target.logs import Log
