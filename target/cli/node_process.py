@@ -1,6 +1,7 @@
-"""``python -m target.cli.node_process FD``: one process of ``lunmesh serve --processes N``.
+"""``python -m target.cli.node_process FD NAME``: one of ``lunmesh serve --processes N``.
 
-Its configuration comes from standard input, its connections through the descriptor FD.
+Its configuration comes from standard input, its connections through the descriptor FD.  NAME is
+for whoever looks at the list of processes.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ class Child:
             process = await asyncio.create_subprocess_exec(
                 *COMMAND,
                 str(theirs.fileno()),
+                self.name,  # for whoever looks at the list of processes
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=(theirs.fileno(),),
                 # It finds the packages where this process does, be they installed or not.

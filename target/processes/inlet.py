@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -63,9 +64,7 @@ class Inlet:
     def _readable(self) -> None:
         for _ in range(TAKEN_PER_WAKE):
             try:
-                message, descriptors, _, _ = socket.recv_fds(
-                    self._channel, PORTAL_BYTES, 1, socket.MSG_CMSG_CLOEXEC
-                )
+                message, descriptors, _, _ = socket.recv_fds(self._channel, PORTAL_BYTES, 1)
             except BlockingIOError:
                 return
             except OSError:
@@ -77,6 +76,7 @@ class Inlet:
             if not descriptors:
                 log.warning("a connection was lost: no descriptor is left")
                 continue
+            os.set_inheritable(descriptors[0], False)  # recv_fds of Python 3.11 ignores its flags
             self._take(int.from_bytes(message), socket.socket(fileno=descriptors[0]))
 
     def _take(self, portal: int, sock: socket.socket) -> None:
