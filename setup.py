@@ -28,12 +28,14 @@ def extensions() -> list[Extension]:
     """None of them has to succeed."""
     if os.environ.get("LUNMESH_COMPILED") != "1":
         return []
+    # mypy reads the types of what we depend on: it has to be installed already.
     try:
         from mypyc.build import mypycify
-    except ImportError as exc:
+
+        found = mypycify(HOT, target_dir="build/mypyc")
+    except (ImportError, SystemExit) as exc:  # mypyc has said what is wrong
         print(f"not compiled: {exc}", file=sys.stderr)
         return []
-    found = mypycify(HOT, target_dir="build/mypyc")
     for extension in found:
         extension.optional = True
     return found

@@ -40,6 +40,7 @@ from target.volume_changes import VolumeChanges
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
 from workers.grpc_environment import prepare_grpc
+from workers.uring import open_uring
 
 if TYPE_CHECKING:
     from target.clustering import Clustering
@@ -103,7 +104,9 @@ class Node:
         config = self._config
         loop = asyncio.get_running_loop()
         self._data = DataDir(config.data_dir)
-        self._executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
+        self._executor = BlockingExecutor(
+            config.io_threads, loop.call_soon_threadsafe, open_uring(loop)
+        )
         pool = BufferPool(config.buffer_memory_bytes)
         number, identity = ALONE_NUMBER, None
         sockets = self._bind(config.portals) if self._inlet is None else []

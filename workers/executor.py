@@ -10,6 +10,7 @@ import queue
 import threading
 
 from workers.delivery import CallSoonThreadsafe, Delivery, Job
+from workers.uring import Uring
 
 
 class BlockingExecutor:
@@ -20,7 +21,10 @@ class BlockingExecutor:
     session's window.  ``work`` must not raise; errors are part of the I/O that it carries.
     """
 
-    def __init__(self, threads: int, call_soon_threadsafe: CallSoonThreadsafe) -> None:
+    def __init__(
+        self, threads: int, call_soon_threadsafe: CallSoonThreadsafe, uring: Uring | None = None
+    ) -> None:
+        self.uring = uring  # for those that can do without a thread
         self._jobs: queue.SimpleQueue[tuple[Job, Job] | None] = queue.SimpleQueue()
         self._delivery = Delivery(call_soon_threadsafe)
         self._lock = threading.Lock()
@@ -76,3 +80,5 @@ class BlockingExecutor:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+        if self.uring is not None:
+            self.uring.close()

@@ -130,9 +130,18 @@ class FileStore(VolumeStore):
             self._gate_closed_seconds = GATE_CLOSED_SECONDS
         return done
 
-    # --- in a thread ----------------------------------------------------------------------------
+    # --- in a thread, or in the ring --------------------------------------------------------------
 
     def submit(self, io: StoreIo) -> None:
+        uring = self._executor.uring
+        if (
+            uring is None
+            or io.kind is not IoKind.READ
+            or not uring.read(self._fd, io, self._submit)
+        ):
+            self._submit(io)
+
+    def _submit(self, io: StoreIo) -> None:
         self._executor.run(lambda: self._perform(io), lambda: io.done(io))
 
     def _perform(self, io: StoreIo) -> None:

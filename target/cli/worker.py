@@ -25,6 +25,7 @@ from workers.server import ServerError, TlsFiles, WorkerServer
 from workers.share_dir import ShareDir, ShareDirError
 from workers.shares import MemoryShares, Shares
 from workers.store import VolumeStore
+from workers.uring import open_uring
 from workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _raise_file_limit() -> None:
 async def _serve(config: WorkerConfig, log: logs.Log) -> None:
     loop = asyncio.get_running_loop()
     stop = stop_event(log)
-    executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe)
+    executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe, open_uring(loop))
     shares = await _shares(config, executor, loop)
     worker = Worker(
         shares,

@@ -25,6 +25,11 @@ VOLUMES_PER_PART: Final = 100
 def executor_families(executor: BlockingExecutor) -> Iterator[Metric]:
     """--io-threads"""
     yield of_one(counter("io_jobs", "I/Os that had to wait for a disk, in a thread"), executor.jobs)
+    uring = executor.uring
+    yield of_one(
+        counter("io_uring_reads", "Reads that had to wait for a disk, in io_uring"),
+        uring.reads if uring is not None else 0,
+    )
     yield of_one(gauge("io_jobs_queued", "Those that no thread has taken yet"), executor.queued)
     yield of_one(gauge("io_threads", "Threads for them"), executor.threads)
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tests.bench.clients import write_once
+from tests.bench.clients import RADOS_BENCH, write_once
 from tests.bench.servers import Candidate, Disks, Endpoint, product_version
 from tests.support.ceph_cluster import CephCluster, CephError, find_ceph
 from tests.support.lunmesh_server import LunmeshServer, ServerError
@@ -24,6 +24,7 @@ RADOS_WORKER = "rados, 1 worker"
 TGT_RBD = "tgt-rbd"
 # librbd answers a write from its cache; what is answered here is on the OSDs.
 TGT_RBD_UNCACHED = "tgt-rbd, no cache"
+RADOS_BENCHED = "rados bench"  # a client that comes with Ceph, and no server: no SCSI at all
 RBD_MODULE = Path("/usr/lib/tgt/backing-store/bs_rbd.so")
 ObjectStore = Literal["memstore", "bluestore"]
 
@@ -109,6 +110,13 @@ def _serve_tgt_rbd(shared: SharedCluster, disks: Disks, *, cache: bool) -> Itera
         yield _filled(urls, (server.pid,), disks)
 
 
+@contextmanager
+def _serve_rados_bench(shared: SharedCluster, disks: Disks) -> Iterator[Endpoint]:
+    with shared.use(disks.folder) as cluster:
+        url = f"{RADOS_BENCH}:{cluster.conf}?pool={cluster.create_pool()}"
+        yield Endpoint(dict.fromkeys(disks.blocks, url), (), dict.fromkeys(disks.blocks, ()))
+
+
 def _filled(urls: dict[int, str], pids: tuple[int, ...], disks: Disks) -> Endpoint:
     """All blocks written: no run pays for allocation."""
     for url in urls.values():
@@ -141,6 +149,13 @@ def rados_worker(shared: SharedCluster) -> Candidate:
         product_version(),
         lambda disks: _serve_rados_worker(shared, disks),
         find_ceph() or "",
+    )
+
+
+def rados_bench(shared: SharedCluster) -> Candidate:
+    """What Ceph's own client gets of the cluster, which is no server."""
+    return Candidate(
+        RADOS_BENCHED, "", lambda disks: _serve_rados_bench(shared, disks), find_ceph() or ""
     )
 
 

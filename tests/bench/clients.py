@@ -1,5 +1,8 @@
 """The load generators: two that others wrote, and one in C for what those cannot do (c/load.c).
 
+What is no iSCSI target has a client of its own, whatever the row asks for: the scheme of its URL
+says which.
+
 `iscsi-perf` (libiscsi) only reads and runs for a time. `qemu-img bench` reads and writes and runs
 for a number of requests, so a first short run tells how many the time takes. Debian's fio is built
 without libiscsi and cannot reach a target by itself.
@@ -10,11 +13,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from tests.bench import tools
+from tests.support.lunmesh_server import PROJECT_ROOT
 
 # A run that takes this much longer than it should is stuck.
 _GRACE_S = 120
@@ -25,6 +30,9 @@ _FILL_BLOCK_BYTES = 1 << 20
 _FILL_DEPTH = 8
 _WRITES = {"read": 0, "mix": 30, "write": 100}  # percent
 ECHO = "echo"  # what load.c calls the server of echo.c
+GRPC_STREAM = "grpc-stream"  # URL: grpc-stream:ADDRESS
+RADOS_BENCH = "rados-bench"  # URL: rados-bench:CONF?pool=POOL
+_OBJECT_BYTES = 4 << 20  # as large as those of the others
 _LUN_BLOCK_BYTES = 512  # of all disks here; iscsi-perf counts in the disk's blocks
 
 
@@ -125,6 +133,50 @@ def c_load(url: str, disk_bytes: int, workload: Workload, seconds: float) -> Cal
     return run
 
 
+def grpc_stream(url: str, disk_bytes: int, workload: Workload, seconds: float) -> Callable[[], Run]:
+    address = url.removeprefix(f"{GRPC_STREAM}:")
+    writes = str(int(workload.op == "write"))
+    command = (
+        *(sys.executable, "-m", "tests.bench.grpc_stream", "load", address),
+        *(str(workload.block_bytes), str(workload.depth), writes, str(seconds)),
+    )
+
+    def run() -> Run:
+        ios, took = _run(*command, seconds=seconds).split()
+        return Run(int(ios), float(took))
+
+    return run
+
+
+def rados_bench(url: str, disk_bytes: int, workload: Workload, seconds: float) -> Callable[[], Run]:
+    parts = urlsplit(url)
+    (pool,) = parse_qs(parts.query)["pool"]
+    size = str(workload.block_bytes)
+
+    def command(mode: str, took: float, *more: str) -> str:
+        return _run(
+            *("rados", "-c", parts.path, "-p", pool, "bench", str(max(1, round(took))), mode),
+            *("-t", str(workload.depth), "--run-name", size, "--no-cleanup", *more),
+            seconds=took,
+        )
+
+    def write(took: float) -> str:
+        return command("write", took, "-b", size, "-O", str(_OBJECT_BYTES))
+
+    if workload.op == "read":
+        write(seconds)  # what is to be read
+
+    def run() -> Run:
+        output = write(seconds) if workload.op == "write" else command("rand", seconds)
+        done = re.search(r"Total (?:writes|reads) made:\s+(\d+)", output)
+        took = re.search(r"Total time run:\s+([0-9.]+)", output)
+        if done is None or took is None:
+            raise ClientFailed(f"rados bench printed no result: {output[-300:]}")
+        return Run(int(done[1]), float(took[1]))
+
+    return run
+
+
 def write_once(url: str, disk_bytes: int) -> None:
     """Write the whole disk, one block after the other."""
     load = Workload("write", _FILL_BLOCK_BYTES, _FILL_DEPTH)
@@ -146,7 +198,12 @@ def _step(workload: Workload, disk_bytes: int) -> int:
 def _run(*command: str, seconds: float) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds + _GRACE_S, check=False
+            command,
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=seconds + _GRACE_S,
+            check=False,
         )
     except subprocess.TimeoutExpired as exc:
         raise ClientFailed(f"{' '.join(command)} hangs") from exc
@@ -158,7 +215,13 @@ def _run(*command: str, seconds: float) -> str:
 
 
 CLIENTS: dict[str, Client] = {"iscsi-perf": iscsi_perf, "qemu-img": qemu_img, "load": c_load}
+_BY_SCHEME: dict[str, Client] = {GRPC_STREAM: grpc_stream, RADOS_BENCH: rados_bench}
 _PACKAGES = {"iscsi-perf": "libiscsi-bin", "qemu-img": "qemu-utils qemu-block-extra"}
+
+
+def client_of(name: str, url: str) -> Client:
+    """The client of that name, or the one that this server has instead."""
+    return _BY_SCHEME.get(url.partition(":")[0], CLIENTS[name])
 
 
 def missing_clients() -> dict[str, str]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from tests.bench.clients import CLIENTS, Run
+from tests.bench.clients import Run, client_of
 from tests.bench.procstat import cpu_seconds, memory_bytes
 from tests.bench.rows import Row
 from tests.bench.servers import TGTD, Candidate, Disks, Endpoint
@@ -114,7 +114,9 @@ def measure(
                         if not theirs:
                             continue
                         load = replace(load, rate=theirs[-1].rate / 2)
-                    run = CLIENTS[row.client](endpoint.urls[block], size, load, seconds)
+                    run = client_of(row.client, endpoint.urls[block])(
+                        endpoint.urls[block], size, load, seconds
+                    )
                     for file in endpoint.files[block]:
                         if row.cached:
                             warm(file, block)
@@ -149,7 +151,9 @@ def spy_on(
     with server.serve(Disks(own, size, blocks)) as endpoint:
         for row in rows:
             block = row.workload.block_bytes
-            run = CLIENTS[row.client](endpoint.urls[block], size, row.workload, seconds)
+            run = client_of(row.client, endpoint.urls[block])(
+                endpoint.urls[block], size, row.workload, seconds
+            )
             for file in endpoint.files[block]:
                 warm(file, block)
             with spying(endpoint.pids) as found:

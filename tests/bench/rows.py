@@ -77,6 +77,8 @@ WORKER_ROWS = (
     small("read", 128, "load"),
     small("write", 1, "qemu-img"),
     small("write", 32, "qemu-img"),
+    large("read", 8, "load"),
+    large("write", 8, "load"),
     large("read", 1, "iscsi-perf"),
     large("read", 32, "iscsi-perf"),
     large("write", 1, "qemu-img"),

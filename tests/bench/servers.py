@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import grpc
+
 import target
 from tests.bench import tools
+from tests.bench.clients import GRPC_STREAM
 from tests.support import compiled
-from tests.support.lunmesh_server import LunmeshServer, ServerError
+from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer, ServerError
 from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
 from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
 
@@ -27,6 +31,7 @@ EMBEDDED = "lunmesh"
 COMPILED = "lunmesh, compiled"
 TGTD = "tgtd"
 ECHO = "C echo"
+GRPC = "bare gRPC stream"
 WORKER_UNIX = "1 worker, unix"
 WORKER_TCP = "1 worker, tcp"
 TWO_WORKERS = "2 workers"
@@ -157,6 +162,26 @@ def _serve_echo(disks: Disks) -> Iterator[Endpoint]:
         process.kill()
 
 
+@contextmanager
+def _serve_grpc_stream(disks: Disks) -> Iterator[Endpoint]:
+    # Elsewhere: the path of a Unix socket must be short.
+    with tempfile.TemporaryDirectory(prefix="lunmesh-") as folder:
+        address = f"unix:{folder}/socket"
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.grpc_stream", "serve", address],
+            cwd=PROJECT_ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            url = f"{GRPC_STREAM}:{address}"
+            yield Endpoint(
+                dict.fromkeys(disks.blocks, url), (process.pid,), dict.fromkeys(disks.blocks, ())
+            )
+            process.kill()
+
+
 def refusal(candidate: Candidate, scratch: Path) -> str:
     """Why this server cannot be started here; nothing, if it can."""
     trial = Path(tempfile.mkdtemp(dir=scratch))
@@ -201,6 +226,11 @@ def tgtd_with_digests() -> Candidate:
 def echo() -> Candidate:
     """What a read costs at least, in C (c/echo.c)."""
     return Candidate(ECHO, "", _serve_echo, tools.missing())
+
+
+def bare_grpc_stream() -> Candidate:
+    """What the way to a worker costs at least (grpc_stream.py)."""
+    return Candidate(GRPC, grpc.__version__, _serve_grpc_stream)
 
 
 def product_version() -> str:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from tests.bench.ceph import (
     RADOS,
+    RADOS_BENCHED,
     RADOS_WORKER,
     TGT_RBD,
     TGT_RBD_UNCACHED,
     ObjectStore,
     SharedCluster,
+    rados_bench,
     rados_store,
     rados_worker,
     tgt_rbd,
@@ -31,11 +33,13 @@ from tests.bench.servers import (
     ECHO,
     EMBEDDED,
     FOUR_WORKERS,
+    GRPC,
     TGTD,
     TWO_WORKERS,
     WORKER_TCP,
     WORKER_UNIX,
     Candidate,
+    bare_grpc_stream,
     echo,
     lunmesh,
     lunmesh_compiled,
@@ -114,8 +118,24 @@ def _one_worker_beside_tgtd(row: Row) -> Goals:
     return Goals(rate_at_least=1.0 if load.depth > 32 else 0.6)
 
 
+def _one_worker_beside_grpc(row: Row) -> Goals:
+    load = row.workload
+    small = load.block_bytes <= SMALL_BYTES_MAX
+    return Goals(rate_at_least=0.7) if small and load.op == "read" and load.depth == 1 else Goals()
+
+
+def _two_workers_beside_grpc(row: Row) -> Goals:
+    load = row.workload
+    large = load.block_bytes > SMALL_BYTES_MAX
+    return Goals(rate_at_least=0.8) if large and load.depth == 8 else Goals()
+
+
 def _beside_tgt_rbd(row: Row) -> Goals:
-    return Goals(rate_at_least=1.0) if row.workload.depth > 1 else Goals()
+    return Goals(rate_at_least=1.3) if row.workload.depth > 1 else Goals()
+
+
+def _beside_rados_bench(row: Row) -> Goals:
+    return Goals(rate_at_least=0.7) if row.workload.depth > 1 else Goals()
 
 
 def _tracked(row: Row) -> Goals:
@@ -135,11 +155,13 @@ def _ceph(objectstore: ObjectStore) -> Suite:
             rados_worker(shared),
             tgt_rbd(shared),
             tgt_rbd(shared, cache=False),
+            rados_bench(shared),
         ),
         (
             Comparison(RADOS, TGT_RBD, _beside_tgt_rbd),
             Comparison(RADOS_WORKER, TGT_RBD),
             Comparison(RADOS, TGT_RBD_UNCACHED),
+            Comparison(RADOS, RADOS_BENCHED, _beside_rados_bench),
         ),
     )
 
@@ -175,10 +197,12 @@ def suites() -> tuple[Suite, ...]:
             "workers",
             "Through gRPC workers, beside the embedded store and tgtd's local file",
             WORKER_ROWS,
-            (lunmesh(), *map(lunmesh_over_workers, OVER_WORKERS), tgtd()),
+            (lunmesh(), *map(lunmesh_over_workers, OVER_WORKERS), tgtd(), bare_grpc_stream()),
             (
                 *(Comparison(name, EMBEDDED) for name in OVER_WORKERS),
                 Comparison(WORKER_UNIX, TGTD, _one_worker_beside_tgtd),
+                Comparison(WORKER_UNIX, GRPC, _one_worker_beside_grpc),
+                Comparison(TWO_WORKERS, GRPC, _two_workers_beside_grpc),
             ),
         ),
         Suite(
