@@ -20,8 +20,9 @@ from tests.support import reservations as pr
 from tests.support.incrementers import BUSY, GOOD, TROUBLE, Incrementers, connect, until_good
 from tests.support.initiator import Initiator
 from tests.support.iscsi_socket import Disconnected
-from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer, free_port
+from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer
 from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.node_processes import alive, first_of_two_free, processes_of
 from tests.support.redis_server import RedisServer
 from tests.support.volume_command import VolumeCommand
 
@@ -57,17 +58,9 @@ def node(
     server.admin_port = first_of_two_free()
     with server:
         yield server
-        processes = pids(server)
+        processes = processes_of(server)
     # The context has killed it, which its processes notice by themselves.
     until(lambda: not any(map(alive, processes)), "processes outlive their supervisor")
-
-
-def first_of_two_free() -> int:
-    while True:
-        port = free_port()
-        with contextlib.suppress(OSError), socket.socket() as next_one:
-            next_one.bind(("127.0.0.1", port + 1))
-            return port
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -75,20 +68,6 @@ def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
-
-
-def pids(node: LunmeshServer) -> dict[int, int]:
-    """By process id, which of the processes it is."""
-    found = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
-    named = {int(pid): Path(f"/proc/{pid}/cmdline").read_text().split("\0")[-2] for pid in found}
-    return {pid: int(name.rpartition("-")[2]) for pid, name in named.items()}
-
-
-def alive(pid: int) -> bool:
-    """Whether it is there, and not waiting to be asked for its exit status."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def is_over(session: Initiator) -> bool:
@@ -184,7 +163,7 @@ def test_a_login_ends_the_session_that_it_reinstates(node: LunmeshServer) -> Non
 def test_a_process_that_is_killed_comes_back_and_the_other_goes_on(node: LunmeshServer) -> None:
     lba = 4096
     kept = os.urandom(BLOCKS * 512)
-    (victim,) = (pid for pid, number in pids(node).items() if number == 1)
+    (victim,) = (pid for pid, number in processes_of(node).items() if number == 1)
     ends, written = threading.Event(), [0]
 
     def go_on(session: Initiator) -> None:
@@ -210,9 +189,9 @@ def test_a_process_that_is_killed_comes_back_and_the_other_goes_on(node: Lunmesh
             ends.set()
             thread.join()
         assert read(others, lba) == bytes(BLOCKS * 512)
-    numbers = sorted(pids(node).values())
+    numbers = sorted(processes_of(node).values())
     assert numbers == [1, 2]
-    assert victim not in pids(node)
+    assert victim not in processes_of(node)
 
 
 def connect_again(node: LunmeshServer, name: str) -> Initiator:
@@ -228,7 +207,7 @@ def test_asked_to_stop_nothing_is_left_and_it_starts_with_what_was(node: Lunmesh
     with connect(node, name_in(2)) as session:
         assert command(session, cdb.write10(0, BLOCKS), data) == GOOD
         assert session.logout() == 0
-    processes = pids(node)
+    processes = processes_of(node)
     assert node.stop() == 0
     assert not any(map(alive, processes))
     node.start()
@@ -237,7 +216,7 @@ def test_asked_to_stop_nothing_is_left_and_it_starts_with_what_was(node: Lunmesh
 
 def test_told_twice_all_end_at_once(node: LunmeshServer) -> None:
     """A process that does not even move does not keep the others."""
-    processes = pids(node)
+    processes = processes_of(node)
     for pid in processes:
         os.kill(pid, signal.SIGSTOP)
     node.signal(signal.SIGTERM)
