@@ -38,6 +38,8 @@ async def _serve(config: ServeConfig, log: logs.Log, channel: socket.socket | No
     inlet = Inlet(channel, stop.set) if channel is not None else None
     while not stop.is_set():
         await _serve_one_life(config, log, stop, inlet)
+    if inlet is not None:
+        inlet.close()
     log.info("stopped")
 
 

@@ -54,7 +54,11 @@ class Child:
         pause = PAUSE_SECONDS_MIN
         while not self._stopping.is_set():
             began = time.monotonic()
-            status = await self._live()
+            try:
+                status = await self._live()
+            except OSError as exc:  # no memory, descriptor or process left
+                self._log.error("a process cannot start", process=self.name, reason=str(exc))
+                status = 1
             if self.ready is None:
                 self.status = status
                 self._changed()

@@ -70,7 +70,7 @@ class Supervisor:
         try:
             while not stop.is_set() and (status := self._failed()) is None:
                 if all(child.ready is not None for child in children):
-                    front.listen(bound)
+                    self._listen(front, bound)
                     say(children[0].ready or "")
                     await stop.wait()
                 self._news.clear()
@@ -81,6 +81,13 @@ class Supervisor:
             asked.cancel()
             front.close()
             await self._end(kept)
+
+    def _listen(self, front: Front, bound: Sequence[socket.socket]) -> None:
+        try:
+            front.listen(bound)
+        except OSError as exc:  # somebody else has listened there since they were taken
+            portals = ", ".join(map(str, self._config.portals))
+            raise OSError(exc.errno, exc.strerror, f"portal {portals}") from exc
 
     def _failed(self) -> int | None:
         """Rule 2: the exit status of a process that never was ready."""

@@ -122,6 +122,38 @@ def test_the_processes_are_nodes(node: LunmeshServer) -> None:
     assert all(name in node.stderr() for name in ("node=n-1", "node=n-2"))
 
 
+def test_a_node_elsewhere_tells_each_initiator_the_tag_that_it_will_find(
+    node: LunmeshServer, shared: tuple[str, ...], tmp_path: Path
+) -> None:
+    """And the processes tell of that node, with its one tag."""
+    alone = (*shared[: shared.index("--processes")], *OPTIONS, "--node-id", "m")
+    with LunmeshServer(tmp_path, [DISK], arguments=alone) as other:
+        tags = set()
+        for process in (1, 2):
+            name = name_in(process)
+            with connect(node, name) as session:
+                found = session.answers["TargetPortalGroupTag"]
+            with connect(other, name) as session:
+                own = session.answers["TargetPortalGroupTag"]
+            for asked in (node, other):
+                until_told(asked, name, {f"{node.portal},{found}", f"{other.portal},{own}"})
+            tags.add(found)
+        assert len(tags) == 2
+        assert other.stop() == 0
+
+
+def until_told(node: LunmeshServer, name: str, expected: set[str]) -> None:
+    """Until discovery there names these, each once: nodes hear of others with their leases."""
+
+    def told() -> bool:
+        with Initiator(node.host, node.port, name=PREFIX + name) as session:
+            session.login(discovery=True)
+            ((_, addresses),) = session.send_targets()
+        return sorted(addresses) == sorted(expected)
+
+    until(told, f"{expected} is not what is told")
+
+
 def test_what_one_writes_the_other_reads(node: LunmeshServer) -> None:
     with connect(node, name_in(1)) as one, connect(node, name_in(2)) as two:
         for number, (writer, reader) in enumerate([(one, two), (two, one)]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from target.iscsi.requests import LoginRequest, NopOut
 from target.processes.first_pdu import FIRST_PDU_BYTES_MAX, initiator_of
@@ -72,6 +74,14 @@ def test_a_text_that_goes_on_may_be_cut_anywhere(end: int) -> None:
 )
 def test_what_names_nobody_is_known_for_it(head: bytes) -> None:
     assert initiator_of(head) == ""
+
+
+@given(st.binary(max_size=96), st.integers(0, 96))
+def test_whatever_comes_has_an_answer_that_stands(head: bytes, cut: int) -> None:
+    """More bytes never change what was known from fewer."""
+    head = b"\x43" + head
+    known = initiator_of(head[:cut])
+    assert known is None or known == initiator_of(head)
 
 
 def test_no_more_is_looked_at_than_a_login_may_have() -> None:
