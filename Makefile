@@ -5,11 +5,11 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 # The whole run is bounded: pytest stops after this many seconds and says which test was running.
 TEST_SECONDS ?= 2160
-# Flags of `make run`, `test`, `bench`, `load`, `failures`, `chaos` and `simulate`: make run ARGS='--volume disk0=10G'
+# Flags of `make run`, `test`, `bench`, `load`, `failures`, `soak`, `chaos` and `simulate`: make run ARGS='--volume disk0=10G'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install compiled run test lint format bench load failures chaos simulate docs reference protos debian-packages lock clean
+.PHONY: help install compiled run test lint format bench load failures soak chaos simulate docs reference protos debian-packages lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -65,6 +65,9 @@ failures: install debian-packages ## How long initiators wait when a part dies: 
 
 chaos: install ## Kill, stop and cut off nodes, workers and Redis under verified writes: make chaos ARGS='--nodes 3 --seed 1'
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
+
+soak: install debian-packages ## Everything on, harm done to it: does anything grow? make soak ARGS='--minutes 30'
+	@exec $(BIN)/python -m tests.soak $(ARGS)
 
 simulate: install debian-packages ## What tracking costs at scale: make simulate ARGS='--short'
 	@exec $(BIN)/python -m tests.simulation $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +58,15 @@ class Cluster:
 
 @contextlib.contextmanager
 def running_cluster(
-    folder: Path, nodes: int = 1, ceph: CephCluster | None = None
+    folder: Path,
+    nodes: int = 1,
+    ceph: CephCluster | None = None,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Cluster]:
-    """Everything runs; at the end everything has ended and is unmounted."""
+    """Everything runs; at the end everything has ended and is unmounted.
+
+    ``arguments`` are further flags of the nodes.
+    """
     with contextlib.ExitStack() as stack:
         members: list[Member] = []
         if ceph is not None:
@@ -79,7 +85,7 @@ def running_cluster(
                 place = disk.folder if disk is not None else folder / f"store{number}"
                 store = f"file:{place}/worker"
                 members.append(_member(stack, folder / f"worker{number}", store, disk))
-        flags = ["--worker-timeout", str(seconds)]
+        flags = ["--worker-timeout", str(seconds), *arguments]
         for member in members:
             flags += ["--worker", f"{member.relay.host}:{member.relay.port}"]
         redis = None

@@ -87,29 +87,45 @@ def run(
 
     Raises what a client ended with, if one did; TimeoutError where nothing goes on.
     """
+    with running_cluster(folder, nodes, ceph) as cluster:
+        return harm(cluster, cluster, seconds=seconds, seed=seed, faults=faults)
+
+
+def harm(
+    cluster: Cluster,
+    victims: Cluster,
+    *,
+    seconds: float,
+    seed: int,
+    faults: Collection[str] = (),
+    restart_workers: bool = True,
+) -> Report:
+    """The same on a cluster that runs, and whose disk reads as zeros; ``victims`` is the part of it
+    that is harmed.
+    """
     history = History()
+    nodes = len(cluster.nodes)
     hot = _HOT_BLOCKS if nodes == 1 else _HOT_BLOCKS_OF_SEVERAL
     layout = Layout(hot=hot, total=VOLUME_BYTES // blocks.BLOCK_BYTES)
-    with running_cluster(folder, nodes, ceph) as cluster:
-        addresses = _addresses(cluster)
-        clients = [Client(n, addresses, history, layout, seed) for n in range(CLIENTS)]
-        nemesis = Nemesis(cluster, history, seed, faults)
+    addresses = _addresses(cluster)
+    clients = [Client(n, addresses, history, layout, seed) for n in range(CLIENTS)]
+    nemesis = Nemesis(victims, history, seed, faults)
+    for client in clients:
+        client.start()
+    try:
+        nemesis.run(seconds)
+        _wait_until_healed(clients)
+    finally:
         for client in clients:
-            client.start()
-        try:
-            nemesis.run(seconds)
-            _wait_until_healed(clients)
-        finally:
-            for client in clients:
-                client.stop()
-            for client in clients:
-                client.join()
-        _raise_errors(clients)
-        for member in cluster.members:  # a page cache outlives its process
-            member.worker.kill()
-            member.worker.start()
-        checked = _read_back(addresses[seed % nodes], history)
-        stand_ins = nemesis.stand_ins
+            client.stop()
+        for client in clients:
+            client.join()
+    _raise_errors(clients)
+    for member in cluster.members if restart_workers else ():  # a page cache outlives its process
+        member.worker.kill()
+        member.worker.start()
+    checked = _read_back(addresses[seed % nodes], history)
+    stand_ins = nemesis.stand_ins
     ends = [event for event in history.events if event.end is not End.INVOKE]
     return Report(
         seed,

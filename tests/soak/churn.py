@@ -1,0 +1,114 @@
+"""What goes on beside reads and writes: volumes, access entries and sessions come and go."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from target.admin.client import AdminClient, NodeAway, Refused
+from target.config.values import parse_portal
+from tests.chaos.cluster import Cluster
+from tests.support.initiator import Initiator, LoginRefused
+from tests.support.iscsi_socket import Disconnected, NoAnswer
+from tests.support.scrape import page
+
+EVERYBODY = {"initiator": "iqn.*"}
+_PAUSE_SECONDS = 0.2
+_LOGIN_SECONDS = 4.0
+_SIZE = 16 << 20
+_VOLUME = "churned"
+_VISITOR = {"initiator": "iqn.2026-11.com.example:visitor", "volumes": {"disk0": "ro"}}
+_VOLUME_PATH = f"/v1/volumes/{_VOLUME}?force=yes"
+_ACCESS_PATH = f"/v1/acls?initiator={_VISITOR['initiator']}"
+# What may be meant by it: a node or Redis is away, or has lost its memory.
+_EXPECTED = (NodeAway, Refused, Disconnected, NoAnswer, LoginRefused, OSError)
+
+
+class Churn:
+    """Runs in a thread until it is stopped; ``done`` and ``failed`` count by what was tried."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self._servers = [node.server for node in cluster.nodes]
+        self._random = random.Random(f"churn {seed}")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="churn")
+        self.error: BaseException | None = None
+        self.done: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+
+    def __enter__(self) -> Churn:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def _run(self) -> None:
+        tries: dict[str, Callable[[], Any]] = {
+            "create": lambda: self._ask("POST", "/v1/volumes", {"name": _VOLUME, "size": _SIZE}),
+            "resize": lambda: self._ask("PATCH", f"/v1/volumes/{_VOLUME}", {"size": 2 * _SIZE}),
+            "delete": lambda: self._delete(_VOLUME_PATH),
+            "acl create": lambda: self._ask("PUT", "/v1/acls", _VISITOR),
+            "acl delete": lambda: self._delete(_ACCESS_PATH),
+            "login": self._visit,
+            "scrape": lambda: page(self._random.choice(self._servers).admin, "/metrics"),
+            "tasks": lambda: page(self._random.choice(self._servers).admin, "/v1/tasks"),
+        }
+        try:
+            while not self._stop.wait(_PAUSE_SECONDS):
+                for name, attempt in tries.items():
+                    try:
+                        attempt()
+                        self.done[name] += 1
+                    except _EXPECTED:
+                        self.failed[name] += 1
+        except BaseException as exc:
+            self.error = exc
+
+    def _client(self) -> AdminClient:
+        return AdminClient(parse_portal(self._random.choice(self._servers).admin))
+
+    def _ask(self, method: str, path: str, body: Any) -> None:
+        self._client().send(method, path, body, dict)
+
+    def _delete(self, path: str) -> None:
+        self._client().delete(path)
+
+    def _visit(self) -> None:
+        server = self._random.choice(self._servers)
+        with Initiator(
+            server.host,
+            server.port,
+            target=server.iqn,
+            name="iqn.2026-11.com.example:visitor",
+            timeout=_LOGIN_SECONDS,
+        ) as visitor:
+            visitor.login()
+            visitor.logout()
+
+    def clear(self, seconds: float) -> None:
+        """What is left of it goes: once everything is whole again that has to succeed."""
+        deadline = time.monotonic() + seconds
+        client = AdminClient(parse_portal(self._servers[0].admin))
+        for path in (
+            f"/v1/volumes/{_VOLUME}?force=yes",
+            f"/v1/acls?initiator={_VISITOR['initiator']}",
+        ):
+            while True:
+                try:
+                    client.delete(path)
+                except Refused as refusal:
+                    if refusal.status == 404:
+                        break
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_PAUSE_SECONDS)
+                else:
+                    break

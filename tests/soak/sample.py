@@ -1,0 +1,87 @@
+"""What a cluster holds at a moment when nobody asks it for anything."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.bench.procstat import memory_bytes
+from tests.chaos.cluster import Cluster, Member, Node
+from tests.support.scrape import Samples, scrape
+
+MIB = 1 << 20
+QUIET_SECONDS = 40.0  # by then all that was in doubt is settled
+_PACE_SECONDS = 0.1
+
+Held = dict[str, float]
+
+
+def wait_until_quiet(cluster: Cluster) -> None:
+    """Until no node has a session, a command, a buffer or an I/O of its own left.
+
+    Raises TimeoutError with what is left.
+    """
+    deadline = time.monotonic() + QUIET_SECONDS
+    for node in cluster.nodes:
+        while left := {name: count for name, count in _in_use(node).items() if count}:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{node.server.stderr_path.parent.name} still has {left}")
+            time.sleep(_PACE_SECONDS)
+
+
+def _in_use(node: Node) -> Held:
+    found: Samples = scrape(node.server.admin)
+    return {
+        "sessions": sum(found.values("iscsi_sessions")),
+        "commands": sum(found.values("scsi_tasks")),
+        "buffer bytes": found.get("buffer_bytes", what="out"),
+        "I/Os at workers": sum(found.values("worker_unanswered")),
+        "I/Os for workers": sum(found.values("worker_waiting")),
+    }
+
+
+def take(cluster: Cluster) -> Held:
+    """Memory, descriptors and threads of every process, what Redis has, and files."""
+    held: Held = {}
+    for name, pid, folder in _processes(cluster):
+        held[f"{name} MiB"] = memory_bytes((pid,)) / MIB
+        held[f"{name} descriptors"] = len(os.listdir(f"/proc/{pid}/fd"))
+        held[f"{name} threads"] = len(os.listdir(f"/proc/{pid}/task"))
+        held[f"{name} files"] = sum(1 for path in folder.rglob("*") if path.is_file())
+    assert cluster.redis is not None, "several nodes have one"
+    redis = cluster.redis.client()
+    held["redis keys"] = redis.dbsize()
+    held["redis MiB"] = redis.info("memory")["used_memory"] / MIB
+    redis.close()
+    return held
+
+
+def _processes(cluster: Cluster) -> Iterator[tuple[str, int, Path]]:
+    for number, node in enumerate(cluster.nodes):
+        yield f"node {number}", node.server.pid, node.server.data_dir
+    for number, member in enumerate(cluster.members):
+        yield f"worker {number}", member.worker.pid, _folder_of(member)
+
+
+def _folder_of(member: Member) -> Path:
+    return Path(member.worker.store.removeprefix("file:"))
+
+
+_ALLOWED: dict[str, Callable[[float], float]] = {
+    "MiB": lambda before: before + 16,  # arenas that are not full, caches of the libraries
+    "descriptors": lambda before: before + 4,
+    "threads": lambda before: before + 8,  # pools that are not at their bound yet
+    "files": lambda before: before,
+    "keys": lambda before: before + 4,
+}
+
+
+def grown(before: Held, after: Held) -> list[str]:
+    """What is more than it may be; a line each."""
+    return [
+        f"{name}: {before[name]:.0f} before, {count:.0f} after"
+        for name, count in after.items()
+        if count > _ALLOWED[name.split()[-1]](before[name])
+    ]

@@ -1,0 +1,25 @@
+"""Two minutes of `make soak`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.soak.run import soak
+
+SEED = 20261123
+SECONDS = 120
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_nothing_grows(tmp_path: Path) -> None:
+    report = soak(tmp_path, seconds=SECONDS, seed=SEED)
+    print(report)
+    assert report.clean
+    # It has to have done something to be worth anything.
+    assert report.rounds >= 2
+    assert len(report.injected) >= 10
+    assert report.operations > 5000
+    assert all(report.churned[name] > 10 for name in ("create", "delete", "login", "scrape"))
