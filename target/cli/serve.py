@@ -16,9 +16,12 @@ from target.cli.process import check_memory, stop_event
 from target.cli.ready import ready_text
 from target.cluster.registry import RegistryAway
 from target.config import Portal, ServeConfig
-from target.datadir import DataDirError
+from target.datadir import DataDirError, in_use
 from target.node import Node
 from target.processes.inlet import Inlet
+
+PREDECESSOR_SECONDS = 5.0  # beyond the bounds by which it ends
+IN_USE_SECONDS = 0.1  # between two looks
 
 
 def run_serve(config: ServeConfig, channel: socket.socket | None = None) -> None:
@@ -36,11 +39,24 @@ def run_serve(config: ServeConfig, channel: socket.socket | None = None) -> None
 async def _serve(config: ServeConfig, log: logs.Log, channel: socket.socket | None) -> None:
     stop = stop_event(log)
     inlet = Inlet(channel, stop.set) if channel is not None else None
+    if inlet is not None:
+        await _until_free(config, log, stop)
     while not stop.is_set():
         await _serve_one_life(config, log, stop, inlet)
     if inlet is not None:
         inlet.close()
     log.info("stopped")
+
+
+async def _until_free(config: ServeConfig, log: logs.Log, stop: asyncio.Event) -> None:
+    """A process whose supervisor was killed has its data directory until it has ended."""
+    deadline = time.monotonic() + 2 * config.shutdown_timeout_seconds + PREDECESSOR_SECONDS
+    said = False
+    while in_use(config.data_dir) and not stop.is_set() and time.monotonic() < deadline:
+        if not said:
+            log.warning("waits for an earlier process to end", data_dir=str(config.data_dir))
+        said = True
+        await asyncio.sleep(IN_USE_SECONDS)
 
 
 async def _serve_one_life(

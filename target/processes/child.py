@@ -83,6 +83,7 @@ class Child:
                 str(theirs.fileno()),
                 self.name,  # for whoever looks at the list of processes
                 stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,  # who reads ours shall see its end when we end
                 pass_fds=(theirs.fileno(),),
                 # It finds the packages where this process does, be they installed or not.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

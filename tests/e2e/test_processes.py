@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -257,6 +258,28 @@ def test_told_twice_all_end_at_once(node: LunmeshServer) -> None:
     assert node.wait() == 1
     until(lambda: not any(map(alive, processes)), "processes are left")
     node.start()
+
+
+def test_what_a_killed_supervisor_leaves_is_waited_for(node: LunmeshServer) -> None:
+    """Its processes end by themselves, and have the data directories until then."""
+    (slow, *_) = processes_of(node)
+    heard = len(node.stderr())
+    os.kill(slow, signal.SIGSTOP)
+    node.kill()
+
+    def let_go() -> None:
+        until(lambda: "waits for an earlier process" in node.stderr()[heard:], "it does not wait")
+        os.kill(slow, signal.SIGCONT)
+
+    with ThreadPoolExecutor(1) as thread:
+        letting_go = thread.submit(let_go)
+        try:
+            node.start()
+        finally:
+            letting_go.result()
+    assert not alive(slow)
+    with connect(node, name_in(1)) as session:
+        assert command(session, cdb.TEST_UNIT_READY) == GOOD
 
 
 def test_one_that_cannot_start_ends_all(shared: tuple[str, ...], tmp_path: Path) -> None:
