@@ -7,9 +7,9 @@ or a :class:`NodeFenced` to the others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import grpc
 from grpc import aio
@@ -27,8 +27,6 @@ KEEPALIVE_SECONDS: Final = 2.0
 KEEPALIVE_TIMEOUT_SECONDS: Final = 3.0
 CALL_SECONDS_MAX: Final = 5.0  # of a control call
 DETAIL_CHARS_MAX: Final = 200
-
-T = TypeVar("T")
 
 _OPTIONS: Final = [
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -99,8 +97,7 @@ class WorkerStream:
         except aio.AioRpcError as exc:
             raise _gone(exc) from exc
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._call.cancelled() or (task is not None and task.cancelling()):
+            if not self._call.cancelled() or _is_cancelled():
                 raise
             raise WorkerGone("the stream was cut") from None  # by cancel() below
         except aio.BaseError as exc:  # the channel was closed under it
@@ -142,7 +139,7 @@ class WorkerChannel:
         await self._status(seconds)
 
     async def _status(self, seconds: float) -> Any:
-        return await _called(self._control.GetStatus(pb.GetStatusRequest(), timeout=seconds))
+        return await _called(self._control.GetStatus, pb.GetStatusRequest(), seconds)
 
     async def create_volume(self, info: ShareInfo) -> None:
         """Make an empty share; one that is there already, and the same, is as good."""
@@ -155,17 +152,17 @@ class WorkerChannel:
             place=info.place,
         )
         request = pb.CreateVolumeRequest(share=share)
-        _check(await _called(self._control.CreateVolume(request, timeout=_LIMIT)))
+        _check(await _called(self._control.CreateVolume, request, _LIMIT))
 
     async def resize_volume(self, uuid: bytes, size: int) -> None:
         """Grow a share."""
         request = pb.ResizeVolumeRequest(uuid=uuid, size=size)
-        _check(await _called(self._control.ResizeVolume(request, timeout=_LIMIT)))
+        _check(await _called(self._control.ResizeVolume, request, _LIMIT))
 
     async def open_volume(self, node: str, epoch: int, uuid: bytes) -> OpenedShare:
         """A handle for the share, the same as before from the same process."""
         request = pb.OpenVolumeRequest(node=node, epoch=epoch, uuid=uuid)
-        answer = await _called(self._control.OpenVolume(request, timeout=_LIMIT))
+        answer = await _called(self._control.OpenVolume, request, _LIMIT)
         _check(answer)
         s = answer.share
         info = ShareInfo(s.name, s.uuid, s.size, s.chunk_bytes, s.block_bytes, s.place)
@@ -187,7 +184,7 @@ class WorkerChannel:
         request = pb.EvictRequest(
             store_id=store_id, instance=instance, timeout_ms=int(seconds * 1000)
         )
-        _check(await _called(self._control.Evict(request, timeout=seconds)))
+        _check(await _called(self._control.Evict, request, seconds))
 
     async def fence(self, node: str, epoch: int, seconds: float) -> None:
         """Have the worker refuse that epoch of a node, and wait until nothing of it runs there.
@@ -197,7 +194,7 @@ class WorkerChannel:
         request = pb.FenceRequest(
             fence=pb.NodeFence(node=node, epoch=epoch), timeout_ms=int(seconds * 1000)
         )
-        answer = await _called(self._control.Fence(request, timeout=seconds + _LIMIT))
+        answer = await _called(self._control.Fence, request, seconds + _LIMIT)
         if STATUS_FROM_WIRE.get(answer.status) is not StoreStatus.OK:
             raise WorkerGone(answer.detail[:DETAIL_CHARS_MAX] or "it could not")
 
@@ -210,7 +207,7 @@ class WorkerChannel:
         these are given (worker.proto, DeleteVolumeRequest), and WorkerGone.
         """
         request = pb.DeleteVolumeRequest(uuid=uuid, place=place, store_id=store_id)
-        _check(await _called(self._control.DeleteVolume(request, timeout=_LIMIT)))
+        _check(await _called(self._control.DeleteVolume, request, _LIMIT))
 
     def stream(self) -> WorkerStream:
         """A new data stream."""
@@ -224,10 +221,19 @@ class WorkerChannel:
 _LIMIT: Final = CALL_SECONDS_MAX
 
 
-async def _called(call: Awaitable[T]) -> T:
-    """The answer of a control call."""
+async def _called(method: Callable[..., Awaitable[Any]], request: Any, seconds: float) -> Any:
+    """The answer of a control call.
+
+    Where somebody else closes the channel meanwhile, gRPC cancels whoever waits for the answer.
+    """
     try:
-        return await call
+        return await method(request, timeout=seconds)
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            raise
+        raise WorkerGone("the connection was given up") from None
+    except aio.BaseError as exc:  # it was closed already
+        raise WorkerGone(str(exc)) from exc
     except aio.AioRpcError as exc:
         code = exc.code()
         if code is grpc.StatusCode.NOT_FOUND:
@@ -235,6 +241,12 @@ async def _called(call: Awaitable[T]) -> T:
         if code in _REFUSALS:
             raise ShareRefused(_text(exc)) from exc
         raise _gone(exc) from exc
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that is to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 _REFUSALS: Final = frozenset(

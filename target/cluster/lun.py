@@ -132,6 +132,7 @@ class LunTracker(Gate):
         self._called = asyncio.Event()
         self._fencing: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._abandoned = False
 
     @property
     def alone(self) -> bool:
@@ -153,10 +154,14 @@ class LunTracker(Gate):
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A bug of ours must not leave a unit that nobody serves: the node starts anew."""
+        """A bug of ours must not leave a unit that nobody serves: the node starts anew.
+
+        One is that a task has been cancelled, and not by ``abandon``.
+        """
         self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            self._host.log.error("internal error", lun=self.lun, reason=repr(exc))
+        exc = None if task.cancelled() else task.exception()
+        if exc is not None or (task.cancelled() and not self._abandoned):
+            self._host.log.error("internal error", lun=self.lun, reason=repr(exc or "cancelled"))
             self._host.fenced()
 
     async def wait_open(self) -> None:
@@ -175,6 +180,7 @@ class LunTracker(Gate):
 
     async def abandon(self) -> None:
         """Serve it no more, without a word."""
+        self._abandoned = True
         for timer in (self._expiry, self._linger):
             if timer is not None:
                 timer.cancel()

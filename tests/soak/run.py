@@ -77,10 +77,7 @@ class Report:
                 f"commands that were not answered in time: {self.overdue}",
                 f"violations: {len(self.violations)}",
                 f"{'':24}{'first':>10}{'last':>10}",
-                *(
-                    f"{name:24}{self.first[name]:10.1f}{self.last[name]:10.1f}"
-                    for name in self.last
-                ),
+                *(f"{name:24}{self.first[name]:10.1f}{now:10.1f}" for name, now in held),
                 f"grown: {len(self.grown)}",
                 *(f"  {line}" for line in self.grown),
             ]

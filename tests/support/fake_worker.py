@@ -93,6 +93,7 @@ class FakeWorker:
         self.deletes.set()
         self.runs = asyncio.Event()  # cleared: the process is stopped, and answers no call
         self.runs.set()
+        self.asked = asyncio.Event()  # for its status
         self._server: aio.Server | None = None
 
     async def start(self) -> None:
@@ -153,8 +154,9 @@ class _Control(worker_pb2_grpc.ControlServicer):
         self._fake = fake
 
     async def GetStatus(self, request: Any, context: Any) -> pb.GetStatusResponse:
-        await self._fake.runs.wait()
         fake = self._fake
+        fake.asked.set()
+        await fake.runs.wait()
         return pb.GetStatusResponse(
             worker="fake",
             shared=bool(fake.store_id),

@@ -22,6 +22,7 @@ from target.block.remote import RemoteStore
 from target.block.volume import Volume, VolumeBusy
 from target.block.wait import PENDING, Wait
 from target.block.worker_channel import ShareInfo, WorkerChannel
+from target.block.worker_errors import WorkerGone
 from target.block.worker_link import WorkerLink
 from target.block.worker_queue import ANSWER_WINDOW_BYTES
 from tests.support.fake_worker import FakeStream, FakeWorker
@@ -482,3 +483,23 @@ async def test_large_io_is_cut(tmp_path: Path) -> None:
         await stream.send(*(Answer(w.sequence, s) for w, s in zip(ios, statuses, strict=True)))
         assert await outcome(done) is io
         assert io.status is StoreStatus.NO_SPACE
+
+
+@run
+async def test_a_call_whose_channel_is_closed_by_another_has_no_answer(tmp_path: Path) -> None:
+    """It does not end whoever asked: others wait for them."""
+    fake = FakeWorker(tmp_path)
+    await fake.start()
+    try:
+        fake.runs.clear()  # it answers no call
+        channel = WorkerChannel(fake.address)
+        asked = asyncio.ensure_future(channel.status())
+        await fake.asked.wait()
+        await channel.close()
+        with pytest.raises(WorkerGone, match="given up"):
+            await asked
+        with pytest.raises(WorkerGone):
+            await channel.status()
+    finally:
+        fake.runs.set()
+        await fake.stop()
