@@ -77,7 +77,6 @@ class Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             ours.setblocking(False)
-            self._channel = ours
             process = await asyncio.create_subprocess_exec(
                 *COMMAND,
                 str(theirs.fileno()),
@@ -89,7 +88,7 @@ class Child:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             theirs.close()
-            self._process = process
+            self._channel, self._process = ours, process
             self._loop.add_reader(ours.fileno(), self._heard)
             try:
                 assert process.stdin is not None, "asked for"
