@@ -78,9 +78,13 @@ class Clustering:
         self._registry = RedisRegistry(url, self._id, notices, self._log)
         return self._registry
 
-    async def join(self, info: MemberInfo) -> NodeIdentity:
-        """Become a member; the epoch of this life.  Raises RegistryAway or DataDirError."""
+    async def join(self, portals: list[str], iqn: str) -> NodeIdentity:
+        """Become a member that serves the target ``iqn`` at ``portals``; the epoch of this life.
+
+        Raises RegistryAway or DataDirError.
+        """
         assert self._registry is not None, "made with the node"
+        info = MemberInfo(portals, iqn, self._config.place)
         encoded = msgspec.json.encode(info).decode()
         deadline = time.monotonic() + JOIN_SECONDS
         while True:

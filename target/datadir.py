@@ -115,6 +115,21 @@ class _Catalog(msgspec.Struct, kw_only=True):
     followed: str = ""  # the catalog of all nodes, if this is a copy of it
 
 
+def in_use(path: Path) -> bool:
+    """Whether a process owns this data directory now."""
+    try:
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        return exc.errno in (errno.EAGAIN, errno.EACCES)
+    finally:
+        os.close(lock)
+    return False
+
+
 class DataDir:
     """An opened, locked data directory."""
 

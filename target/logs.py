@@ -39,10 +39,12 @@ Render = Callable[[Event], str]
 _kept: deque[str] = deque(maxlen=LINES_KEPT)  # of the process, as the log is
 
 
-def configure(level: LogLevel, form: LogFormat, stream: TextIO | None = None) -> Log:
-    """Set the log up, once a process, and return its root."""
+def configure(
+    level: LogLevel, form: LogFormat, stream: TextIO | None = None, *, node: str = ""
+) -> Log:
+    """Set the log up, once a process, and return its root; each line names ``node``, if given."""
     stream = cast(TextIO, _Forgiving(stream or sys.stderr))
-    render = _keeping(_render_json if form == "json" else _render_text)
+    render = _keeping(_naming(node, _render_json if form == "json" else _render_text))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -89,6 +91,14 @@ def _keeping(render: Render) -> Render:
         return line
 
     return render_and_keep
+
+
+def _naming(node: str, render: Render) -> Render:
+    def render_with_name(event: Event) -> str:
+        event.setdefault("node", node)
+        return render(event)
+
+    return render_with_name if node else render
 
 
 class _StandardFormatter(logging.Formatter):

@@ -25,13 +25,14 @@ from target.config.model import Portal as PortalAddress
 from target.datadir import DataDir, DataDirError
 from target.identity import ID_BYTES, NodeIdentity, keep_epoch, last_epoch
 from target.iscsi.chap import ChapPolicy, Secret
+from target.iscsi.listener import bind
 from target.iscsi.parameters import TargetLimits
 from target.iscsi.port_names import port_designators
-from target.iscsi.portal import Portal, bind
+from target.iscsi.portal import Portal
 from target.iscsi.session import plan_window
 from target.iscsi.target import IscsiTarget, TargetOptions
 from target.logs import Log
-from target.node_list import MemberInfo
+from target.processes.inlet import Inlet
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
 from target.sight import Sight
@@ -73,9 +74,11 @@ class Node:
     access: AccessChanges
     users: UserChanges
 
-    def __init__(self, config: ServeConfig, log: Log) -> None:
+    def __init__(self, config: ServeConfig, log: Log, inlet: Inlet | None = None) -> None:
+        """With ``inlet`` another process listens, at the addresses that ``config`` has."""
         self._config = config
         self._log = log
+        self._inlet = inlet
         self._data: DataDir | None = None
         self._executor: BlockingExecutor | None = None
         self._volumes: Volumes | None = None
@@ -108,7 +111,7 @@ class Node:
         )
         pool = BufferPool(config.buffer_memory_bytes)
         number, identity = ALONE_NUMBER, None
-        sockets = self._bind(config.portals)
+        sockets = self._bind(config.portals) if self._inlet is None else []
         if config.cluster is not None:
             self._clustering = self._make_clustering(config.cluster)
             identity = await self._join(self._clustering, sockets)
@@ -144,7 +147,7 @@ class Node:
         self._target.advertised = [str(portal) for portal in config.advertise]
         if self._clustering is not None:
             self._target.other_portals = self._clustering.nodes.other_portals
-        for address, bound in zip(config.portals, sockets, strict=True):
+        for index, address in enumerate(config.portals):
             portal = Portal(
                 self._target,
                 address.host,
@@ -155,7 +158,11 @@ class Node:
             )
             portal.on_drop = self._something_ended.set
             try:
-                portal.start(bound)
+                if self._inlet is None:
+                    portal.start(sockets[index])
+                else:
+                    portal.begin()
+                    self._inlet.portals.append(portal.take)
             except OSError as exc:
                 raise OSError(exc.errno, exc.strerror, f"portal {address}") from exc
             self._portals.append(portal)
@@ -202,11 +209,13 @@ class Node:
     async def _join(self, clustering: Clustering, sockets: Iterable[socket.socket]) -> NodeIdentity:
         assert self._data is not None, "opened first"
         bound = [PortalAddress(*each.getsockname()[:2]) for each in sockets]
+        if self._inlet is not None:
+            bound = list(self._config.portals)
         advertised = self._config.advertise or [each for each in bound if not each.wildcard]
         names = [str(portal) for portal in advertised]
         if not names:
             self._log.warning("other nodes cannot tell initiators of this one: see --advertise")
-        identity = await clustering.join(MemberInfo(names, self._config.iqn))
+        identity = await clustering.join(names, self._config.iqn)
         keep_epoch(self._data.path, identity)
         self._identity = identity
         return identity
@@ -305,6 +314,8 @@ class Node:
         deadline = time.monotonic() + self._config.shutdown_timeout_seconds
         if self._volumes is not None:
             await self._volumes.stop()
+        if self._inlet is not None:
+            self._inlet.shut()
         for bound in self._bound[len(self._portals) :]:
             bound.close()
         for portal in self._portals:

@@ -6,17 +6,24 @@ Rules:
    initiator that asks meanwhile must not lose the way to it (open-iscsi forgets what a discovery
    does not show).
 2. Nodes that call the target by another name are no other way to it.
+3. Several processes behind the same portals (``--processes``) are nodes with a tag each. An address
+   is told with the tag of the process that will serve the initiator which asks, and to an initiator
+   of a sibling not again: it must not be in two portal groups.
+4. Nor is an address told for nodes that are gone, if one that is there has it now: a node that has
+   become several processes, say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from target.cluster.registry import Member
+from target.config.model import ProcessPlace
+from target.rendezvous import process_of
 
 FORGET_SECONDS: Final = 3600.0
 
@@ -26,6 +33,7 @@ class MemberInfo(msgspec.Struct, frozen=True):
 
     portals: list[str]  # as SendTargets has them
     iqn: str = ""  # of the target
+    place: ProcessPlace | None = None  # None: nobody else is behind these portals
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,12 @@ class ListedNode:
     info: MemberInfo
     alive: bool
     seen_at: float
+
+    @property
+    def group(self) -> tuple[str, bool]:
+        """Nodes behind the same portals have the same one, others another."""
+        place = self.info.place
+        return (place.group, True) if place is not None else (self.member.node, False)
 
 
 class NodeList:
@@ -69,18 +83,40 @@ class NodeList:
         """Those of nodes that were."""
         return [it.member.number for it in self._nodes.values() if not it.alive]
 
-    def other_portals(self) -> list[tuple[int, list[str]]]:
-        """By portal group tag, where the other nodes can be reached."""
+    def other_portals(self, initiator: str) -> list[tuple[int, list[str]]]:
+        """By portal group tag, where ``initiator`` can reach the other nodes."""
         own = self._nodes.get(self._own)
-        return [
-            (it.member.number, it.info.portals)
-            for name, it in sorted(self._nodes.items())
-            if name != self._own and own is not None and it.info.iqn == own.info.iqn
-        ]
+        if own is None:
+            return []
+        groups: dict[tuple[str, bool], list[ListedNode]] = {}
+        for _, it in sorted(self._nodes.items()):
+            if it.group != own.group and it.info.iqn == own.info.iqn:
+                groups.setdefault(it.group, []).append(it)
+        held = {portal for it in self._nodes.values() if it.alive for portal in it.info.portals}
+        told = []
+        for group in groups.values():
+            it = _serving(group, initiator)
+            left = not any(other.alive for other in group)
+            portals = [one for one in it.info.portals if not (left and one in held)]  # rule 4
+            if portals:
+                told.append((it.member.number, portals))
+        return told
 
     def names_of_others(self) -> dict[str, str]:
         """By node, what it calls the target."""
         return {name: it.info.iqn for name, it in self._nodes.items() if name != self._own}
+
+
+def _serving(group: Sequence[ListedNode], initiator: str) -> ListedNode:
+    """Rule 3: the one of ``group`` that an initiator gets to; one that is there, if it is not."""
+    newest = max(group, key=lambda it: (it.alive, it.seen_at))
+    place = newest.info.place
+    if place is not None:
+        number = process_of(initiator, place.count)
+        for it in group:
+            if it.info.place is not None and it.info.place.number == number:
+                return it
+    return newest
 
 
 def decode_info(info: str) -> MemberInfo:

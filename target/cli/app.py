@@ -127,11 +127,21 @@ def serve(
         str | None,
         flag("Cluster", "How long a command waits for other nodes. [default: 5]", "SECONDS"),
     ] = None,
+    processes: Annotated[
+        str | None,
+        flag(
+            "Cluster",
+            "Serve with so many processes behind the same portals, each a node: ID-1, ID-2…"
+            " [default: 1]",
+            "N",
+        ),
+    ] = None,
     admin: Annotated[
         str | None,
         flag(
             "Admin",
-            "Where `lunmesh volume` reaches it, or off. [default: 127.0.0.1:3280]",
+            "Where `lunmesh volume` reaches it, or off; with several processes, the ports from"
+            " there on. [default: 127.0.0.1:3280]",
             "HOST:PORT|off",
         ),
     ] = None,
@@ -250,6 +260,7 @@ def serve(
         node_id=given(node_id),
         lease=number("lease", lease, float),
         cluster_wait=number("cluster-wait", cluster_wait, float),
+        processes=number("processes", processes, int),
         admin=given(admin),
         admin_token_file=given(admin_token_file),
         admin_cert=given(admin_cert),
@@ -277,6 +288,11 @@ def serve(
     )
     # The mistakes first: they need neither an event loop nor the whole target to be found.
     loaded = load_serve_config(flags, file=config, environ=os.environ)
+    if loaded.processes > 1:
+        from target.cli.supervise import run_supervisor
+
+        run_supervisor(loaded)
+        return
     from target.cli.serve import run_serve
 
     run_serve(loaded)

@@ -105,6 +105,7 @@ def _config_of(data_dir: Path, name: str, readonly: bool) -> ServeConfig:
         load_serve_config(Options()),
         data_dir=data_dir,
         portals=(),
+        processes=1,
         admin=None,
         admin_token=None,
         admin_tls=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 
 from target.config import ConfigError, format_size
 from target.logs import Log
@@ -22,8 +23,11 @@ def check_memory(place: str, nbytes: int) -> None:
         )
 
 
-def stop_event(log: Log) -> asyncio.Event:
-    """Set by the first signal that asks to stop; a second one ends the process at once."""
+def stop_event(log: Log, at_once: Callable[[], None] = lambda: None) -> asyncio.Event:
+    """Set by the first signal that asks to stop; a second one ends the process at once.
+
+    ``at_once()`` ends what would go on without it.
+    """
     stop = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -31,6 +35,7 @@ def stop_event(log: Log) -> asyncio.Event:
             # Told twice: whoever sends it does not want to wait for anything.  What was flushed is
             # safe, and what was acknowledged without a flush is in the kernel's hands.
             log.warning("stopped at once", signal=number.name)
+            at_once()
             os._exit(1)
         log.info("stopping", signal=number.name)
         stop.set()

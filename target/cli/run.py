@@ -9,7 +9,8 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import typer
 
@@ -25,16 +26,23 @@ ENV_TRACEBACK = "LUNMESH_TRACEBACK"
 
 def run(args: Sequence[str]) -> int:
     """Run ``args`` and return the exit status."""
+    return guarded(partial(_command, args), args)
+
+
+def _command(args: Sequence[str]) -> int:
     command = typer.main.get_command(app)
+    # Without a command there is nothing to do but to say what there is.
+    status = command.main(args=list(args) or ["--help"], prog_name="lunmesh", standalone_mode=False)
+    sys.stdout.flush()
+    if status == TYPER_INTERRUPTED:
+        return _fail("interrupted", 1)
+    return status if isinstance(status, int) else 0
+
+
+def guarded(work: Callable[[], int], args: Sequence[str]) -> int:
+    """The exit status of ``work``, or that of what it raises, which is said in a line."""
     try:
-        # Without a command there is nothing to do but to say what there is.
-        status = command.main(
-            args=list(args) or ["--help"], prog_name="lunmesh", standalone_mode=False
-        )
-        sys.stdout.flush()
-        if status == TYPER_INTERRUPTED:
-            return _fail("interrupted", 1)
-        return status if isinstance(status, int) else 0
+        return work()
     except typer.TyperException as exc:
         return _fail(_usage(exc.format_message(), args), exc.exit_code)
     except CliError as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from functools import partial
 
@@ -15,30 +16,54 @@ from target.cli.process import check_memory, stop_event
 from target.cli.ready import ready_text
 from target.cluster.registry import RegistryAway
 from target.config import Portal, ServeConfig
-from target.datadir import DataDirError
+from target.datadir import DataDirError, in_use
 from target.node import Node
+from target.processes.inlet import Inlet
+
+PREDECESSOR_SECONDS = 5.0  # beyond the bounds by which it ends
+IN_USE_SECONDS = 0.1  # between two looks
 
 
-def run_serve(config: ServeConfig) -> None:
-    """Serve until told to stop."""
+def run_serve(config: ServeConfig, channel: socket.socket | None = None) -> None:
+    """Serve until told to stop; as one of several processes, what comes through ``channel``."""
     check_memory("buffer-memory", config.buffer_memory_bytes)
-    log = logs.configure(config.log_level, config.log_format)
+    place = config.cluster.place if config.cluster is not None else None
+    name = f"{place.group}-{place.number}" if place is not None else ""
+    log = logs.configure(config.log_level, config.log_format, node=name)
     try:
-        uvloop.run(_serve(config, log))
+        uvloop.run(_serve(config, log, channel))
     except (DataDirError, RegistryAway) as exc:
         raise CliError(str(exc)) from exc
 
 
-async def _serve(config: ServeConfig, log: logs.Log) -> None:
+async def _serve(config: ServeConfig, log: logs.Log, channel: socket.socket | None) -> None:
     stop = stop_event(log)
+    inlet = Inlet(channel, stop.set) if channel is not None else None
+    if inlet is not None:
+        await _until_free(config, log, stop)
     while not stop.is_set():
-        await _serve_one_life(config, log, stop)
+        await _serve_one_life(config, log, stop, inlet)
+    if inlet is not None:
+        inlet.close()
     log.info("stopped")
 
 
-async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Event) -> None:
+async def _until_free(config: ServeConfig, log: logs.Log, stop: asyncio.Event) -> None:
+    """A process whose supervisor was killed has its data directory until it has ended."""
+    deadline = time.monotonic() + 2 * config.shutdown_timeout_seconds + PREDECESSOR_SECONDS
+    said = False
+    while in_use(config.data_dir) and not stop.is_set() and time.monotonic() < deadline:
+        if not said:
+            log.warning("waits for an earlier process to end", data_dir=str(config.data_dir))
+        said = True
+        await asyncio.sleep(IN_USE_SECONDS)
+
+
+async def _serve_one_life(
+    config: ServeConfig, log: logs.Log, stop: asyncio.Event, inlet: Inlet | None
+) -> None:
     """Until told to stop, or until the other nodes have shut this one out."""
-    node = Node(config, log)
+    node = Node(config, log, inlet)
     node.on_lost = stop.set
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.stop)
@@ -47,7 +72,9 @@ async def _serve_one_life(config: ServeConfig, log: logs.Log, stop: asyncio.Even
         admin = await _start_admin(node, config, log, stack)
         for note in config.notes:
             log.warning(note)
-        if not stop.is_set():
+        if inlet is not None:
+            inlet.open(ready_text(node.ready, config, admin))
+        elif not stop.is_set():
             with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
                 print(ready_text(node.ready, config, admin), flush=True)
         ends = [asyncio.ensure_future(event.wait()) for event in (stop, node.fenced)]

@@ -26,6 +26,7 @@ from target.config.model import (
     WorkerAway,
 )
 from target.config.options import Options, VolumeTable, field_of
+from target.config.processes import processes
 from target.config.scalars import (
     BUSY_POLL_MAX,
     IO_THREADS_MAX,
@@ -84,6 +85,7 @@ def _build(merged: Merged) -> ServeConfig:
         raise merged.fail("chap-discovery", "needs a chap user")
     data_source = merged.source("data-dir")
     portals = _portals(merged)
+    of_cluster, admin = cluster(merged), admin_address(merged)
     return ServeConfig(
         data_dir=merged.one(
             "data-dir",
@@ -101,8 +103,9 @@ def _build(merged: Merged) -> ServeConfig:
         worker_timeout_seconds=merged.one("worker-timeout", seconds(1), 10.0),
         worker_wait_seconds=merged.one("worker-wait", seconds(0), 10.0),
         worker_away=merged.one("worker-away", choice(WorkerAway), "busy"),
-        cluster=cluster(merged),
-        admin=admin_address(merged),
+        cluster=of_cluster,
+        processes=processes(merged, of_cluster, admin, portals),
+        admin=admin,
         admin_token=admin_token(merged),
         admin_tls=admin_tls(merged),
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),

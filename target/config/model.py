@@ -54,6 +54,14 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True):
     readonly: bool = False
 
 
+class ProcessPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of the processes behind the same portals a node is."""
+
+    group: str  # of the processes of one supervisor, told apart from those of others
+    number: int  # from 1
+    count: int  # of the processes of the group
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How a node shares its volumes with others."""
 
@@ -61,6 +69,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str | None  # None: the one that the data directory keeps
     lease_seconds: float
     wait_seconds: float  # of a command, for Redis and for commands of other nodes
+    place: ProcessPlace | None = None  # None: its portals are its own
 
     def __repr__(self) -> str:
         return f"ClusterConfig(node_id={self.node_id!r}, lease_seconds={self.lease_seconds})"
@@ -98,6 +107,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     worker_wait_seconds: float  # at start, for workers to come
     worker_away: WorkerAway  # what a command is told when that time is over
     cluster: ClusterConfig | None  # None: alone
+    processes: int  # that serve behind the portals, each a node
     admin: Portal | None  # where the admin API listens; None: nowhere
     admin_token: str | None  # what every caller must have; None: no token
     admin_tls: AdminTls | None  # None: in the clear

@@ -45,6 +45,7 @@ class Options(
     node_id: str | UnsetType = UNSET
     lease: float | UnsetType = UNSET
     cluster_wait: float | UnsetType = UNSET
+    processes: int | UnsetType = UNSET
     admin: str | UnsetType = UNSET
     admin_token_file: str | UnsetType = UNSET
     admin_cert: str | UnsetType = UNSET

@@ -32,6 +32,7 @@ from typing import Final
 
 from target.iscsi.channel import CLOSED, CLOSING, Channel
 from target.iscsi.connection import EARLY_FLUSH_BYTES
+from target.iscsi.listener import Listener, bind
 from target.iscsi.receiver import SCRATCH_BYTES, FramingError
 from target.iscsi.target import IscsiTarget
 
@@ -41,30 +42,12 @@ BACKLOG_BYTES_MAX: Final = 4 << 20
 COPIED_BYTES_MAX: Final = 256 << 10
 IOVECS_MAX: Final = 1024  # IOV_MAX of Linux
 TICK_SECONDS: Final = 0.5
-LISTEN_BACKLOG: Final = 128
-ACCEPTS_PER_WAKE: Final = 16
-ACCEPT_PAUSE_SECONDS: Final = 1.0  # when there is no descriptor left
 # Rule 6: how often a socket is asked in a row, how many passes may come of it before others have
 # their turn, and how many are not followed by it when it was in vain time after time.
 POLLS_MAX: Final = 1000
 POLLED_PASSES_MAX: Final = 16
 UNPOLLED_PASSES_MAX: Final = 64
 NOTHING: Final = -1  # of a pass: nothing had come
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket with this address, which does not listen yet.  Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind((host, port))
-    except OSError:
-        bound.close()
-        raise
-    return bound
 
 
 class Portal:
@@ -90,62 +73,38 @@ class Portal:
         self.poll_seconds = poll_seconds
         self.latest: SocketChannel | None = None  # whose pass was the last one
         self._connections_max = connections_max
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._dirty: dict[SocketChannel, None] = {}
         self._tick: asyncio.TimerHandle | None = None
-        self._pause: asyncio.TimerHandle | None = None
 
-    def start(self, listener: socket.socket | None = None) -> None:
+    def start(self, bound: socket.socket | None = None) -> None:
         """Listen, with what :func:`bind` has made or with a new one; raises OSError.
 
         ``port`` becomes the real one if it was 0.
         """
-        listener = listener or bind(self.host, self.port)
-        try:
-            listener.listen(LISTEN_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-        self.port = listener.getsockname()[1]
-        self._listener = listener
-        self.loop.add_reader(listener.fileno(), self._accept)
+        self._listener = Listener(bound or bind(self.host, self.port), self.take)
+        self.port = self._listener.port
+        self.begin()
+
+    def begin(self) -> None:
+        """Serve the connections that come to ``take``, without listening for any."""
         self._tick = self.loop.call_later(TICK_SECONDS, self._ticked)
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        for _ in range(ACCEPTS_PER_WAKE):
-            try:
-                sock, peer = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as exc:  # EMFILE, ECONNABORTED: this one is lost, the portal is not
-                log.warning("accept failed: %s", exc)
-                if exc.errno in _NO_RESOURCES:
-                    self._pause_accepting()
-                return
-            if len(self.channels) >= self._connections_max:
-                log.warning("refused %s: %d connections already", peer[0], len(self.channels))
-                self.target.counters.connections_refused += 1
-                sock.close()
-                continue
-            try:
-                sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                self.channels.add(SocketChannel(self, sock, peer[0]))
-            except OSError as exc:  # it is gone already
-                log.warning("connection from %s: %s", peer[0], exc)
-                sock.close()
-
-    def _pause_accepting(self) -> None:
-        """The connection that cannot be accepted stays in the queue: do not ask all the time."""
-        assert self._listener is not None
-        self.loop.remove_reader(self._listener.fileno())
-        self._pause = self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
-
-    def _accept_again(self) -> None:
-        if self._listener is not None:
-            self.loop.add_reader(self._listener.fileno(), self._accept)
+    def take(self, sock: socket.socket, peer: str) -> None:
+        """A connection from the address ``peer``, accepted here or in another process."""
+        if len(self.channels) >= self._connections_max:
+            log.warning("refused %s: %d connections already", peer, len(self.channels))
+            self.target.counters.connections_refused += 1
+            sock.close()
+            return
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self.channels.add(SocketChannel(self, sock, peer))
+        except OSError as exc:  # it is gone already
+            log.warning("connection from %s: %s", peer, exc)
+            sock.close()
 
     def schedule(self, channel: SocketChannel) -> None:
         """Rule 2."""
@@ -166,10 +125,7 @@ class Portal:
 
     def stop_listening(self) -> None:
         """Take no new connections."""
-        if self._pause is not None:
-            self._pause.cancel()
         if self._listener is not None:
-            self.loop.remove_reader(self._listener.fileno())
             self._listener.close()
             self._listener = None
 
@@ -190,9 +146,6 @@ class Portal:
         if self._tick is not None:
             self._tick.cancel()
         self.drop_all(CLOSING)
-
-
-_NO_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class SocketChannel:

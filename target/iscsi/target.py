@@ -76,10 +76,10 @@ class IscsiTarget:
         self.channels: dict[Session, Channel] = {}
         self.tag = tag  # of the portal group that all portals of a node are
         # For SendTargets: where its portals are, unless what initiators are to use instead is said;
-        # and by tag where other nodes have theirs.
+        # and by tag where other nodes have theirs, for an initiator of this name.
         self.addresses: list[tuple[str, int]] = []
         self.advertised: list[str] = []
-        self.other_portals: Callable[[], Iterable[tuple[int, list[str]]]] = tuple
+        self.other_portals: Callable[[str], Iterable[tuple[int, list[str]]]] = lambda _: ()
         self.access = AccessList()
         self.shutting_down = False
         self.cut_off = False  # from the other nodes: initiators are better off there
@@ -283,7 +283,7 @@ class IscsiTarget:
             if host not in _ANY and _spell(host, port) not in spelled:
                 spelled.append(_spell(host, port))
         portals = [(address, self.tag) for address in self.advertised or spelled]
-        for tag, addresses in self.other_portals():
+        for tag, addresses in self.other_portals(initiator):
             portals += [(address, tag) for address in addresses]
         return [(self.name, portals)]
 

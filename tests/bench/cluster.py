@@ -27,7 +27,8 @@ WITH_REDIS = f"{WORKER_UNIX}, Redis"
 
 
 @contextmanager
-def _serve(disks: Disks) -> Iterator[Endpoint]:
+def with_redis(disks: Disks, processes: int = 1, worker: str = WORKER_UNIX) -> Iterator[Endpoint]:
+    """A node, or so many behind one portal, over the worker that ``worker`` names."""
     with ExitStack() as stack:
         # Elsewhere: the path of a Unix socket must be short.
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lunmesh-"))
@@ -35,11 +36,11 @@ def _serve(disks: Disks) -> Iterator[Endpoint]:
             redis = stack.enter_context(RedisServer(Path(folder)))
         except RedisProcessError as exc:
             raise ServerError(str(exc)) from exc
-        arguments = ("--redis", redis.url)
-        endpoint = stack.enter_context(serve_over_workers(WORKER_UNIX, disks, arguments))
+        arguments = ("--redis", redis.url, "--processes", str(processes))
+        endpoint = stack.enter_context(serve_over_workers(worker, disks, arguments))
         yield replace(endpoint, pids=(*endpoint.pids, redis.pid))
 
 
 def node_with_redis() -> Candidate:
     """The product as one of several nodes, the others being none."""
-    return Candidate(WITH_REDIS, product_version(), _serve)
+    return Candidate(WITH_REDIS, product_version(), with_redis)

@@ -90,6 +90,14 @@ CLUSTER_ROWS = (
     small("write", 1, "qemu-img"),
     small("write", 32, "qemu-img"),
 )
+PROCESS_ROWS = tuple(
+    Row(
+        f"4 KiB random {op}, 8 sessions × d16 load",
+        "load",
+        Workload(op, 4 * KIB, 16, True, sessions=8),
+    )
+    for op in ("read", "write")
+)
 CEPH_ROWS = (
     small("read", 1, "iscsi-perf"),
     small("read", 32, "iscsi-perf"),

@@ -25,6 +25,7 @@ from tests.bench.clients import GRPC_STREAM
 from tests.support import compiled
 from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer, ServerError
 from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
+from tests.support.node_processes import processes_of
 from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
 
 EMBEDDED = "lunmesh"
@@ -127,7 +128,8 @@ def serve_over_workers(
             for raw in raws:  # whole, though a worker has only its part of the chunks
                 make_image(raw, disks.size, block)
         urls = {block: server.url(lun) for lun, block in enumerate(disks.blocks)}
-        yield Endpoint(urls, (server.pid, *(worker.pid for worker in workers)), files)
+        pids = (server.pid, *processes_of(server), *(worker.pid for worker in workers))
+        yield Endpoint(urls, pids, files)
 
 
 @contextmanager

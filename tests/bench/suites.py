@@ -19,12 +19,14 @@ from tests.bench.ceph import (
     tgt_rbd,
 )
 from tests.bench.cluster import WITH_REDIS, node_with_redis
+from tests.bench.processes import ONE_TCP, ONE_UNIX, TWO_TCP, TWO_UNIX, by_processes
 from tests.bench.rows import (
     CEPH_ROWS,
     CLUSTER_ROWS,
     DIGEST_ROWS,
     FLOOR_ROWS,
     LOCAL_ROWS,
+    PROCESS_ROWS,
     WORKER_ROWS,
     Row,
 )
@@ -204,6 +206,13 @@ def suites() -> tuple[Suite, ...]:
                 Comparison(WORKER_UNIX, GRPC, _one_worker_beside_grpc),
                 Comparison(TWO_WORKERS, GRPC, _two_workers_beside_grpc),
             ),
+        ),
+        Suite(
+            "processes",
+            "Two processes behind one portal, beside one, each over a worker with Redis",
+            PROCESS_ROWS,
+            by_processes(),
+            (Comparison(TWO_UNIX, ONE_UNIX), Comparison(TWO_TCP, ONE_TCP)),
         ),
         Suite(
             "cluster",

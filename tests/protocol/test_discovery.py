@@ -78,7 +78,7 @@ def test_every_portal_is_told_and_the_one_in_use_first(w: Wire, discovery: WireI
 
 
 def test_other_nodes_are_told_with_their_tags(w: Wire, discovery: WireInitiator) -> None:
-    w.target.other_portals = lambda: [(3, ["192.0.2.3:3260", "[2001:db8::3]:3260"])]
+    w.target.other_portals = lambda _: [(3, ["192.0.2.3:3260", "[2001:db8::3]:3260"])]
     others = ["192.0.2.3:3260,3", "[2001:db8::3]:3260,3"]
     assert discovery.send_targets() == [(TARGET, ["192.0.2.1:3260,1", *others])]
 

@@ -246,6 +246,12 @@ class FakeListener:
             raise found
         return found, ("192.0.2.7", 1)
 
+    def listen(self, backlog: int) -> None:
+        pass
+
+    def getsockname(self) -> tuple[str, int]:
+        return "192.0.2.1", 3260
+
     def close(self) -> None:
         pass
 
@@ -253,8 +259,7 @@ class FakeListener:
 @pytest.fixture
 def listening(rig: Rig) -> tuple[Rig, FakeListener]:
     listener = FakeListener()
-    rig.portal._listener = cast("socket.socket", listener)
-    rig.loop.add_reader(3, rig.portal._accept)
+    rig.portal.start(cast("socket.socket", listener))
     return rig, listener
 
 

@@ -110,6 +110,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         worker_wait_seconds=0,
         worker_away="not-ready",
         cluster=None,
+        processes=1,
         admin=Portal("127.0.0.1", 3281),
         admin_token=None,
         admin_tls=None,

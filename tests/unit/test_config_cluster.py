@@ -92,3 +92,30 @@ def test_what_is_no_url(url: str) -> None:
 def test_what_does_not_go_together(options: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         load(**options)
+
+
+def test_processes() -> None:
+    config = load(processes=2, redis="redis://r", worker=["w:1"], node_id="a")
+    assert config.processes == 2
+    assert load(processes=1).processes == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, "--processes: several of them are nodes of a cluster: give redis and worker"),
+        ({"redis": "redis://r"}, "--redis: needs worker"),
+        ({"processes": 0}, "--processes: must be 1 to 64"),
+        ({"processes": 65}, "--processes: must be 1 to 64"),
+        ({"redis": "redis://r", "worker": ["w:1"], "node_id": "n" * 61}, "--node-id: at most 60"),
+        ({"redis": "redis://r", "worker": ["w:1"], "admin": "127.0.0.1:65535"}, "no port for each"),
+        (
+            {"redis": "redis://r", "worker": ["w:1"], "admin": "127.0.0.1:3259"},
+            "portal 127.0.0.1:3260 is in the way of admin ports up to 3260",
+        ),
+    ],
+)
+def test_processes_that_cannot_be(options: dict[str, object], why: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(**{"processes": 2, **options})
+    assert why in str(refused.value)

@@ -68,7 +68,7 @@ def test_defaults_are_the_same_in_help_reference_and_code() -> None:
     # Written out, the defaults must make no difference.
     needed: dict[str, object] = {"redis": "redis://localhost", "worker": "localhost"}
     given = needed | {field_of(name): default for name, default in in_help.items()}
-    for name in ("queue_depth", "io_threads", "busy_poll"):
+    for name in ("queue_depth", "io_threads", "busy_poll", "processes"):
         given[name] = int(str(given[name]))
     seconds = {
         name

@@ -5,7 +5,7 @@
 
    Prints one line: I/Os, seconds, and the latency in µs that 50, 99 and 99.9 % of them did not pass; at a
    rate, from when they were due.  "echo" is the server of echo.c: 48 bytes there, 48 and a block back.
-   With DIGESTS both digests are asked for, made and checked.  It knows as much of RFC 7143 as that takes. */
+   Each session is of an initiator of its own.  With DIGESTS both digests are asked for, made and checked.  It knows as much of RFC 7143 as that takes. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -138,11 +138,11 @@ static void log_in(struct session *s, int number) {
   char text[2048];
   const char *digest = digests ? "CRC32C" : "None";
   int size = snprintf(text, sizeof text,
-    "InitiatorName=iqn.2026-11.io.lunmesh:load%cTargetName=%s%cSessionType=Normal%cHeaderDigest=%s%c"
+    "InitiatorName=iqn.2026-11.io.lunmesh:load%d%cTargetName=%s%cSessionType=Normal%cHeaderDigest=%s%c"
     "DataDigest=%s%cMaxRecvDataSegmentLength=262144%cMaxBurstLength=262144%cFirstBurstLength=65536%c"
     "InitialR2T=No%cImmediateData=Yes%cMaxOutstandingR2T=1%cErrorRecoveryLevel=0%cMaxConnections=1%c"
     "DefaultTime2Wait=2%cDefaultTime2Retain=0%cDataPDUInOrder=Yes%cDataSequenceInOrder=Yes%c",
-    0, iqn, 0, 0, digest, 0, digest, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    number, 0, iqn, 0, 0, digest, 0, digest, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   s->cmd_sn = 1;
   for (int turn = 0; turn < 8; turn++) {
     memset(bhs, 0, BHS);

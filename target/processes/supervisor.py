@@ -1,0 +1,158 @@
+"""Starts the processes, listens for them, and ends them.
+
+Rules:
+
+1. Portals are taken first, and listened on when all processes serve: then it is ready.
+2. A process that cannot start ends everything, with its exit status; it has said why itself.
+3. At the end the processes have the time that they take by their own bounds, and a little more
+   (``GRACE_SECONDS``); who is there still is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from target.config.model import Portal, ProcessPlace, ServeConfig
+from target.identity import ID_BYTES, keep_epoch, last_epoch
+from target.iscsi.listener import bind
+from target.logs import Log
+from target.processes.child import Child
+from target.processes.front import Front
+
+GRACE_SECONDS: Final = 30.0
+
+
+class Supervisor:
+    """Of ``config.processes`` processes; needs a running loop."""
+
+    def __init__(self, config: ServeConfig, log: Log) -> None:
+        self._config = config
+        self._log = log
+        self._news = asyncio.Event()
+        self._children: list[Child] = []
+
+    async def run(self, stop: asyncio.Event, say: Callable[[str], None]) -> int:
+        """Serve until ``stop``; the exit status.  ``say`` is told once, when all serve.
+
+        Raises DataDirError or OSError.
+        """
+        config = self._config
+        group = _group_name(config)
+        bound: list[socket.socket] = []
+        try:
+            for portal in config.portals:
+                bound.append(_bound(portal))
+            portals = tuple(Portal(*each.getsockname()[:2]) for each in bound)
+            configs = process_configs(config, group, portals)
+            self._children = [
+                Child(f"{group}-{number}", each, self._log, self._news.set)
+                for number, each in enumerate(configs, 1)
+            ]
+            return await self._run(stop, say, bound)
+        finally:
+            for each in bound:
+                each.close()
+
+    async def _run(
+        self, stop: asyncio.Event, say: Callable[[str], None], bound: Sequence[socket.socket]
+    ) -> int:
+        children = self._children
+        front = Front(children)
+        kept = [asyncio.ensure_future(child.keep()) for child in children]
+        asked = asyncio.ensure_future(stop.wait())
+        asked.add_done_callback(lambda _: self._news.set())
+        try:
+            while not stop.is_set() and (status := self._failed()) is None:
+                if all(child.ready is not None for child in children):
+                    self._listen(front, bound)
+                    say(children[0].ready or "")
+                    await stop.wait()
+                self._news.clear()
+                if not stop.is_set():
+                    await self._news.wait()
+            return 0 if stop.is_set() else status or 0
+        finally:
+            asked.cancel()
+            front.close()
+            await self._end(kept)
+
+    def _listen(self, front: Front, bound: Sequence[socket.socket]) -> None:
+        try:
+            front.listen(bound)
+        except OSError as exc:  # somebody else has listened there since they were taken
+            portals = ", ".join(map(str, self._config.portals))
+            raise OSError(exc.errno, exc.strerror, f"portal {portals}") from exc
+
+    def _failed(self) -> int | None:
+        """Rule 2: the exit status of a process that never was ready."""
+        found = [child.status for child in self._children if child.status is not None]
+        return found[0] if found else None
+
+    async def _end(self, kept: Sequence[asyncio.Future[None]]) -> None:
+        """Rule 3."""
+        for child in self._children:
+            child.stop()
+        config = self._config
+        bound = 2 * config.shutdown_timeout_seconds + config.worker_timeout_seconds + GRACE_SECONDS
+        _, late = await asyncio.wait(kept, timeout=bound)
+        if late:
+            self._log.error("processes do not end and are killed", processes=len(late))
+            self.kill()
+        await asyncio.gather(*kept)
+
+    def kill(self) -> None:
+        """End the processes at once."""
+        for child in self._children:
+            child.kill()
+
+
+def process_configs(
+    config: ServeConfig, group: str, portals: tuple[Portal, ...]
+) -> list[ServeConfig]:
+    """What each process is told: an id, a data directory and an admin port of its own."""
+    assert config.cluster is not None, "checked (target/config/processes.py)"
+    count, admin = config.processes, config.admin
+    # Where there is no CPU to spare, one process that looks for commands keeps another from them.
+    spare = count < len(os.sched_getaffinity(0))
+    return [
+        msgspec.structs.replace(
+            config,
+            processes=1,
+            data_dir=config.data_dir / f"process-{number}",
+            portals=portals,
+            admin=admin and Portal(admin.host, admin.port + number - 1 if admin.port else 0),
+            busy_poll_seconds=config.busy_poll_seconds if spare else 0.0,
+            notes=(),
+            cluster=msgspec.structs.replace(
+                config.cluster,
+                node_id=f"{group}-{number}",
+                place=ProcessPlace(group=group, number=number, count=count),
+            ),
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+def _group_name(config: ServeConfig) -> str:
+    """``--node-id``, or one that the data directory keeps.  Raises DataDirError or OSError."""
+    assert config.cluster is not None, "checked"
+    if config.cluster.node_id is not None:
+        return config.cluster.node_id
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    kept = last_epoch(config.data_dir, os.urandom(ID_BYTES).hex())
+    if kept.epoch == 0:
+        keep_epoch(config.data_dir, kept)
+    return kept.id
+
+
+def _bound(portal: Portal) -> socket.socket:
+    try:
+        return bind(portal.host, portal.port)
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, f"portal {portal}") from exc
