@@ -51,6 +51,11 @@ class UserChanges:
         """Those that this node is configured with."""
         return sorted(self._configured.users) if self._configured is not None else []
 
+    @property
+    def secrets(self) -> list[str]:
+        """Those of the catalog, for whoever strikes them out of what is shown."""
+        return [user.secret for user in self._data.users]
+
     async def create(self, user: UserRecord) -> None:
         """Add a user.  Raises ValueError, VolumeError or OSError."""
         user = user.checked()

@@ -66,7 +66,7 @@ async def node_report(
         "log.txt": lambda: "\n".join([*logs.recent(), ""]),
         "stacks.txt": stacks,
     }
-    secrets = secrets_of(parts.config)
+    secrets = [*secrets_of(parts.config), *node.users.secrets]
     return {name: strike_out(await _told(text), secrets) for name, text in texts.items()}
 
 

@@ -20,7 +20,11 @@ from tests.support.volume_command import VolumeCommand
 CHAP_SECRET = 'alice-knows-"this"'
 MUTUAL_SECRET = "the-target-knows-this"
 REDIS_PASSWORD = "p%40ss-of-redis"  # as the URL has it
-SECRETS = (CHAP_SECRET, MUTUAL_SECRET, REDIS_PASSWORD, "p@ss-of-redis", "alice-knows-")
+CATALOG_SECRET = "bob-knows-that-one"
+SECRETS = (
+    *(CHAP_SECRET, MUTUAL_SECRET, CATALOG_SECRET),
+    *(REDIS_PASSWORD, "p@ss-of-redis", "alice-knows-"),
+)
 
 
 def unpacked(archive: Path) -> dict[str, str]:
@@ -60,6 +64,12 @@ def test_all_that_there_is_to_know_and_no_secret(tmp_path: Path) -> None:
             session.login(chap=("alice", CHAP_SECRET))
             session.command(cdb.read10(0, 1), read_length=512)
             session.command(cdb.read10(0, 1), read_length=512)
+            secret = tmp_path / "secret"
+            secret.write_text(CATALOG_SECRET)
+            users = VolumeCommand(server, "user")
+            users.good("create", "bob", "--secret-file", str(secret))
+            users.good("create", CATALOG_SECRET, "--secret-file", str(secret))  # … and in the audit
+            users.refused("delete", f"x{CATALOG_SECRET}")
             said = VolumeCommand(server, "doctor").good("-o", str(out))
             assert f"wrote {out}" in said
             again = VolumeCommand(server, "doctor").refused("-o", str(out))
