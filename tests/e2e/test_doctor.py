@@ -64,11 +64,11 @@ def test_all_that_there_is_to_know_and_no_secret(tmp_path: Path) -> None:
             session.login(chap=("alice", CHAP_SECRET))
             session.command(cdb.read10(0, 1), read_length=512)
             session.command(cdb.read10(0, 1), read_length=512)
-            secret = tmp_path / "secret"
-            secret.write_text(CATALOG_SECRET)
+            file = tmp_path / "secret"
+            file.write_text(CATALOG_SECRET)
             users = VolumeCommand(server, "user")
-            users.good("create", "bob", "--secret-file", str(secret))
-            users.good("create", CATALOG_SECRET, "--secret-file", str(secret))  # … and in the audit
+            users.good("create", "bob", "--secret-file", str(file))
+            users.good("create", CATALOG_SECRET, "--secret-file", str(file))  # … and in the audit
             users.refused("delete", f"x{CATALOG_SECRET}")
             said = VolumeCommand(server, "doctor").good("-o", str(out))
             assert f"wrote {out}" in said
