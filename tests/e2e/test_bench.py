@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.processes import ONE_UNIX
 from tests.bench.servers import ECHO, TGTD, WORKER_UNIX
 from tests.bench.suites import Suite, suites
 from tests.support.lunmesh_server import PROJECT_ROOT
@@ -21,7 +20,6 @@ PEERS = {
     "digests": TGTD,
     "floor": ECHO,
     "cluster": WORKER_UNIX,
-    "processes": ONE_UNIX,
 }
 
 

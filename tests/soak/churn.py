@@ -104,8 +104,8 @@ class Churn:
             while True:
                 try:
                     client.delete(path)
-                except Refused as refusal:
-                    if refusal.status == 404:
+                except (Refused, NodeAway) as exc:
+                    if isinstance(exc, Refused) and exc.status == 404:
                         break
                     if time.monotonic() > deadline:
                         raise
