@@ -12,11 +12,14 @@ Rules:
 2. Nothing that has bytes in it is written over: a raw file without a share.json is taken for the
    leftover of a crash only while it is all hole.
 3. What cannot be read stays as it is, and is said.
+4. What a crash or a full disk has left of a volume that was being made, and has no bytes, goes:
+   with the attempt that failed, with the deletion of the volume, or at the next start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -36,6 +39,8 @@ from workers.store import VolumeStore
 FORMAT: Final = 1
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 METADATA_BYTES_MAX: Final = 64 << 10
+_RAW: Final = re.compile(r"[0-9a-f]{32}\.raw")
+_NEW_METADATA: Final = "share.json.new"  # write_atomically
 FENCES_BYTES_MAX: Final = 64 << 20
 
 
@@ -104,7 +109,7 @@ class ShareDir(Shares):
                 data = await read_bounded(folder / "share.json", METADATA_BYTES_MAX)
                 self._add(Share(_info(data, name)))
             except FileNotFoundError:
-                if any(await aiofiles.os.listdir(folder)):
+                if not await self._clear(folder):
                     warnings.append(f"{folder} has no share.json: not a volume, left as it is")
             except OSError as exc:
                 warnings.append(f"{folder}: {exc.strerror}")
@@ -134,9 +139,27 @@ class ShareDir(Shares):
                 ShareFault.EXISTS, f"{self._metadata(info)} is there, but cannot be used"
             )
         await self._remove_leftover(self._raw(info))
-        await asyncio.to_thread(create_sparse, self._raw(info), info.size)
-        await sync_directory(self._volumes)
-        await self._write_metadata(info)
+        try:
+            await asyncio.to_thread(create_sparse, self._raw(info), info.size)
+            await sync_directory(self._volumes)
+            await self._write_metadata(info)
+        except OSError:
+            await self._clear(folder)
+            raise
+
+    async def _clear(self, folder: Path) -> bool:
+        """Rule 4; whether nothing is left."""
+        if await aiofiles.os.path.exists(folder / "share.json"):
+            return False
+        with contextlib.suppress(OSError):
+            for name in await aiofiles.os.listdir(folder):
+                file = folder / name
+                hole = _RAW.fullmatch(name) and not (await aiofiles.os.stat(file)).st_blocks
+                if hole or name == _NEW_METADATA:
+                    await aiofiles.os.remove(file)
+            await aiofiles.os.rmdir(folder)
+            return True
+        return False
 
     @staticmethod
     async def _remove_leftover(raw: Path) -> None:
@@ -170,7 +193,7 @@ class ShareDir(Shares):
 
     async def _delete(self, info: ShareInfo) -> None:
         folder = self._volumes / info.name
-        for file in (self._metadata(info), self._raw(info)):
+        for file in (self._metadata(info), self._raw(info), folder / _NEW_METADATA):
             try:
                 await aiofiles.os.remove(file)
                 await sync_directory(folder)

@@ -325,3 +325,48 @@ def test_fences_that_cannot_be_read_stop_the_worker(data: bytes) -> None:
 
     with pytest.raises(FenceError):
         Fences(save).load(data)
+
+
+def left(path: Path) -> list[str]:
+    """What is in the folder of volumes."""
+    return sorted(str(it.relative_to(path / "volumes")) for it in (path / "volumes").rglob("*"))
+
+
+def test_what_a_crash_has_left_without_a_byte_goes_at_the_next_start(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Opened(tmp_path):
+            pass
+        folder = tmp_path / "volumes" / "disk"
+        folder.mkdir()
+        os.truncate(os.open(folder / f"{INFO.uuid.hex()}.raw", os.O_CREAT | os.O_RDWR), 1 << 20)
+        (folder / "share.json.new").write_text("{")
+        async with Opened(tmp_path):
+            assert left(tmp_path) == []
+        folder.mkdir()
+        (folder / f"{INFO.uuid.hex()}.raw").write_bytes(b"data" * 4096)
+        async with Opened(tmp_path):
+            assert left(tmp_path) == ["disk", f"disk/{INFO.uuid.hex()}.raw"]
+
+    run(main())
+
+
+def test_what_could_not_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with Opened(tmp_path) as shares:
+
+            def full(fd: int) -> None:
+                raise OSError(28, "No space left on device")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", full)
+                with pytest.raises((OSError, ShareError)):
+                    await shares.create(INFO)
+            assert left(tmp_path) == []
+            await shares.create(INFO)
+            (tmp_path / "volumes" / "disk" / "share.json.new").write_text("{")
+            await shares.delete(INFO.uuid)
+            assert left(tmp_path) == []
+
+    run(main())
