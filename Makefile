@@ -4,7 +4,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 # The whole run is bounded: pytest stops after this many seconds and says which test was running.
-TEST_SECONDS ?= 2160
+TEST_SECONDS ?= 2280
 # Flags of `make run`, `test`, `bench`, `load`, `failures`, `soak`, `chaos` and `simulate`: make run ARGS='--volume disk0=10G'
 ARGS ?=
 

@@ -66,6 +66,8 @@ class Uring:
         params = ctypes.create_string_buffer(_PARAMS.size)
         self._fd = self._called(_SETUP, ENTRIES, params)
         self._event = -1
+        self._maps: list[mmap.mmap] = []
+        self._views: list[memoryview] = []
         try:
             self._map(_PARAMS.unpack(params.raw))
             self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -92,10 +94,12 @@ class Uring:
             raise UringUnavailable("the kernel is older than 5.4")
         cqes, array = params[_CQES], params[_SQ_ARRAY]
         size = max(cqes + _CQE.size * params[_CQ_ENTRIES], array + 4 * ENTRIES)
-        self._ring = memoryview(mmap.mmap(self._fd, size))
-        self._sqes = memoryview(mmap.mmap(self._fd, _SQE.size * ENTRIES, offset=_SQES_AT))
-        self._cqes = self._ring[cqes : cqes + _CQE.size * params[_CQ_ENTRIES]]
-        words = self._ring[: size // 4 * 4].cast("I")
+        # A map has a descriptor of its own, which has to be closed.
+        self._maps = [mmap.mmap(self._fd, size)]
+        self._maps.append(mmap.mmap(self._fd, _SQE.size * ENTRIES, offset=_SQES_AT))
+        ring, self._sqes = memoryview(self._maps[0]), memoryview(self._maps[1])
+        self._cqes = ring[cqes : cqes + _CQE.size * params[_CQ_ENTRIES]]
+        words = ring[: size // 4 * 4].cast("I")
         self._sq_tail, self._cq_head, self._cq_tail = (
             words[at // 4 : at // 4 + 1] for at in (params[it] for it in _POINTERS)
         )
@@ -103,6 +107,10 @@ class Uring:
         self._cq_mask = words[params[_CQ_MASK] // 4]
         for index in range(ENTRIES):  # each entry is where the ring says it is
             words[array // 4 + index] = index
+        self._views = [
+            *(ring, words, self._sqes, self._cqes),
+            *(self._sq_tail, self._cq_head, self._cq_tail),
+        ]
 
     def read(self, fd: int, io: StoreIo, fallback: Fallback) -> bool:
         """Start a read into one buffer: ``io.done(io)`` or ``fallback(io)`` comes later.
@@ -171,6 +179,10 @@ class Uring:
         self._close()
 
     def _close(self) -> None:
+        for view in self._views:
+            view.release()
+        for each in self._maps:
+            each.close()
         if self._event >= 0:
             os.close(self._event)
         os.close(self._fd)

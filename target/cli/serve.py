@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import time
 from functools import partial
@@ -43,6 +44,7 @@ async def _serve(config: ServeConfig, log: logs.Log, channel: socket.socket | No
         await _until_free(config, log, stop)
     while not stop.is_set():
         await _serve_one_life(config, log, stop, inlet)
+        gc.collect()  # what a life leaves are cycles, and its buffers hang on them
     if inlet is not None:
         inlet.close()
     log.info("stopped")

@@ -12,6 +12,7 @@ from typing import Any
 from target.admin.client import AdminClient, NodeAway, Refused
 from target.config.values import parse_portal
 from tests.chaos.cluster import Cluster
+from tests.soak.sample import CHURNED
 from tests.support.initiator import Initiator, LoginRefused
 from tests.support.iscsi_socket import Disconnected, NoAnswer
 from tests.support.scrape import page
@@ -20,9 +21,8 @@ EVERYBODY = {"initiator": "iqn.*"}
 _PAUSE_SECONDS = 0.2
 _LOGIN_SECONDS = 4.0
 _SIZE = 16 << 20
-_VOLUME = "churned"
 _VISITOR = {"initiator": "iqn.2026-11.com.example:visitor", "volumes": {"disk0": "ro"}}
-_VOLUME_PATH = f"/v1/volumes/{_VOLUME}?force=yes"
+_VOLUME_PATH = f"/v1/volumes/{CHURNED}?force=yes"
 _ACCESS_PATH = f"/v1/acls?initiator={_VISITOR['initiator']}"
 # What may be meant by it: a node or Redis is away, or has lost its memory.
 _EXPECTED = (NodeAway, Refused, Disconnected, NoAnswer, LoginRefused, OSError)
@@ -52,8 +52,8 @@ class Churn:
 
     def _run(self) -> None:
         tries: dict[str, Callable[[], Any]] = {
-            "create": lambda: self._ask("POST", "/v1/volumes", {"name": _VOLUME, "size": _SIZE}),
-            "resize": lambda: self._ask("PATCH", f"/v1/volumes/{_VOLUME}", {"size": 2 * _SIZE}),
+            "create": lambda: self._ask("POST", "/v1/volumes", {"name": CHURNED, "size": _SIZE}),
+            "resize": lambda: self._ask("PATCH", f"/v1/volumes/{CHURNED}", {"size": 2 * _SIZE}),
             "delete": lambda: self._delete(_VOLUME_PATH),
             "acl create": lambda: self._ask("PUT", "/v1/acls", _VISITOR),
             "acl delete": lambda: self._delete(_ACCESS_PATH),
@@ -98,7 +98,7 @@ class Churn:
         deadline = time.monotonic() + seconds
         client = AdminClient(parse_portal(self._servers[0].admin))
         for path in (
-            f"/v1/volumes/{_VOLUME}?force=yes",
+            f"/v1/volumes/{CHURNED}?force=yes",
             f"/v1/acls?initiator={_VISITOR['initiator']}",
         ):
             while True:

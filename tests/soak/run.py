@@ -24,7 +24,7 @@ from tests.chaos.cluster import VOLUME_BYTES, Cluster, running_cluster
 from tests.chaos.run import HEAL_SECONDS, harm
 from tests.chaos.zones import Violation
 from tests.soak.churn import EVERYBODY, Churn
-from tests.soak.sample import Held, grown, take, wait_until_quiet
+from tests.soak.sample import Held, grown, left_on_workers, take, wait_until_quiet
 from tests.support import cdb
 from tests.support.initiator import Initiator
 
@@ -50,6 +50,7 @@ class Report:
     refused: Counter[str] = field(default_factory=Counter)
     violations: list[Violation] = field(default_factory=list)
     overdue: int = 0
+    left: int = 0  # shares of volumes that have gone; not yet part of what has to be clean
     first: Held = field(default_factory=dict)
     last: Held = field(default_factory=dict)
 
@@ -78,6 +79,7 @@ class Report:
                 f"violations: {len(self.violations)}",
                 f"{'':24}{'first':>10}{'last':>10}",
                 *(f"{name:24}{self.first[name]:10.1f}{now:10.1f}" for name, now in held),
+                f"shares left on workers: {self.left}",
                 f"grown: {len(self.grown)}",
                 *(f"  {line}" for line in self.grown),
             ]
@@ -114,6 +116,7 @@ def _round(cluster: Cluster, report: Report) -> None:
     report.violations += done.violations
     report.overdue += done.overdue
     report.last = take(cluster)
+    report.left = left_on_workers(cluster)
     report.first = report.first or report.last  # rule 2
 
 

@@ -163,8 +163,11 @@ def test_without_one_there_are_threads(file: Path) -> None:
 
 
 def test_nothing_is_left_open(file: Path) -> None:
+    kept = []
+
     async def main(store: FileStore, uring: Uring) -> None:
         await asyncio.gather(*reads(store, [0]))
+        kept.append(uring)
 
     before = os.listdir("/proc/self/fd")
     run(main, file)
