@@ -79,7 +79,7 @@ class VolumeChanges:
                 raise VolumeError(VolumeFault.AWAY, reason)
         try:
             await self._share_new(wanted.name, record)
-        except (VolumeError, RegistryAway):
+        except (VolumeError, RegistryAway, DataDirError):
             volume.close()
             self._discard(wanted.name)
             raise
@@ -296,7 +296,10 @@ class VolumeChanges:
         shared = self._volumes.shared
         if shared is None:
             return
-        record.shared = True
+        # Here only once it is there: who is cut short in between has made a volume of its own, of
+        # which the others hear when this node joins again, and not one that they have deleted.
+        theirs = copy.deepcopy(record)
+        theirs.shared = True
 
         def change(records: dict[str, VolumeRecord]) -> bool:
             if name in records:
@@ -304,13 +307,14 @@ class VolumeChanges:
             for other, its in records.items():
                 if its.lun == record.lun:
                     raise VolumeError(VolumeFault.CONFLICT, f"LUN {its.lun} is volume {other!r}")
-            records[name] = copy.deepcopy(record)
+            records[name] = copy.deepcopy(theirs)
             return True
 
         try:
             await shared.change(change)
         except (RegistryAway, StaleNode) as exc:
             raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
+        shared.adopt(name, theirs)
 
     async def _tell_others(self) -> None:
         shared = self._volumes.shared
