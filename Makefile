@@ -9,7 +9,7 @@ TEST_SECONDS ?= 2280
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install compiled run test lint format bench load failures soak chaos simulate docs reference protos debian-packages lock clean
+.PHONY: help install compiled run test lint format bench load failures soak chaos simulate docs reference sbom audit protos debian-packages lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,6 +78,12 @@ docs: install ## The documentation as a site: build/site/index.html
 
 reference: install ## Generate docs/reference/ from the code
 	$(BIN)/python -m tools.reference
+
+sbom: install ## What an installed lunmesh consists of: build/sbom.json (CycloneDX)
+	@$(BIN)/python -m tools.sbom
+
+audit: ## Known vulnerabilities of what constraints.txt pins, where the network lets it ask
+	@tools/audit.sh
 
 protos: install ## Generate the gRPC stubs from proto/
 	tools/protos.sh

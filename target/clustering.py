@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from target.block.volume import Volume
+from target.block.worker_errors import WorkerGone
+from target.block.worker_link import Others
 from target.cluster.node import ClusterNode
 from target.cluster.redis_link import RedisLink
 from target.cluster.redis_registry import RedisRegistry
 from target.cluster.registry import Member, Notices, Registry, RegistryAway
-from target.config.model import ClusterConfig
+from target.config.model import ClusterConfig, Portal
 from target.datadir import DataDir, DataDirError
 from target.identity import NodeIdentity
 from target.logs import Log
@@ -78,13 +80,14 @@ class Clustering:
         self._registry = RedisRegistry(url, self._id, notices, self._log)
         return self._registry
 
-    async def join(self, portals: list[str], iqn: str) -> NodeIdentity:
+    async def join(self, portals: Sequence[Portal], iqn: str) -> NodeIdentity:
         """Become a member that serves the target ``iqn`` at ``portals``; the epoch of this life.
 
         Raises RegistryAway or DataDirError.
         """
         assert self._registry is not None, "made with the node"
-        info = MemberInfo(portals, iqn, self._config.place)
+        labels = {str(portal): portal.group for portal in portals if portal.group}
+        info = MemberInfo([*map(str, portals)], iqn, self._config.place, labels)
         encoded = msgspec.json.encode(info).decode()
         deadline = time.monotonic() + JOIN_SECONDS
         while True:
@@ -145,6 +148,14 @@ class Clustering:
         )
         workers.know_whether_sole(volume, lambda: tracker.alone and self.node.leased)
         unit.gate = tracker
+
+    async def strangers(self, others: Others) -> Others:
+        """Those that are no members.  Raises WorkerGone."""
+        try:
+            members = {member.node for member in await self.node.registry.members()}
+        except RegistryAway as exc:
+            raise WorkerGone(f"who else has its volumes is not known: {exc}") from exc
+        return tuple(other for other in others if other[0] not in members)
 
     @property
     def link(self) -> RedisLink:

@@ -21,18 +21,23 @@ import re
 import uuid as uuids
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
-from target.chap_users import UserRecord, Users
+from target.chap_users import UserRecord
 from target.config import VolumeConfig, format_size
 from target.scsi.access_list import AccessEntry
+from target.target_records import Targets
 from workers.file_store import create_sparse
 
 FORMAT: Final = 1
 PLACE_KEY_CHARS: Final = 12  # random, told apart among the few workers of a volume
 CATALOG_BYTES_MAX: Final = 64 << 20
+
+
+PartName = Literal["targets", "access", "users"]
+"""What the catalog has beside the volumes (``target/catalog_part.py``)."""
 
 
 class DataDirError(Exception):
@@ -80,7 +85,10 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
     # What flags or configuration asked for when they last asked for something else than there is: a
     # volume that has been grown since is no contradiction to them.
     configured_bytes: int | None = None
-    lun: int | None = None  # of a volume that neither flags nor configuration name
+    # Of a volume that neither flags nor configuration name: its LUN, and the target that has it
+    # (empty: the one that every node has anyway).
+    lun: int | None = None
+    target: str = ""
     read_only: bool = False  # of such a volume; the others are told each time
     shared: bool = False  # the nodes of a cluster have it in common: without it there, it is gone
     deleting: bool = False  # it is gone for everybody, and its data are to go
@@ -110,6 +118,7 @@ class _Catalog(msgspec.Struct, kw_only=True):
     volumes: dict[str, VolumeRecord] = {}
     # By pool: this node there, as Ceph knows it, until it has left with nothing in flight.
     pools: dict[str, str] = {}
+    targets: Targets = ()  # beside the one of each node's configuration
     access: tuple[AccessEntry, ...] = ()  # who may use what (target/scsi/access_list.py)
     users: tuple[UserRecord, ...] = ()  # with their secrets (target/chap_users.py)
     followed: str = ""  # the catalog of all nodes, if this is a copy of it
@@ -184,33 +193,14 @@ class DataDir:
         """The volumes that the catalog knows, by name."""
         return dict(self._catalog.volumes)
 
-    @property
-    def access(self) -> tuple[AccessEntry, ...]:
-        """Who may use what."""
-        return self._catalog.access
+    def part(self, name: PartName) -> tuple[Any, ...]:
+        """What is kept beside the volumes."""
+        values: tuple[Any, ...] = getattr(self._catalog, name)
+        return values
 
-    def keep_access(self, entries: tuple[AccessEntry, ...]) -> None:
-        """Keep who may use what.  Raises OSError."""
-        before, self._catalog.access = self._catalog.access, entries
-        try:
-            self._write()
-        except OSError:
-            self._catalog.access = before
-            raise
-
-    @property
-    def users(self) -> Users:
-        """The CHAP users of the catalog."""
-        return self._catalog.users
-
-    def keep_users(self, users: Users) -> None:
-        """Keep the CHAP users.  Raises OSError."""
-        before, self._catalog.users = self._catalog.users, users
-        try:
-            self._write()
-        except OSError:
-            self._catalog.users = before
-            raise
+    def keep_part(self, name: PartName, values: tuple[Any, ...]) -> None:
+        """Keep that.  Raises OSError."""
+        self._change(self._catalog, **{name: values})
 
     def record(self, name: str) -> VolumeRecord | None:
         """What the catalog keeps of a volume, if there is one."""
@@ -272,6 +262,10 @@ class DataDir:
             record.size_bytes = old
             raise
 
+    def remap(self, name: str, lun: int, target: str) -> None:
+        """Keep where initiators find a volume from now on.  Raises OSError."""
+        self._change(self._catalog.volumes[name], lun=lun, target=target)
+
     def adopt(self, name: str, record: VolumeRecord) -> VolumeRecord:
         """Keep what other nodes know of a volume; returns the record that is kept here.
 
@@ -291,7 +285,13 @@ class DataDir:
                 place.store_id = place.store_id or theirs.store_id
                 place.instance = place.instance or theirs.instance
         size_bytes = max(mine.size_bytes, record.size_bytes)
-        self._change(mine, lun=record.lun, size_bytes=size_bytes, deleting=record.deleting)
+        self._change(
+            mine,
+            lun=record.lun,
+            target=record.target,
+            size_bytes=size_bytes,
+            deleting=record.deleting,
+        )
         return mine
 
     def drop(self, name: str) -> None:
@@ -305,13 +305,7 @@ class DataDir:
 
     def begin_delete(self, name: str) -> None:
         """Keep that a volume is to go: whatever happens, it will.  Raises OSError."""
-        record = self._catalog.volumes[name]
-        record.deleting = True
-        try:
-            self._write()
-        except OSError:
-            record.deleting = False
-            raise
+        self._change(self._catalog.volumes[name], deleting=True)
 
     def journal_of(self, name: str) -> Path:
         """The file of a migration's journal."""
@@ -358,22 +352,15 @@ class DataDir:
 
     def doom_retired(self, place: WorkerPlace, store_id: str) -> None:
         """Keep, before its worker is asked, that a share in that store may go.  Raises OSError."""
-        before = place.store_id, place.doomed
-        if before == (store_id, True):
-            return
-        place.store_id, place.doomed = store_id, True
-        try:
-            self._write()
-        except OSError:
-            place.store_id, place.doomed = before
-            raise
+        if (place.store_id, place.doomed) != (store_id, True):
+            self._change(place, store_id=store_id, doomed=True)
 
     def forget_retired(self, name: str, place: WorkerPlace) -> None:
         """Nothing of the volume is at ``place``.  Raises OSError."""
         record = self._catalog.volumes[name]
         self._change(record, retired=[other for other in record.retired if other is not place])
 
-    def _change(self, record: VolumeRecord, **fields: object) -> None:
+    def _change(self, record: msgspec.Struct, **fields: object) -> None:
         """All of ``fields`` in one write, or none of them.  Raises OSError."""
         before = {field: getattr(record, field) for field in fields}
         for field, value in fields.items():
@@ -417,6 +404,7 @@ class DataDir:
             path=path,
             configured_bytes=size_bytes if path is None and lun is None else None,
             lun=lun,
+            target=wanted.target if lun is not None else "",
             read_only=wanted.readonly and lun is not None,
         )
         if workers and path is None:
@@ -474,12 +462,7 @@ class DataDir:
 
     def share_created(self, place: WorkerPlace) -> None:
         """Keep that the share of ``place`` was made.  Raises OSError."""
-        place.created = True
-        try:
-            self._write()
-        except OSError:
-            place.created = False
-            raise
+        self._change(place, created=True)
         self.on_place()
 
     def worker_is(self, places: Sequence[WorkerPlace], store_id: str, instance: str) -> None:
@@ -499,12 +482,7 @@ class DataDir:
 
     def created_in_pool(self, place: PoolPlace) -> None:
         """Keep that a volume was made in its pool.  Raises OSError."""
-        place.created = True
-        try:
-            self._write()
-        except OSError:
-            place.created = False
-            raise
+        self._change(place, created=True)
 
     def instance_in(self, pool: str) -> str:
         """This node's last life in ``pool``, if something of it may be on its way there."""
@@ -512,15 +490,8 @@ class DataDir:
 
     def we_are(self, pool: str, instance: str) -> None:
         """Keep who we are in ``pool`` from now on, or that we are gone.  Raises OSError."""
-        before = dict(self._catalog.pools)
-        self._catalog.pools[pool] = instance
-        if not instance:
-            del self._catalog.pools[pool]
-        try:
-            self._write()
-        except OSError:
-            self._catalog.pools = before
-            raise
+        pools = {name: ours for name, ours in self._catalog.pools.items() if name != pool}
+        self._change(self._catalog, pools=pools | ({pool: instance} if instance else {}))
 
     @property
     def followed(self) -> str:
@@ -529,12 +500,7 @@ class DataDir:
 
     def follow(self, catalog: str) -> None:
         """Keep that.  Raises OSError."""
-        before, self._catalog.followed = self._catalog.followed, catalog
-        try:
-            self._write()
-        except OSError:
-            self._catalog.followed = before
-            raise
+        self._change(self._catalog, followed=catalog)
 
     def close(self) -> None:
         """Give up the directory."""

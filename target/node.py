@@ -25,7 +25,7 @@ from target.config.model import Portal as PortalAddress
 from target.datadir import DataDir, DataDirError
 from target.identity import ID_BYTES, NodeIdentity, keep_epoch, last_epoch
 from target.iscsi.chap import ChapPolicy, Secret
-from target.iscsi.listener import bind
+from target.iscsi.listener import at_portal, bind
 from target.iscsi.parameters import TargetLimits
 from target.iscsi.port_names import port_designators
 from target.iscsi.portal import Portal
@@ -36,6 +36,7 @@ from target.processes.inlet import Inlet
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
 from target.sight import Sight
+from target.target_changes import TargetChanges
 from target.user_changes import UserChanges
 from target.volume_changes import VolumeChanges
 from target.volumes import Volumes
@@ -71,6 +72,7 @@ class Node:
 
     ready: ReadyInfo
     changes: VolumeChanges
+    targets: TargetChanges
     access: AccessChanges
     users: UserChanges
 
@@ -117,7 +119,6 @@ class Node:
             identity = await self._join(self._clustering, sockets)
             number = self._clustering.node.number
         bus = SCSIBus(number)
-        names = port_designators(config.iqn, number, number)
         self._volumes = Volumes(
             config,
             self._data,
@@ -125,7 +126,7 @@ class Node:
             bus,
             pool,
             self._log,
-            port_designators=names,
+            port_designators=lambda name: port_designators(name, number, number),
             clustering=self._clustering,
             on_lost=self._lost,
         )
@@ -138,15 +139,22 @@ class Node:
         self.changes = VolumeChanges(self._volumes, self._sessions, self._log)
         self._volumes.follow = self.changes.follow
         await self._volumes.start(all_volumes=all_volumes)
-        self._target = self._make_target(bus, pool, number)
+        chap = _chap_policy(config.chap, config.mutual_chap)
+        self._target = self._make_target(bus, pool, number, chap)
         self._target.on_session_end = self._something_ended.set
         shared = self._volumes.shared
-        self.access = AccessChanges(self._data, self._target, shared, self._log)
-        chap = _chap_policy(config.chap, config.mutual_chap)
+        self.targets = TargetChanges(self._volumes, self._target, self._log)
+        self.access = AccessChanges(
+            self._data, self._target, self._volumes.target_of, config.acls, shared, self._log
+        )
         self.users = UserChanges(self._data, self._target, chap, shared, self._log)
-        self._target.advertised = [str(portal) for portal in config.advertise]
+        self._target.advertised = [(str(portal), portal.group) for portal in config.advertise]
         if self._clustering is not None:
             self._target.other_portals = self._clustering.nodes.other_portals
+        # Where no CPU is to spare, who looks for commands keeps another from answering them.
+        place = config.cluster.place if config.cluster is not None else None
+        busy = place.count if place is not None else 1
+        poll_seconds = config.busy_poll_seconds if busy < len(os.sched_getaffinity(0)) else 0.0
         for index, address in enumerate(config.portals):
             portal = Portal(
                 self._target,
@@ -154,25 +162,24 @@ class Node:
                 address.port,
                 time.monotonic,
                 CONNECTIONS_MAX,
-                config.busy_poll_seconds if len(os.sched_getaffinity(0)) > 1 else 0.0,
+                poll_seconds,
+                address.group,
             )
             portal.on_drop = self._something_ended.set
-            try:
-                if self._inlet is None:
+            if self._inlet is None:
+                with at_portal(address):
                     portal.start(sockets[index])
-                else:
-                    portal.begin()
-                    self._inlet.portals.append(portal.take)
-            except OSError as exc:
-                raise OSError(exc.errno, exc.strerror, f"portal {address}") from exc
+            else:
+                portal.begin()
+                self._inlet.portals.append(portal.take)
             self._portals.append(portal)
-            self._target.addresses.append((portal.host, portal.port))
+            self._target.addresses.append((portal.host, portal.port, portal.group))
         self.ready = ReadyInfo(
             iqn=config.iqn,
             portals=tuple(PortalAddress(p.host, p.port) for p in self._portals),
             luns=tuple(
-                ReadyLun(lun, v.name, v.size, v.read_only)
-                for lun, v in self._volumes.by_lun.items()
+                ReadyLun(str(address), v.name, v.size, v.read_only)
+                for address, v in self._volumes.by_address.items()
             ),
         )
 
@@ -200,22 +207,19 @@ class Node:
     def _bind(self, portals: Iterable[PortalAddress]) -> list[socket.socket]:
         """Addresses are taken before other nodes hear of them, and before anything is opened."""
         for address in portals:
-            try:
+            with at_portal(address):
                 self._bound.append(bind(address.host, address.port))
-            except OSError as exc:
-                raise OSError(exc.errno, exc.strerror, f"portal {address}") from exc
         return self._bound
 
     async def _join(self, clustering: Clustering, sockets: Iterable[socket.socket]) -> NodeIdentity:
         assert self._data is not None, "opened first"
-        bound = [PortalAddress(*each.getsockname()[:2]) for each in sockets]
-        if self._inlet is not None:
-            bound = list(self._config.portals)
+        bound = list(self._config.portals)
+        if self._inlet is None:
+            bound = [it.bound(sock) for it, sock in zip(bound, sockets, strict=True)]
         advertised = self._config.advertise or [each for each in bound if not each.wildcard]
-        names = [str(portal) for portal in advertised]
-        if not names:
+        if not advertised:
             self._log.warning("other nodes cannot tell initiators of this one: see --advertise")
-        identity = await clustering.join(names, self._config.iqn)
+        identity = await clustering.join(advertised, self._config.iqn)
         keep_epoch(self._data.path, identity)
         self._identity = identity
         return identity
@@ -276,16 +280,15 @@ class Node:
         if cut_off:
             self._drop_sessions("this node is cut off from the others")
 
-    def _sessions(self) -> int:
-        """Initiators that are logged in, discovery aside."""
-        if self._target is None:
-            return 0
-        return sum(session.nexus is not None for session in self._target.sessions.values())
+    def _sessions(self, target: str) -> int:
+        """Initiators that are logged in to a target, discovery aside."""
+        return self._target.sessions_of(target) if self._target is not None else 0
 
-    def _make_target(self, bus: SCSIBus, pool: BufferPool, number: int) -> IscsiTarget:
+    def _make_target(
+        self, bus: SCSIBus, pool: BufferPool, number: int, chap: ChapPolicy | None
+    ) -> IscsiTarget:
         config = self._config
         first_burst, sessions_max = plan_window(pool, SESSIONS_MAX)
-        chap = _chap_policy(config.chap, config.mutual_chap)
         return IscsiTarget(
             config.iqn,
             bus,
@@ -336,6 +339,7 @@ class Node:
             # short.
             await self._until(self._target_idle, deadline + self._config.shutdown_timeout_seconds)
             if self._volumes is not None:
+                await self._volumes.drain(self._config.shutdown_timeout_seconds)
                 self._volumes.give_up()
         if self._volumes is not None and not self.fenced.is_set():
             await self._volumes.flush()

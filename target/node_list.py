@@ -34,6 +34,7 @@ class MemberInfo(msgspec.Struct, frozen=True):
     portals: list[str]  # as SendTargets has them
     iqn: str = ""  # of the target
     place: ProcessPlace | None = None  # None: nobody else is behind these portals
+    groups: dict[str, str] = {}  # the labels of those portals that have one
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,8 @@ class NodeList:
         """Those of nodes that were."""
         return [it.member.number for it in self._nodes.values() if not it.alive]
 
-    def other_portals(self, initiator: str) -> list[tuple[int, list[str]]]:
-        """By portal group tag, where ``initiator`` can reach the other nodes."""
+    def other_portals(self, initiator: str) -> list[tuple[int, list[tuple[str, str]]]]:
+        """By portal group tag, where ``initiator`` can reach the other nodes, with labels."""
         own = self._nodes.get(self._own)
         if own is None:
             return []
@@ -97,7 +98,10 @@ class NodeList:
         for group in groups.values():
             it = _serving(group, initiator)
             left = not any(other.alive for other in group)
-            portals = [one for one in it.info.portals if not (left and one in held)]  # rule 4
+            labels = it.info.groups
+            portals = [  # rule 4
+                (one, labels.get(one, "")) for one in it.info.portals if not (left and one in held)
+            ]
             if portals:
                 told.append((it.member.number, portals))
         return told

@@ -10,11 +10,15 @@ Rules (why they are safe: docs/decisions/0014-rados-in-the-node.md):
    has left with nothing in flight.
 2. A node that was shut out does no more I/O, and ends: whoever starts it again starts another
    client.
+3. With a cache, what was answered and not flushed is here alone.  It is flushed before a volume is
+   closed, and before we leave; who is shut out says how much of it is lost.
 """
 
 from __future__ import annotations
 
+import asyncio
 import uuid as uuids
+import weakref
 from collections.abc import Callable
 
 from target.block.volume import Volume
@@ -23,7 +27,10 @@ from target.datadir import DataDir, DataDirError, VolumeRecord
 from target.logs import Log
 from workers.rados_pool import RadosError
 from workers.rados_shares import RadosShares
+from workers.rados_store import RadosStore
 from workers.shares import ShareError, ShareInfo
+from workers.store import IoKind, StoreIo
+from workers.write_behind import WriteBehind
 
 
 class PoolVolumes:
@@ -44,6 +51,8 @@ class PoolVolumes:
         self._log = log
         self._on_lost = on_lost
         self._lost = False
+        self._cache_bytes = place.cache_bytes
+        self._caches: weakref.WeakSet[WriteBehind] = weakref.WeakSet()
         shares.evicted = self._evicted
 
     @classmethod
@@ -90,10 +99,15 @@ class PoolVolumes:
         except (ShareError, OSError) as exc:
             raise DataDirError(f"volume {name}: {self.name}: {_reason(exc)}") from exc
         assert share.store is not None, "open"
+        store = share.store
+        if self._cache_bytes and not read_only:
+            assert isinstance(store, RadosStore), "of a pool"
+            store = WriteBehind(store, self._cache_bytes)
+            self._caches.add(store)
         return Volume(
             name,
             uuid,
-            [share.store],
+            [store],
             block_bytes=record.block_bytes,
             chunk_bytes=record.chunk_bytes,
             read_only=read_only,
@@ -123,8 +137,28 @@ class PoolVolumes:
     def _evicted(self) -> None:
         """Rule 2."""
         self._lost = True
+        if lost := self.kept_bytes:
+            self._log.error("writes that were answered and not flushed are lost", bytes=lost)
         self._shares.abandon()
         self._on_lost(f"{self.name}: Ceph has shut this node out ({self._shares.instance})")
+
+    @property
+    def kept_bytes(self) -> int:
+        """What was answered and is here alone (rule 3)."""
+        return sum(cache.kept_bytes for cache in self._caches)
+
+    async def drain(self, seconds: float) -> None:
+        """Put it where it belongs, within that time."""
+        loop = asyncio.get_running_loop()
+        flushes = []
+        for cache in self._caches:
+            flushed: asyncio.Future[StoreIo] = loop.create_future()
+            cache.submit(StoreIo(IoKind.FLUSH, 0, 0, flushed.set_result))
+            flushes.append(flushed)
+        if flushes:
+            await asyncio.wait(flushes, timeout=seconds)
+        if left := self.kept_bytes:
+            self._log.error("writes that were answered cannot be flushed", bytes=left)
 
     def give_up(self) -> None:
         """End what still waits for Ceph, for the node is to end."""

@@ -11,7 +11,7 @@ from target.config.model import Portal
 class ReadyLun:
     """A LUN as an initiator will find it."""
 
-    lun: int
+    lun: str  # and, behind an @, the target that has it, if that is another
     name: str
     size_bytes: int
     readonly: bool = False

@@ -18,7 +18,7 @@ import copy
 import uuid as uuids
 from collections.abc import Awaitable, Callable, Container
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 
@@ -26,19 +26,21 @@ from target.chap_users import Users
 from target.cluster.lun import LunTracker
 from target.cluster.node import ClusterNode
 from target.cluster.registry import RegistryAway, StaleNode
-from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
+from target.datadir import DataDir, DataDirError, PartName, VolumeRecord, WorkerPlace
 from target.logs import Log
 from target.scsi.access_list import AccessEntry
 from target.scsi.request import SCSIRequest
 from target.scsi.unit_events import DocumentChanged, UnitEvent
+from target.target_records import Targets
 
 UNIT: Final = "catalog"
 KEY: Final = "volumes"
 TRIES_MAX: Final = 100
 RETRY_SECONDS: Final = 0.5
+PARTS: Final[tuple[PartName, ...]] = get_args(PartName)
 
 Records = dict[str, VolumeRecord]
-Entries = tuple[AccessEntry, ...]
+T = TypeVar("T")
 Fact = tuple[bool, str, str]  # of a place: created, store_id, instance
 
 
@@ -47,8 +49,10 @@ class Catalog(msgspec.Struct, kw_only=True):
 
     id: str = ""  # rule 1
     volumes: Records = {}
-    access: Entries | None = None  # who may use what; None: nobody has said so yet
-    users: Users | None = None  # of CHAP; None: as above
+    # None: nobody has said so yet.
+    targets: Targets | None = None
+    access: tuple[AccessEntry, ...] | None = None  # who may use what
+    users: Users | None = None  # of CHAP
 
 
 class SharedCatalog:
@@ -64,8 +68,7 @@ class SharedCatalog:
         self._followed: set[asyncio.Task[None]] = set()
         # What others have changed.
         self.follow: Callable[[Records], Awaitable[None]] | None = None
-        self.follow_access: Callable[[Entries], Awaitable[None]] | None = None
-        self.follow_users: Callable[[Users], Awaitable[None]] | None = None
+        self.follow_part: dict[PartName, Callable[[tuple[Any, ...]], Awaitable[None]]] = {}
         data.on_place = self._places_changed
 
     async def open(self) -> None:
@@ -94,36 +97,24 @@ class SharedCatalog:
                 self._data.drop(name)
             elif record.workers is not None:
                 await self.settle(name, partial(_itself, record))
-        await self._join_access()
-        await self._join_users()
+        for part in PARTS:
+            await self._join_part(part)
         if not known:
             self._data.follow(catalog.id)
 
-    async def _join_access(self) -> None:
-        """The list of the others, or where they have none the one that is here (rule 2)."""
+    async def _join_part(self, part: PartName) -> None:
+        """What the others have, or where nobody has said anything yet what is here (rule 2)."""
+        mine = self._data.part(part)
 
         def edit(catalog: Catalog) -> bool:
-            if catalog.access is not None or not self._data.access:
+            if getattr(catalog, part) is not None or not mine:
                 return False
-            catalog.access = self._data.access
+            setattr(catalog, part, mine)
             return True
 
-        access = (await self._edit(edit)).access or ()
-        if access != self._data.access:
-            self._data.keep_access(access)
-
-    async def _join_users(self) -> None:
-        """As with the access list."""
-
-        def edit(catalog: Catalog) -> bool:
-            if catalog.users is not None or not self._data.users:
-                return False
-            catalog.users = self._data.users
-            return True
-
-        users = (await self._edit(edit)).users or ()
-        if users != self._data.users:
-            self._data.keep_users(users)
+        theirs = getattr(await self._edit(edit), part) or ()
+        if theirs != mine:
+            self._data.keep_part(part, theirs)
 
     async def _load(self) -> tuple[int, Catalog]:
         version, document = await self._node.registry.load(UNIT, KEY)
@@ -141,29 +132,19 @@ class SharedCatalog:
         """
         return (await self._edit(lambda catalog: edit(catalog.volumes))).volumes
 
-    async def change_access(self, edit: Callable[[Entries], Entries]) -> Entries:
-        """Who may use what, as ``edit`` makes it of what there is; it may raise.
+    async def change_part(
+        self, part: PartName, edit: Callable[[tuple[T, ...]], tuple[T, ...]]
+    ) -> tuple[T, ...]:
+        """What is kept beside the volumes, as ``edit`` makes it of what there is; it may raise.
 
         Raises RegistryAway, StaleNode or DataDirError.
         """
 
         def change(catalog: Catalog) -> bool:
-            catalog.access = edit(catalog.access or ())
+            setattr(catalog, part, edit(getattr(catalog, part) or ()))
             return True
 
-        return (await self._edit(change)).access or ()
-
-    async def change_users(self, edit: Callable[[Users], Users]) -> Users:
-        """The CHAP users, as ``edit`` makes them of those there are; it may raise.
-
-        Raises RegistryAway, StaleNode or DataDirError.
-        """
-
-        def change(catalog: Catalog) -> bool:
-            catalog.users = edit(catalog.users or ())
-            return True
-
-        return (await self._edit(change)).users or ()
+        return getattr(await self._edit(change), part) or ()
 
     async def _edit(self, edit: Callable[[Catalog], bool]) -> Catalog:
         node = self._node
@@ -279,11 +260,9 @@ class SharedCatalog:
             try:
                 _, catalog = await self._load()
                 if catalog.id == self._data.followed:  # else this life is over: rule 2
+                    for part, follow in self.follow_part.items():
+                        await follow(getattr(catalog, part) or ())
                     await self.follow(catalog.volumes)
-                    if self.follow_access is not None:
-                        await self.follow_access(catalog.access or ())
-                    if self.follow_users is not None:
-                        await self.follow_users(catalog.users or ())
                 break
             except (DataDirError, OSError) as exc:
                 self._log.error("cannot follow the catalog", reason=str(exc))

@@ -13,6 +13,7 @@ from target.cluster.registry import KnownTask, RegistryAway
 from target.iscsi.target import IscsiTarget
 from target.scsi.bus import SCSIBus
 from target.scsi.logical_unit import LogicalUnit
+from target.scsi.lun import LunAddress
 from target.scsi.request import SCSIRequest, State, print_request
 from target.scsi.reservations.names import NexusName
 from target.scsi.unit_events import EndTask
@@ -84,6 +85,7 @@ class Sight:
                 tsih=session.tsih,
                 initiator=session.initiator,
                 isid=session.isid.hex(),
+                target=self._name_of(session.nexus.target),
                 address=channel.peer,
                 commands=len(session.tasks),
                 header_digest=session.parameters.header_digest,
@@ -93,20 +95,24 @@ class Sight:
             if session.nexus is not None and session.parameters is not None
         ]
 
+    def _name_of(self, target: str) -> str:
+        return self._target.targets.name_of(target) or target
+
     def reservations(self) -> list[ReservationInfo]:
         """Of each logical unit that has any, by LUN."""
         units = sorted(self._bus.units.items())
-        states = [(lun, unit.reservations.state) for lun, unit in units]
+        states = [(address, unit.reservations.state) for address, unit in units]
         return [
             ReservationInfo(
-                lun=lun,
+                target=self._name_of(address.target),
+                lun=address.number,
                 generation=state.generation,
                 type="" if state.type is None else state.type.name.lower().replace("_", " "),
                 holder=_port(state.holder or state.reserved_by),
                 registered=[_port(it.nexus) for it in state.registrations],
                 aptpl=state.aptpl,
             )
-            for lun, state in states
+            for address, state in states
             if state.registrations or state.reserved_by is not None
         ]
 
@@ -129,9 +135,10 @@ class Sight:
         nexus = req.attachment.nexus
         isid = nexus.isid.hex()
         return TaskInfo(
-            id=_id(self._id, unit.number, req.tag, nexus.initiator, isid),
+            id=_id(self._id, unit.address, req.tag, nexus.initiator, isid),
             node=self._id,
-            lun=unit.number,
+            target=self._name_of(unit.address.target),
+            lun=req.attachment.number,
             initiator=nexus.initiator,
             isid=isid,
             tag=req.tag,
@@ -149,18 +156,19 @@ class Sight:
         return found
 
     def _known(self, unit: LogicalUnit, known: KnownTask) -> TaskInfo:
-        initiator, isid, _, tag, began, cdb = known.info.split(" ")
+        initiator, isid, lun, tag, began, cdb = known.info.split(" ")
         name = unit.command_for(bytes.fromhex(cdb)).name
         return TaskInfo(
-            id=_id(known.node, unit.number, int(tag, 16), initiator, isid),
+            id=_id(known.node, unit.address, int(tag, 16), initiator, isid),
             node=known.node,
-            lun=unit.number,
+            target=self._name_of(unit.address.target),
+            lun=int(lun),
             initiator=initiator,
             isid=isid,
             tag=int(tag, 16),
             state="blocked" if known.blocked else "running",
             age_seconds=round(self._wall() - float(began), 3),
-            request=f"{name} lun={unit.number} tag=0x{tag} cdb={cdb}",
+            request=f"{name} lun={lun} tag=0x{tag} cdb={cdb}",
         )
 
     async def _port_of(self, node: str) -> int:
@@ -175,7 +183,7 @@ class Sight:
         try:
             node, lun, tag, port = task_id.split("/", 3)
             initiator, separator, isid = port.rpartition(",i,0x")
-            unit = self._bus.units[int(lun)]
+            unit = self._bus.units[LunAddress.parse(lun)]
             nexus = NexusName(initiator.lower(), bytes.fromhex(isid), await self._port_of(node))
             event = EndTask(nexus, int(tag, 16))
         except (ValueError, KeyError):
@@ -201,5 +209,5 @@ def _port(nexus: NexusName | None) -> str:
     return f"{nexus.initiator},i,0x{nexus.isid.hex()} at port {nexus.port}"
 
 
-def _id(node: str, lun: int, tag: int, initiator: str, isid: str) -> str:
-    return f"{node}/{lun}/{tag:x}/{initiator},i,0x{isid}"
+def _id(node: str, address: LunAddress, tag: int, initiator: str, isid: str) -> str:
+    return f"{node}/{address}/{tag:x}/{initiator},i,0x{isid}"

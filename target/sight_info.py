@@ -24,6 +24,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     tsih: int
     initiator: str
     isid: str  # hexadecimal
+    target: str
     address: str
     commands: int  # that have not ended
     header_digest: bool  # CRC32C
@@ -35,7 +36,8 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str  # for `lunmesh task abort`
     node: str
-    lun: int
+    target: str
+    lun: int  # as the initiator knows it, at this node
     initiator: str
     isid: str  # hexadecimal
     tag: int  # initiator task tag
@@ -47,6 +49,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
 class ReservationInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The reservations and registrations of a logical unit that has any."""
 
+    target: str
     lun: int
     generation: int  # PRGENERATION
     type: str  # of the persistent reservation; empty: there is none

@@ -18,6 +18,8 @@ import os
 import uuid as uuids
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
+
 from target.block.layout import MovingLayout
 from target.block.volume import Volume
 from target.block.worker_errors import ShareRefused, WorkerGone
@@ -27,15 +29,16 @@ from target.datadir import DataDirError, MigrationRecord, VolumeRecord, WorkerPl
 from target.logs import Log
 from target.migration_log import MigrationLog
 from target.scsi.limits import LUNS_MAX
+from target.scsi.lun import LunAddress
 from target.volume_errors import VolumeError, VolumeFault
 from target.volume_info import VolumeInfo
 from target.volumes import Volumes
 
 
 class VolumeChanges:
-    """Changes of ``volumes``; ``sessions`` says how many initiators are logged in."""
+    """Changes of ``volumes``; ``sessions`` says how many initiators are logged in to a target."""
 
-    def __init__(self, volumes: Volumes, sessions: Callable[[], int], log: Log) -> None:
+    def __init__(self, volumes: Volumes, sessions: Callable[[str], int], log: Log) -> None:
         self._volumes = volumes
         self._data = volumes.data
         self._sessions = sessions
@@ -57,11 +60,12 @@ class VolumeChanges:
         if self._data.record(wanted.name) is not None:
             what = "is being deleted" if self._data.is_deleting(wanted.name) else "is there already"
             raise VolumeError(VolumeFault.CONFLICT, f"volume {wanted.name!r} {what}")
-        lun = self._free_lun(lun)
+        address = self._free_address(self._key_of(wanted.target), lun)
+        wanted = msgspec.structs.replace(wanted, target=address.target)
         size = wanted.size_bytes
         assert size is not None, "images are configured"
         try:
-            record = self._data.create(wanted, size, workers, lun, self._volumes.pool_id)
+            record = self._data.create(wanted, size, workers, address.number, self._volumes.pool_id)
         except DataDirError as exc:
             raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
         try:
@@ -83,20 +87,71 @@ class VolumeChanges:
             volume.close()
             self._discard(wanted.name)
             raise
-        self._volumes.add(lun, volume)
-        self._log.info("volume created", volume=wanted.name, lun=lun, size=format_size(size))
+        self._volumes.add(address, volume)
+        self._log.info("volume created", volume=wanted.name, lun=address, size=format_size(size))
         return self._volumes.one(wanted.name)
 
-    def _free_lun(self, wanted: int | None) -> int:
-        taken = set(self._volumes.by_lun)
-        if wanted is None:
-            return next(lun for lun in range(LUNS_MAX) if lun not in taken)
-        if not 0 <= wanted < LUNS_MAX:
-            raise VolumeError(VolumeFault.CONFLICT, f"LUN {wanted}: must be 0 to {LUNS_MAX - 1}")
-        if wanted in taken:
-            name = self._volumes.by_lun[wanted].name
-            raise VolumeError(VolumeFault.CONFLICT, f"LUN {wanted} is volume {name!r}")
-        return wanted
+    def _key_of(self, target: str) -> str:
+        """What volumes are kept by of a target with that name; empty for the one that is there
+        anyway.  Raises VolumeError.
+        """
+        if not target:
+            return ""
+        served = self._volumes.targets().find(target)
+        if served is None:
+            raise VolumeError(VolumeFault.MISSING, f"no target {target[:80]!r}")
+        return served.key
+
+    def _free_address(self, target: str, lun: int | None) -> LunAddress:
+        taken = self._volumes.by_address
+        if lun is None:
+            every = (LunAddress(target, number) for number in range(LUNS_MAX))
+            return next(address for address in every if address not in taken)
+        if not 0 <= lun < LUNS_MAX:
+            raise VolumeError(VolumeFault.CONFLICT, f"LUN {lun}: must be 0 to {LUNS_MAX - 1}")
+        address = LunAddress(target, lun)
+        if address in taken:
+            raise VolumeError(VolumeFault.CONFLICT, f"LUN {lun} is volume {taken[address].name!r}")
+        return address
+
+    async def remap(self, name: str, target: str, lun: int | None, *, force: bool) -> VolumeInfo:
+        """Show a volume at another LUN, perhaps of another target; the initiators are told.
+
+        Raises VolumeError or OSError.
+        """
+        async with self._lock:
+            old, key = self._made(name), self._key_of(target)
+            if key != old.target or lun not in (None, old.number):
+                self._check_unused(name, old, force)
+                new = self._free_address(key, lun)
+                await self._share(name, lambda shared: _set_address(shared, new))
+                self._data.remap(name, new.number, new.target)
+                await self._volumes.move(old, new)
+                self._log.info("volume mapped", volume=name, lun=new)
+        await self._tell_others()
+        return self._volumes.one(name)
+
+    def _made(self, name: str) -> LunAddress:
+        """Where a volume is seen that was made by command.  Raises VolumeError."""
+        address = self._volumes.address_of(name)
+        if address is None:
+            raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
+        if name in self._volumes.configured:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"volume {name!r} is named by the command line or the configuration: say there"
+                " where it is to be",
+            )
+        return address
+
+    def _check_unused(self, name: str, address: LunAddress, force: bool) -> None:
+        sessions = self._sessions(address.target)
+        if sessions and not force:
+            raise VolumeError(
+                VolumeFault.CONFLICT,
+                f"{sessions} initiator{'s are' if sessions > 1 else ' is'} logged in and may be"
+                f" using volume {name!r}: log out, or force it",
+            )
 
     async def resize(self, name: str, size_bytes: int) -> VolumeInfo:
         """Grow a volume under its initiators, who are told.  Raises VolumeError or OSError."""
@@ -106,10 +161,10 @@ class VolumeChanges:
         return info
 
     async def _resize(self, name: str, size_bytes: int) -> VolumeInfo:
-        lun = self._volumes.lun_of(name)
-        if lun is None:
+        address = self._volumes.address_of(name)
+        if address is None:
             raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
-        volume, record = self._volumes.by_lun[lun], self._data.record(name)
+        volume, record = self._volumes.by_address[address], self._data.record(name)
         assert record is not None, "the catalog has all of them"
         self._check_size(name, record, size_bytes)
         if size_bytes == record.size_bytes:
@@ -125,7 +180,7 @@ class VolumeChanges:
             raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
         await self._share(name, lambda shared: _set_size(shared, size_bytes))
         self._data.resize(name, size_bytes)
-        self._volumes.grown(lun, size_bytes)
+        self._volumes.grown(address, size_bytes)
         self._log.info("volume grown", volume=name, size=format_size(size_bytes))
         return self._volumes.one(name)
 
@@ -155,8 +210,8 @@ class VolumeChanges:
         self._volumes.cleanup.begin()
 
     async def _delete(self, name: str, force: bool) -> None:
-        lun = self._volumes.lun_of(name)
-        if lun is None:
+        address = self._volumes.address_of(name)
+        if address is None:
             if self._data.is_deleting(name):
                 return
             raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
@@ -166,18 +221,12 @@ class VolumeChanges:
                 f"volume {name!r} is named by the command line or the configuration, and would "
                 "come back empty: take it out there first",
             )
-        sessions = self._sessions()
-        if sessions and not force:
-            raise VolumeError(
-                VolumeFault.CONFLICT,
-                f"{sessions} initiator{'s are' if sessions > 1 else ' is'} logged in and may be"
-                f" using volume {name!r}: log out, or force it",
-            )
+        self._check_unused(name, address, force)
         await self._share(name, _set_deleting)
         self._data.begin_delete(name)
         await self._volumes.migrations.stop(name)
-        await self._volumes.remove(lun)
-        self._log.info("volume deleted", volume=name, lun=lun)
+        await self._volumes.remove(address)
+        self._log.info("volume deleted", volume=name, lun=address)
 
     async def migrate(self, name: str, addresses: Sequence[str]) -> VolumeInfo:
         """Have a volume on workers move to the workers ``addresses``; returns when that has begun.
@@ -185,9 +234,9 @@ class VolumeChanges:
         The same again while it runs changes nothing.  Raises VolumeError or OSError.
         """
         async with self._lock:
-            lun = self._volumes.lun_of(name)
+            address = self._volumes.address_of(name)
             record = self._data.record(name)
-            if lun is None or record is None:
+            if address is None or record is None:
                 raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
             if not self._is_there(name, record, addresses):
                 cleanup = self._volumes.cleanup
@@ -196,7 +245,8 @@ class VolumeChanges:
                         self._check_deleted(
                             name, (p for p in record.retired if p.address in addresses)
                         )
-                        await self._begin_migration(self._volumes.by_lun[lun], record, addresses)
+                        volume = self._volumes.by_address[address]
+                        await self._begin_migration(volume, record, addresses)
                 except DataDirError as exc:
                     raise VolumeError(VolumeFault.CONFLICT, str(exc)) from exc
                 finally:
@@ -305,7 +355,7 @@ class VolumeChanges:
             if name in records:
                 raise VolumeError(VolumeFault.CONFLICT, f"volume {name!r} is there already")
             for other, its in records.items():
-                if its.lun == record.lun:
+                if (its.target, its.lun) == (record.target, record.lun):
                     raise VolumeError(VolumeFault.CONFLICT, f"LUN {its.lun} is volume {other!r}")
             records[name] = copy.deepcopy(theirs)
             return True
@@ -324,39 +374,70 @@ class VolumeChanges:
     async def follow(self, records: dict[str, VolumeRecord]) -> None:
         """Do here what other nodes have done.  Raises DataDirError or OSError."""
         async with self._lock:
-            for name, record in records.items():
-                await self._follow(name, record)
-            for name, record in self._data.volumes.items():
-                # What could not be made is deleted from here, and nowhere else.
-                if record.shared and name not in records and not record.deleting:
+            for name, mine in self._data.volumes.items():
+                theirs = records.get(name)
+                # What is being deleted here, or could not be made, goes from here and nowhere else.
+                if mine.shared and not mine.deleting and (theirs is None or theirs.deleting):
                     await self._let_go(name)
+            await self._follow_moves(records)
+            for name, record in records.items():
+                if not record.deleting:
+                    await self._follow(name, record)
+
+    async def _follow_moves(self, records: dict[str, VolumeRecord]) -> None:
+        """Each goes where nothing is any more; if they are in a circle, one makes room first."""
+        moves: dict[str, LunAddress] = {}
+        for name, record in records.items():
+            address = self._volumes.address_of(name)
+            if address is None or record.lun is None or name in self._volumes.configured:
+                continue
+            new = LunAddress(record.target, record.lun)
+            if new != address:
+                moves[name] = new
+        while moves:
+            taken = self._volumes.by_address
+            name = next((name for name, new in moves.items() if new not in taken), "")
+            if name:
+                new = moves.pop(name)
+            else:
+                name, aim = next(iter(moves.items()))
+                in_the_way = taken[aim].name
+                if in_the_way not in moves:
+                    self._log.error("cannot follow a move", volume=name, lun=aim)
+                    del moves[name]
+                    continue
+                new = self._free_address(aim.target, None)
+            old = self._volumes.address_of(name)
+            assert old is not None, "it was there"
+            self._data.remap(name, new.number, new.target)
+            await self._volumes.move(old, new)
+            self._log.info("volume mapped elsewhere", volume=name, lun=new)
 
     async def _follow(self, name: str, record: VolumeRecord) -> None:
-        shared, lun = self._volumes.shared, self._volumes.lun_of(name)
+        shared, address = self._volumes.shared, self._volumes.address_of(name)
         assert shared is not None, "who else calls"
         mine = self._data.record(name)
-        if record.deleting:
-            if mine is None or not mine.deleting:  # else it is deleted from here
-                await self._let_go(name)
-        elif lun is None:
-            if record.lun is not None and record.lun not in self._volumes.by_lun:
-                mine = shared.adopt(name, record)
-                volume = await self._volumes.open(name, mine, mine.read_only)
-                await self._volumes.workers().wait_open(volume)
-                self._volumes.add(record.lun, volume)
-                self._log.info("volume created elsewhere", volume=name, lun=record.lun)
+        if address is None:
+            if record.lun is not None:
+                address = LunAddress(record.target, record.lun)
+                if address not in self._volumes.by_address:
+                    mine = shared.adopt(name, record)
+                    volume = await self._volumes.open(name, mine, mine.read_only)
+                    await self._volumes.workers().wait_open(volume)
+                    self._volumes.add(address, volume)
+                    self._log.info("volume created elsewhere", volume=name, lun=address)
         elif mine is not None and record.size_bytes > mine.size_bytes:
-            volume = self._volumes.by_lun[lun]
+            volume = self._volumes.by_address[address]
             with contextlib.suppress(WorkerGone, ShareRefused):  # they have it from the other node
                 await self._volumes.workers().grow(volume, record.size_bytes)
             self._data.resize(name, record.size_bytes)
-            self._volumes.grown(lun, record.size_bytes)
+            self._volumes.grown(address, record.size_bytes)
 
     async def _let_go(self, name: str) -> None:
-        lun = self._volumes.lun_of(name)
-        if lun is not None:
-            await self._volumes.remove(lun)
-            self._log.info("volume deleted elsewhere", volume=name, lun=lun)
+        address = self._volumes.address_of(name)
+        if address is not None:
+            await self._volumes.remove(address)
+            self._log.info("volume deleted elsewhere", volume=name, lun=address)
         if self._data.record(name) is not None:
             self._data.drop(name)
 
@@ -378,6 +459,10 @@ def _lengthen(file: os.PathLike[str], size_bytes: int) -> None:
 
 def _set_size(record: VolumeRecord, size_bytes: int) -> None:
     record.size_bytes = size_bytes
+
+
+def _set_address(record: VolumeRecord, address: LunAddress) -> None:
+    record.target, record.lun = address.target, address.number
 
 
 def _set_deleting(record: VolumeRecord) -> None:

@@ -30,6 +30,7 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     uuid: str
     lun: int | None  # None: it is being deleted
+    target: str  # that has it; empty: as above
     size_bytes: int
     block_bytes: int
     chunk_bytes: int

@@ -1,7 +1,7 @@
 """The volumes of a node: what there is, what initiators see of it, and what is told of it.
 
-A volume that flags or configuration name has the LUN of its place there; the others (made by
-``volume_changes.py``) keep the one that they were given.
+A volume is in the LUN map of one target.  One that flags or configuration name has the LUN of its
+place there; the others (made by ``volume_changes.py``) keep the one that they were given.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import os
 import uuid as uuids
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ from target.config import ServeConfig, VolumeConfig, image_bytes
 from target.datadir import DataDir, DataDirError, VolumeRecord
 from target.identity import ID_BYTES as NODE_ID_BYTES
 from target.identity import NodeIdentity, begin_epoch
+from target.iscsi.targets import TargetList
 from target.logs import Log
 from target.migration_log import MigrationLog
 from target.migrations import Migrations
@@ -28,7 +30,9 @@ from target.reservation_file import ReservationFile
 from target.scsi.bus import SCSIBus
 from target.scsi.disk import DiskDevice
 from target.scsi.logical_unit import LogicalUnit
+from target.scsi.lun import LunAddress
 from target.scsi.sense import UA_CAPACITY_CHANGED
+from target.target_records import served_targets
 from target.volume_cleanup import Cleanup
 from target.volume_errors import VolumeError, VolumeFault
 from target.volume_info import MigrationInfo, VolumeInfo, WorkerInfo
@@ -50,8 +54,8 @@ DELETE_RETRY_SECONDS: Final = 5.0
 class Volumes:
     """The volumes, and the bus that shows them to initiators.
 
-    ``port_designators`` are of the target's port (VPD page 83h).  ``on_lost`` is told why, when the
-    volumes cannot be served any more.
+    ``port_designators`` are of a target's port, by its name (VPD page 83h).  ``on_lost`` is told
+    why, when the volumes cannot be served any more.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class Volumes:
         pool: BufferPool,
         log: Log,
         *,
-        port_designators: Sequence[bytes],
+        port_designators: Callable[[str], Sequence[bytes]],
         clustering: Clustering | None = None,
         on_lost: Callable[[str], None] = lambda reason: None,
     ) -> None:
@@ -80,7 +84,7 @@ class Volumes:
         self._workers: WorkerVolumes | None = None
         self._started = False
         self._journals: dict[str, MigrationLog] = {}  # of migrations that are to be resumed
-        self._by_lun: dict[int, Volume] = {}
+        self._by_address: dict[LunAddress, Volume] = {}
         self.shared: SharedCatalog | None = None  # of a node among others
         self.follow: Callable[[dict[str, VolumeRecord]], Awaitable[None]] | None = None
         self.cleanup = Cleanup(data, self.workers, log, self._forgotten, self.pool)
@@ -101,7 +105,7 @@ class Volumes:
             )
         if self.shared is not None:
             await self.shared.join(self.configured)
-        for lun, wanted in enumerate(self._config.volumes):
+        for address, wanted in _in_order(self._config.volumes):
             size = wanted.size_bytes if wanted.path is None else image_bytes(wanted)
             assert size is not None, "a volume has a size or a path"
             addresses = [str(address) for address in self._config.workers]
@@ -111,7 +115,7 @@ class Volumes:
                 _check_shared(wanted, record)
             else:
                 record = self.data.prepare(wanted, size, addresses, self.pool_id)
-            self.add(lun, await self.open(wanted.name, record, wanted.readonly))
+            self.add(address, await self.open(wanted.name, record, wanted.readonly))
         if all_volumes:
             await self._open_created()
         if self.shared is not None and self.follow is not None:
@@ -120,7 +124,7 @@ class Volumes:
         if self._workers is not None:
             await self._workers.start()
         if all_volumes:
-            for volume in self._by_lun.values():
+            for volume in self._by_address.values():
                 if volume.name in self._journals:
                     self.migrations.start(volume, self._journals.pop(volume.name))
             self.cleanup.begin()
@@ -129,13 +133,14 @@ class Volumes:
         for name, record in self.data.volumes.items():
             if record.lun is None or record.deleting or name in self.configured:
                 continue
-            if record.lun in self._by_lun:
-                other = self._by_lun[record.lun].name
+            address = LunAddress(record.target, record.lun)
+            if address in self._by_address:
+                other = self._by_address[address].name
                 raise DataDirError(
-                    f"volume {name} is LUN {record.lun}, where volume {other} comes by its place in"
+                    f"volume {name} is LUN {address}, where volume {other} comes by its place in"
                     " the configuration: put it at the end, or delete one of them"
                 )
-            self.add(record.lun, await self.open(name, record, record.read_only))
+            self.add(address, await self.open(name, record, record.read_only))
 
     @property
     def configured(self) -> set[str]:
@@ -194,7 +199,8 @@ class Volumes:
             from target.worker_volumes import WorkerVolumes  # gRPC: not without need
 
             identity = self.identity or begin_epoch(self.data.path, os.urandom(NODE_ID_BYTES).hex())
-            self._workers = WorkerVolumes(self._config, self.data, identity, self._log)
+            strangers = self.clustering.strangers if self.clustering is not None else None
+            self._workers = WorkerVolumes(self._config, self.data, identity, self._log, strangers)
             if self._started:
                 self._workers.begin()
         return self._workers
@@ -208,19 +214,42 @@ class Volumes:
         if self.shared is not None:
             await self.shared.forget(name)
 
-    def add(self, lun: int, volume: Volume) -> None:
+    def targets(self) -> TargetList:
+        """Those that are configured, and those that the catalog has."""
+        return served_targets(self._config.iqn, self._config.targets, self.data.part("targets"))
+
+    def target_name(self, key: str) -> str:
+        """What initiators know a target by (``LunAddress.target``)."""
+        return key or self._config.iqn
+
+    def target_of(self, name: str) -> str:
+        """The name of the target that a volume is in; of one that is not there, of ours."""
+        address = self.address_of(name)
+        return self.target_name(address.target if address is not None else "")
+
+    def add(self, address: LunAddress, volume: Volume) -> None:
         """Show a volume to initiators.  Raises DataDirError."""
         disk = DiskDevice(
             volume,
-            port_designators=self._port_designators,
+            port_designators=self._port_designators(self.target_name(address.target)),
             defer=asyncio.get_running_loop().call_soon,
         )
-        unit = self._bus.add(lun, disk)
+        unit = self._bus.add(address.number, disk, address.target)
         if self.clustering is not None:
             self.clustering.gate(volume, unit, self.workers())
         else:
             self.reserve(volume, unit)
-        self._by_lun[lun] = volume
+        self._by_address[address] = volume
+
+    async def move(self, old: LunAddress, new: LunAddress) -> None:
+        """Show a volume at another LUN; nothing runs of whoever does not see it any more."""
+        unit = self._bus.units[old]
+        assert isinstance(unit.device, DiskDevice), "made by add"
+        moved = asyncio.Event()
+        self._bus.move(unit, new, moved.set)
+        self._by_address[new] = self._by_address.pop(old)
+        unit.device.port_designators = list(self._port_designators(self.target_name(new.target)))
+        await moved.wait()
 
     def reserve(self, volume: Volume, unit: LogicalUnit) -> None:
         """Have ``unit`` know who has reserved the volume.  Raises DataDirError."""
@@ -229,27 +258,30 @@ class Volumes:
         store = ReservationFile(self.data.reservations_of(record), self._executor)
         unit.reservations.keep_in(store, store.kept)
 
-    def grown(self, lun: int, size_bytes: int) -> None:
+    def grown(self, address: LunAddress, size_bytes: int) -> None:
         """All stores of a volume have ``size_bytes`` now: use them, and tell the initiators."""
-        self._by_lun[lun].grow(size_bytes)
-        unit = self._bus.units[lun]
+        self._by_address[address].grow(size_bytes)
+        unit = self._bus.units[address]
         assert isinstance(unit.device, DiskDevice), "made by add"
         unit.device.grown()
         unit.attend_all(UA_CAPACITY_CHANGED)
 
-    async def remove(self, lun: int) -> None:
+    async def remove(self, address: LunAddress) -> None:
         """Take a volume away from initiators, and close it when its last command has ended."""
-        volume = self._by_lun.pop(lun)
+        volume = self._by_address.pop(address)
         gone = asyncio.Event()
-        self._bus.remove(lun, gone.set)
+        self._bus.remove(address, gone.set)
         await gone.wait()  # a store answers, or its I/O reaches its deadline
+        record = self.data.record(volume.name)
+        if record is not None and record.pool is not None:
+            await self._flush(volume)  # what is kept of it must not land when it is deleted
         if self.clustering is not None:
             await self.clustering.ungate(volume)
         volume.close()
 
     async def flush(self) -> None:
         """All of them to stable storage; what fails is said in the log."""
-        for volume in self._by_lun.values():
+        for volume in self._by_address.values():
             await self._flush(volume)
 
     async def _flush(self, volume: Volume) -> None:
@@ -259,6 +291,16 @@ class Volumes:
             outcome = await flushed
         if isinstance(outcome, StoreError):
             self._log.error("flush failed", volume=volume.name, reason=str(outcome))
+
+    async def drain(self, seconds: float) -> None:
+        """Put what is kept of volumes in a pool where it belongs, within that time."""
+        if self._pool is not None:
+            await self._pool.drain(seconds)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What was answered and not flushed, and is in this process alone."""
+        return self._pool.kept_bytes if self._pool is not None else 0
 
     def give_up(self) -> None:
         """End I/O that a pool has not answered: the node is to end, and has waited."""
@@ -274,7 +316,7 @@ class Volumes:
         """Close them.  Nothing may be in flight."""
         for journal in self._journals.values():
             journal.close()
-        for volume in self._by_lun.values():
+        for volume in self._by_address.values():
             volume.close()
         if self._workers is not None:
             await self._workers.close()
@@ -284,45 +326,46 @@ class Volumes:
     # --- what there is ----------------------------------------------------------------------------
 
     @property
-    def by_lun(self) -> dict[int, Volume]:
+    def by_address(self) -> dict[LunAddress, Volume]:
         """The volumes that initiators see."""
-        return dict(sorted(self._by_lun.items()))
+        return dict(sorted(self._by_address.items()))
 
     def all(self) -> list[VolumeInfo]:
-        """By LUN; those that are being deleted come last."""
-        found = [self._info(lun, volume.name) for lun, volume in self.by_lun.items()]
+        """By target and LUN; those that are being deleted come last."""
+        found = [self._info(address, it.name) for address, it in self.by_address.items()]
         return found + [
             self._info(None, name) for name, record in self.data.volumes.items() if record.deleting
         ]
 
     def one(self, name: str) -> VolumeInfo:
         """Raises VolumeError."""
-        lun = self.lun_of(name)
-        if lun is None and not self.data.is_deleting(name):
+        address = self.address_of(name)
+        if address is None and not self.data.is_deleting(name):
             raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
-        return self._info(lun, name)
+        return self._info(address, name)
 
-    def lun_of(self, name: str) -> int | None:
+    def address_of(self, name: str) -> LunAddress | None:
         """Where initiators see a volume, if they do."""
-        return next((lun for lun, v in self._by_lun.items() if v.name == name), None)
+        return next((it for it, volume in self._by_address.items() if volume.name == name), None)
 
-    def _info(self, lun: int | None, name: str) -> VolumeInfo:
+    def _info(self, address: LunAddress | None, name: str) -> VolumeInfo:
         record = self.data.record(name)
         assert record is not None, "the catalog has all of them"
         path = self.data.file_of(name) if record.local else None
         return VolumeInfo(
             name=name,
             uuid=record.uuid,
-            lun=lun,
+            lun=address.number if address is not None else None,
+            target=self.target_name(address.target) if address is not None else "",
             size_bytes=record.size_bytes,
             block_bytes=record.block_bytes,
             chunk_bytes=record.chunk_bytes,
-            read_only=lun is not None and self._by_lun[lun].read_only,
+            read_only=address is not None and self._by_address[address].read_only,
             configured=name in self.configured,
             path=str(path) if path is not None else None,
             allocated_bytes=self.allocated_bytes(name),
             pool=self._pool_name(record),
-            workers=self._worker_infos(lun, record),
+            workers=self._worker_infos(address, record),
             migration=self._migration_info(name, record),
             retired=[place.address for place in record.retired],
         )
@@ -346,15 +389,23 @@ class Volumes:
             return None
         return self.migrations.info(name, [place.address for place in record.migration.workers])
 
-    def _worker_infos(self, lun: int | None, record: VolumeRecord) -> list[WorkerInfo]:
+    def _worker_infos(self, address: LunAddress | None, record: VolumeRecord) -> list[WorkerInfo]:
         if record.workers is None:
             return []
-        if lun is None or self._workers is None:
+        if address is None or self._workers is None:
             gone = "the volume is being deleted"
             return [
                 WorkerInfo(address=p.address, served=False, reason=gone) for p in record.workers
             ]
-        return self._workers.infos(self._by_lun[lun])
+        return self._workers.infos(self._by_address[address])
+
+
+def _in_order(wanted: Iterable[VolumeConfig]) -> Iterator[tuple[LunAddress, VolumeConfig]]:
+    """Where configured volumes come: LUN 0, 1, 2 … of their target."""
+    counts: Counter[str] = Counter()
+    for volume in wanted:
+        yield LunAddress(volume.target, counts[volume.target]), volume
+        counts[volume.target] += 1
 
 
 def _check_shared(wanted: VolumeConfig, record: VolumeRecord) -> None:

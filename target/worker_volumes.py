@@ -27,7 +27,7 @@ from target.block.volume import Volume
 from target.block.worker_address import WorkerAddress, WorkerTls
 from target.block.worker_channel import ShareInfo, WorkerChannel
 from target.block.worker_errors import NoSuchShare, ShareRefused, WorkerGone
-from target.block.worker_link import WorkerLink
+from target.block.worker_link import Strangers, WorkerLink
 from target.config import ServeConfig
 from target.config.values import parse_worker
 from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
@@ -42,11 +42,18 @@ class WorkerVolumes:
     """The links to all workers that some volume is on."""
 
     def __init__(
-        self, config: ServeConfig, data: DataDir, identity: NodeIdentity, log: Log
+        self,
+        config: ServeConfig,
+        data: DataDir,
+        identity: NodeIdentity,
+        log: Log,
+        strangers: Strangers | None = None,
     ) -> None:
+        """``strangers`` is of a node among others (``worker_link.py`` rule 6)."""
         self._config = config
         self._data = data
         self._identity = identity
+        self._strangers = strangers
         self._log = log
         self._links: dict[WorkerAddress, WorkerLink] = {}
         # Of the stores that some volume has.
@@ -173,6 +180,7 @@ class WorkerVolumes:
                 failover=self._failover,
                 checksum=self._config.worker_checksum,
                 on_instance=partial(self._worker_is, address),
+                strangers=self._strangers,
             )
             if self._started:
                 link.start()

@@ -18,6 +18,7 @@ packages=(
     gcc libc6-dev python3-dev  # its client and its echo in C; the compiled build
     ceph-mon ceph-osd ceph-common librados2  # the cluster behind the rados store
     redis-server            # the tracker of several nodes
+    prometheus              # asks nodes and workers, and judges the alerts
     podman buildah podman-compose runc netavark aardvark-dns iptables debootstrap  # the containers
     iproute2                # loopback for the commands of the documentation
 )

@@ -99,6 +99,10 @@ class ControlService(worker_pb2_grpc.ControlServicer):
             instance=shares.instance,
             volatile_id=shares.volatile_id,
             read_token=self._grants.offer(share.store) if self._grants is not None else b"",
+            others=[
+                pb.NodeFence(node=name, epoch=epoch)
+                for name, epoch in worker.nodes.others(node, share)[:LIST_MAX]
+            ],
         )
 
     async def ResizeVolume(

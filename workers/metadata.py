@@ -7,6 +7,7 @@ crash leaves the old file or the new one, and once the call has returned it leav
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
@@ -17,11 +18,16 @@ import aiofiles.os
 async def write_atomically(path: Path, data: bytes) -> None:
     """Raises OSError; then the old file is as it was."""
     new = path.with_name(path.name + ".new")
-    async with aiofiles.open(new, "wb") as stream:
-        await stream.write(data)
-        await stream.flush()
-        await asyncio.to_thread(os.fsync, stream.fileno())
-    await aiofiles.os.replace(new, path)
+    try:
+        async with aiofiles.open(new, "wb") as stream:
+            await stream.write(data)
+            await stream.flush()
+            await asyncio.to_thread(os.fsync, stream.fileno())
+        await aiofiles.os.replace(new, path)
+    except OSError:  # a full disk has other uses for what has been written
+        with contextlib.suppress(OSError):
+            await aiofiles.os.unlink(new)
+        raise
     await sync_directory(path.parent)
 
 

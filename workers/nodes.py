@@ -75,6 +75,7 @@ class Node:
         self.name = name
         self.epoch = epoch
         self.volumes: dict[int, OpenShare] = {}  # by handle
+        self.handles: dict[Share, int] = {}  # the last one of each share
         self.stream: NodeStream | None = None
         self.running = 0  # I/Os in stores
         self.running_epoch = 0  # of these (rule 1)
@@ -92,6 +93,7 @@ class Node:
     def forget(self) -> None:
         """Its handles, and what was executed for it."""
         self.volumes.clear()
+        self.handles.clear()
         self._remembered.clear()
 
     def end_stream(self, reason: End) -> None:
@@ -168,16 +170,27 @@ class Nodes:
 
     def open_volume(self, node: Node, share: Share) -> int:
         """A handle for ``share``, the same if the node has it open already (rule 4)."""
-        for handle, known in node.volumes.items():
-            if known.share is share and known.store is share.store:
-                return handle
+        handle = node.handles.get(share, 0)
+        if handle and node.volumes[handle].store is share.store:
+            return handle
         assert share.store is not None, "opened by Shares.open"
         flushes = self._flushes.get(share)
         if flushes is None:
             flushes = self._flushes[share] = FlushGroup(share.store)
         self._handle = (self._handle + 1) & 0x7FFFFFFF or 1
         node.volumes[self._handle] = OpenShare(share, flushes)
+        node.handles[share] = self._handle
         return self._handle
+
+    def others(self, node: Node, share: Share) -> list[tuple[str, int]]:
+        """(name, epoch) of further nodes that have ``share`` open, and are not fenced."""
+        return [
+            (other.name, other.epoch)
+            for other in self._nodes.values()
+            if other is not node
+            and not self._fences.refuses(other.name, other.epoch)
+            and share in other.handles
+        ]
 
     def forget_volume(self, share: Share) -> None:
         """The share is being deleted."""
@@ -185,6 +198,7 @@ class Nodes:
         for node in self._nodes.values():
             for handle in [h for h, known in node.volumes.items() if known.share is share]:
                 del node.volumes[handle]
+            node.handles.pop(share, None)
 
     def forget_all(self) -> None:
         """As after a restart: no stream, no handle and no memory of before.

@@ -21,7 +21,7 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -97,6 +97,16 @@ class RadosClient:
         call = self._quick.rados_aio_write
         self._start(call, name, (data, length, offset), _without_data(done), length)
 
+    def write_extents(self, name: str, extents: Sequence[tuple[int, bytes]], done: Done) -> None:
+        """(offset, data) each, all or none of them."""
+        quick = self._quick
+
+        def steps(op: int) -> None:
+            for offset, data in extents:
+                quick.rados_write_op_write(op, data, len(data), offset)
+
+        self._operate(name, done, steps, nbytes=sum(len(data) for _, data in extents))
+
     def write_zeros(self, name: str, offset: int, length: int, done: Done) -> None:
         """Real zeros: the space is taken."""
         unit = bytes(length if length % 512 else 512)
@@ -149,7 +159,14 @@ class RadosClient:
 
         self._start(self._quick.rados_aio_stat, name, (size, None), ended, 0, size)
 
-    def _operate(self, name: str, done: Done, steps: Callable[[int], None], flags: int = 0) -> None:
+    def _operate(
+        self,
+        name: str,
+        done: Done,
+        steps: Callable[[int], None],
+        flags: int = 0,
+        nbytes: int = 0,
+    ) -> None:
         quick = self._quick
 
         def operate(ioctx: ctypes.c_void_p, key: bytes, completion: int) -> int:
@@ -163,7 +180,7 @@ class RadosClient:
             finally:
                 quick.rados_release_write_op(op)
 
-        self._start(operate, name, (), _without_data(done))
+        self._start(operate, name, (), _without_data(done), nbytes)
 
     def _start(
         self,

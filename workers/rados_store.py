@@ -31,6 +31,7 @@ from typing import Final
 
 from workers.rados_client import Done, RadosClient
 from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore
+from workers.write_behind import Written
 
 PREFIX: Final = "lunmesh."
 PIECES_RUNNING: Final = 16
@@ -72,7 +73,7 @@ class RadosStore(VolumeStore):
         self.size = size
         self.read_only = read_only
         self.client = client
-        self._chunk_bytes = chunk_bytes
+        self.chunk_bytes = chunk_bytes
         self._prefix = object_prefix(uuid)
 
     def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
@@ -101,6 +102,14 @@ class RadosStore(VolumeStore):
             data = _joined(io.buffers) if io.kind is IoKind.WRITE else b""
             _Pieces(self, io, partial(_CHANGE[io.kind], self, data))
 
+    def write_extents(
+        self, chunk: int, extents: Sequence[tuple[int, bytes]], written: Written
+    ) -> None:
+        """As of ``write_behind.ChunkStore``."""
+        self.client.write_extents(
+            self.name(chunk), extents, lambda result, _: written(*_outcome(result, reads=False))
+        )
+
     def close(self) -> None:
         """There is nothing of its own to give back: the client is the shares'."""
 
@@ -112,8 +121,8 @@ class RadosStore(VolumeStore):
         """Rule 2."""
         at = 0
         while at < length:
-            chunk, start = divmod(offset + at, self._chunk_bytes)
-            stop = min(self._chunk_bytes, start + length - at)
+            chunk, start = divmod(offset + at, self.chunk_bytes)
+            stop = min(self.chunk_bytes, start + length - at)
             yield chunk, start, stop, at
             at += stop - start
 
@@ -121,8 +130,8 @@ class RadosStore(VolumeStore):
 
     def _read_one(self, io: StoreIo) -> bool:
         length = io.length
-        chunk, start = divmod(io.offset, self._chunk_bytes)
-        if not 0 < length <= self._chunk_bytes - start:
+        chunk, start = divmod(io.offset, self.chunk_bytes)
+        if not 0 < length <= self.chunk_bytes - start:
             return False
 
         def ended(result: int, data: bytes) -> None:
@@ -137,8 +146,8 @@ class RadosStore(VolumeStore):
         return True
 
     def _write_one(self, io: StoreIo) -> bool:
-        chunk, start = divmod(io.offset, self._chunk_bytes)
-        if not 0 < io.length <= self._chunk_bytes - start:
+        chunk, start = divmod(io.offset, self.chunk_bytes)
+        if not 0 < io.length <= self.chunk_bytes - start:
             return False
         self.client.write(
             self.name(chunk), _joined(io.buffers), start, lambda result, _: _finish(io, result)
@@ -182,7 +191,7 @@ class RadosStore(VolumeStore):
             else:
                 done(size if size < 0 else 0, b"")
 
-        if stop < self._chunk_bytes:
+        if stop < self.chunk_bytes:
             self.client.stat(name, _missing_is_well(known))
         elif start:
             self.client.truncate(name, start, _missing_is_well(done))
@@ -193,9 +202,9 @@ class RadosStore(VolumeStore):
 
     def _compare_and_write(self, io: StoreIo) -> None:
         """Rule 5."""
-        chunk, start = divmod(io.offset, self._chunk_bytes)
+        chunk, start = divmod(io.offset, self.chunk_bytes)
         compare, data = _joined(io.compare), _joined(io.buffers)
-        if start + io.length > self._chunk_bytes:
+        if start + io.length > self.chunk_bytes:
             self._compare_then_write(io, compare, data)
             return
 
@@ -327,15 +336,21 @@ def _fill(buffers: Sequence[memoryview], at: int, data: bytes) -> None:
 
 
 def _finish(io: StoreIo, result: int) -> None:
+    if result < 0:
+        reads = io.kind in (IoKind.READ, IoKind.BLOCK_STATUS)
+        io.status, io.detail = _outcome(result, reads=reads)
+    io.done(io)
+
+
+def _outcome(result: int, *, reads: bool) -> tuple[StoreStatus, str]:
+    """What librados has returned, as a status and a text."""
     if result >= 0:
-        return io.done(io)
-    reads = io.kind in (IoKind.READ, IoKind.BLOCK_STATUS)
+        return StoreStatus.OK, ""
     failed = StoreStatus.READ_FAILED if reads else StoreStatus.WRITE_FAILED
     status = STATUS_BY_ERRNO.get(-result, failed)
     if reads and status is not StoreStatus.UNAVAILABLE:
         status = failed
-    io.detail = f"rados: {os.strerror(-result)}"
-    return _end(io, status)
+    return status, f"rados: {os.strerror(-result)}"
 
 
 def _end(io: StoreIo, status: StoreStatus) -> None:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from target.access_changes import AccessChanges
 from target.admin.schema import AccessEntries
-from target.admin.server import answer
+from target.admin.server import answer, said
 from target.scsi.access_list import AccessEntry
 
 
@@ -17,7 +17,7 @@ def access_routes(access: AccessChanges) -> web.RouteTableDef:
 
     @routes.get("/v1/acls")
     async def every(request: web.Request) -> web.Response:
-        return answer(AccessEntries(acls=list(access.entries)))
+        return answer(AccessEntries(acls=list(access.kept), configured=list(access.configured)))
 
     @routes.put("/v1/acls")
     async def put(request: web.Request) -> web.Response:
@@ -27,11 +27,8 @@ def access_routes(access: AccessChanges) -> web.RouteTableDef:
     @routes.delete("/v1/acls")
     async def delete(request: web.Request) -> web.Response:
         asked = request.query
-        everybody = asked.get("everybody", "no")
-        if everybody not in ("yes", "no"):
-            raise ValueError(f"everybody must be yes or no, not {everybody!r}")
-        initiator, user = asked.get("initiator", ""), asked.get("user", "")
-        await access.delete(initiator, user, everybody=everybody == "yes")
+        whom = (asked.get(key, "") for key in ("initiator", "user", "target"))
+        await access.delete(*whom, everybody=said(request, "everybody"))
         return web.Response(status=204)
 
     return routes

@@ -11,6 +11,8 @@ Rules:
 5. The dashboard's own files and /healthz, /readyz tell nothing: they need no token.
 6. Each change, and each refused call, is one line of the log: who, what, and how it ended.  What
    is said to ``SECRET_PATHS`` is left out.
+7. Whoever is refused cannot fill a disk with it: after ``REFUSED_LINES_MAX`` lines it is one every
+   ``REFUSED_SECONDS``, which says how many there would have been since the last.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import ssl
+import time
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -28,6 +32,8 @@ from target.logs import Log
 JSON: Final = "application/json"
 SAID_CHARS_MAX: Final = 500  # of a request, in the log
 READING: Final = ("GET", "HEAD")
+REFUSED_LINES_MAX: Final = 20
+REFUSED_SECONDS: Final = 10.0
 
 OPEN_PATHS: Final = ("/", "/healthz", "/readyz")  # rule 5
 SECRET_PATHS: Final = "/v1/users"  # and all that begins so: bodies have CHAP secrets
@@ -37,10 +43,19 @@ OPEN_FOLDER: Final = "/dashboard/"
 class Guard:
     """``token`` and ``tls`` as configured; None: not asked for."""
 
-    def __init__(self, token: str | None, tls: AdminTls | None, log: Log) -> None:
+    def __init__(
+        self,
+        token: str | None,
+        tls: AdminTls | None,
+        log: Log,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._token = None if token is None else token.encode()
         self._tls = tls
         self._log = log
+        self._clock = clock
+        self._full_at = clock()  # when all of REFUSED_LINES_MAX may be told again
+        self._untold = 0  # since the last line
 
     def refusal(self, request: web.Request) -> tuple[int, str] | None:
         """Status and reason, if ``request`` is not to be served."""
@@ -65,6 +80,9 @@ class Guard:
         refused = status in (401, 403)
         if request.method in READING and not refused:
             return
+        if refused and not self._may_tell():
+            self._untold += 1
+            return
         unsaid = refused or request.path.startswith(SECRET_PATHS) or not request.body_exists
         said = "" if unsaid else await _said(request)
         tell = self._log.warning if status >= web.HTTPBadRequest.status_code else self._log.info
@@ -75,7 +93,19 @@ class Guard:
             path=request.path_qs[:SAID_CHARS_MAX],
             body=said,
             status=status,
+            **({"untold": self._untold} if refused and self._untold else {}),
         )
+        if refused:
+            self._untold = 0
+
+    def _may_tell(self) -> bool:
+        """Rule 7: a token bucket, kept as the one moment at which it is full."""
+        now = self._clock()
+        full_at = max(self._full_at, now) + REFUSED_SECONDS
+        if full_at - now > REFUSED_LINES_MAX * REFUSED_SECONDS:
+            return False
+        self._full_at = full_at
+        return True
 
 
 def _is_open(path: str) -> bool:

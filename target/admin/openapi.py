@@ -20,10 +20,12 @@ from target.admin.schema import (
     PlacementList,
     Problem,
     Report,
+    TargetInfos,
     TaskAbort,
     UserList,
     VolumeCreate,
     VolumeList,
+    VolumeMap,
     VolumeMigrate,
     VolumeResize,
 )
@@ -31,6 +33,8 @@ from target.admin.server import answer
 from target.chap_users import UserRecord
 from target.scsi.access_list import AccessEntry
 from target.sight_info import NodeList, ReservationList, SessionList, TaskList
+from target.target_info import TargetInfo
+from target.target_records import TargetRecord
 from target.telemetry.stats import NodeStats
 from target.volume_info import VolumeInfo
 
@@ -59,13 +63,19 @@ OPERATIONS: Final = {
     ("DELETE", "/v1/volumes/{name}"): Operation(
         "Delete a volume with its data", status=204, query=("force",)
     ),
+    ("PUT", "/v1/volumes/{name}/lun"): Operation(
+        "Show a volume at another LUN, perhaps of another target", VolumeInfo, VolumeMap
+    ),
     ("POST", "/v1/volumes/{name}/migration"): Operation(
         "Move a volume to other workers", VolumeInfo, VolumeMigrate, 202
     ),
+    ("GET", "/v1/targets"): Operation("The targets of the node", TargetInfos),
+    ("POST", "/v1/targets"): Operation("Serve another target", TargetInfo, TargetRecord, 201),
+    ("DELETE", "/v1/targets"): Operation("Serve one no more", status=204, query=("name",)),
     ("GET", "/v1/acls"): Operation("Who may use which volumes", AccessEntries),
     ("PUT", "/v1/acls"): Operation("Add or replace an entry", AccessEntry, AccessEntry),
     ("DELETE", "/v1/acls"): Operation(
-        "Remove an entry", status=204, query=("initiator", "user", "everybody")
+        "Remove an entry", status=204, query=("initiator", "user", "target", "everybody")
     ),
     ("GET", "/v1/users"): Operation("The CHAP users, without secrets", UserList),
     ("POST", "/v1/users"): Operation("Add a CHAP user", UserList, UserRecord, 201),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from target.scsi.access_list import AccessEntry
+from target.target_info import TargetInfo
 from target.volume_info import VolumeInfo
 
 Size = str | int  # bytes, or "1G"
@@ -21,6 +22,15 @@ class VolumeCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # Where its chunks go; null: to the node's own workers, or to its data directory without any.
     workers: list[str] | None = None
     lun: int | None = None  # null: the first that is free
+    target: str = ""  # that has it; empty: the one that every node has
+
+
+class VolumeMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PUT /v1/volumes/NAME/lun"""
+
+    target: str = ""  # that is to have it; empty: the one that every node has
+    lun: int | None = None  # null: where it is, or the first that is free in another target
+    force: bool = False  # although initiators are logged in and may be using it
 
 
 class VolumeResize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +60,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class AccessEntries(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/acls"""
 
-    acls: list[AccessEntry]  # none: everybody who logs in may use everything
+    acls: list[AccessEntry]  # of the catalog
+    configured: list[AccessEntry]  # of this node; none of either: everybody may use everything
+
+
+class TargetInfos(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/targets"""
+
+    targets: list[TargetInfo]
 
 
 class UserList(msgspec.Struct, frozen=True, kw_only=True):

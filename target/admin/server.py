@@ -45,6 +45,14 @@ def problem(status: int, text: str) -> web.Response:
     return answer(Problem(error=" ".join(text.split())), status)
 
 
+def said(request: web.Request, name: str) -> bool:
+    """Whether a request says yes to ``name`` in its query.  Raises ValueError."""
+    text = request.query.get(name, "no")
+    if text not in ("yes", "no"):
+        raise ValueError(f"{name} must be yes or no, not {text!r}")
+    return text == "yes"
+
+
 class AdminServer:
     """Serves ``routes`` at ``address``."""
 
@@ -97,7 +105,10 @@ class AdminServer:
             async with asyncio.timeout(REQUEST_SECONDS_MAX):
                 return await asyncio.shield(work)
         except web.HTTPException as exc:
-            return problem(exc.status, exc.reason)
+            refused = problem(exc.status, exc.reason)
+            if isinstance(exc, web.HTTPMethodNotAllowed):
+                refused.headers["Allow"] = ", ".join(sorted(exc.allowed_methods))  # RFC 9110 15.5.6
+            return refused
         except VolumeError as exc:
             return problem(STATUS_OF_FAULT[exc.fault], str(exc))
         except DataDirError as exc:

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from target.admin.schema import UserList
-from target.admin.server import answer
+from target.admin.server import answer, said
 from target.chap_users import UserRecord
 from target.user_changes import UserChanges
 
@@ -27,10 +27,7 @@ def user_routes(users: UserChanges) -> web.RouteTableDef:
     @routes.delete("/v1/users")
     async def delete(request: web.Request) -> web.Response:
         asked = request.query
-        everybody = asked.get("everybody", "no")
-        if everybody not in ("yes", "no"):
-            raise ValueError(f"everybody must be yes or no, not {everybody!r}")
-        await users.delete(asked.get("user", ""), everybody=everybody == "yes")
+        await users.delete(asked.get("user", ""), everybody=said(request, "everybody"))
         return web.Response(status=204)
 
     return routes

@@ -13,10 +13,11 @@ from target.admin.schema import (
     PlacementList,
     VolumeCreate,
     VolumeList,
+    VolumeMap,
     VolumeMigrate,
     VolumeResize,
 )
-from target.admin.server import answer
+from target.admin.server import answer, said
 from target.block.volume import Volume
 from target.config import ServeConfig, parse_size
 from target.config.options import VolumeTable
@@ -46,6 +47,7 @@ def volume_routes(
             block=asked.block,
             chunk=asked.chunk,
             readonly=asked.readonly,
+            target=asked.target,
         )
         wanted = check_volume(table, Path())
         if asked.workers is None:
@@ -60,7 +62,7 @@ def volume_routes(
         workers = {it.name: [w.address for w in it.workers] for it in volumes.all()}
         found = [
             _placement(volume, workers[volume.name])
-            for volume in volumes.by_lun.values()
+            for volume in volumes.by_address.values()
             if len(workers.get(volume.name, ())) == len(volume.layout.stores)
         ]
         return answer(PlacementList(placement=found))
@@ -75,6 +77,12 @@ def volume_routes(
         size = parse_size(asked.size)
         return answer(await changes.resize(request.match_info["name"], size))
 
+    @routes.put("/v1/volumes/{name}/lun")
+    async def remap(request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=VolumeMap)
+        name = request.match_info["name"]
+        return answer(await changes.remap(name, asked.target, asked.lun, force=asked.force))
+
     @routes.post("/v1/volumes/{name}/migration")
     async def migrate(request: web.Request) -> web.Response:
         asked = msgspec.json.decode(await request.read(), type=VolumeMigrate)
@@ -85,10 +93,7 @@ def volume_routes(
 
     @routes.delete("/v1/volumes/{name}")
     async def delete(request: web.Request) -> web.Response:
-        force = request.query.get("force", "no")
-        if force not in ("yes", "no"):
-            raise ValueError(f"force must be yes or no, not {force!r}")
-        await changes.delete(request.match_info["name"], force=force == "yes")
+        await changes.delete(request.match_info["name"], force=said(request, "force"))
         return web.Response(status=204)
 
     return routes

@@ -161,6 +161,7 @@ class RemoteStore(VolumeStore):
                 await channel.resize_volume(self.info.uuid, self.info.size)
                 opened = await channel.open_volume(node, epoch, self.info.uuid)
             self._check(opened)
+            await self.link.shut_out_strangers(channel, opened.others)
         except (NoSuchShare, ShareRefused) as exc:
             self.refusal = str(exc)
             self._opened.set()

@@ -67,6 +67,7 @@ class OpenedShare:
     instance: str
     volatile_id: str
     read_token: bytes = b""
+    others: tuple[tuple[str, int], ...] = ()  # nodes and their epochs
 
 
 class WorkerStream:
@@ -174,6 +175,7 @@ class WorkerChannel:
             answer.instance,
             answer.volatile_id,
             answer.read_token,
+            tuple((other.node, other.epoch) for other in answer.others),
         )
 
     async def evict(self, store_id: str, instance: str, seconds: float) -> None:

@@ -12,6 +12,9 @@ Rules:
    stopped keeps its sockets open, and its kernel answers for it.
 5. A process of a shared store that may have I/O of ours (``suspects``) is shut out before another
    one at the same address gets any (``evictions.py``).  Which one gets it is kept before it does.
+6. Other nodes that have a volume open at the worker, and that no member of the cluster is
+   (``strangers`` says which), are refused there before the volume gets I/O of ours: they belong to
+   a registry that has forgotten them, and may not know it yet.
 """
 
 from __future__ import annotations
@@ -40,6 +43,12 @@ PROBE_SECONDS_MAX: Final = 3.0  # without an answer for so long, it is gone
 EXPIRY_SECONDS: Final = 0.1  # how late a deadline may be noticed
 FENCE_SECONDS: Final = 5.0  # for what runs at the worker to end
 GATHER_SECONDS: Final = 0.005  # the most that an I/O waits for others to go with
+
+
+Others = tuple[tuple[str, int], ...]
+"""Nodes and their epochs."""
+Strangers = Callable[[Others], Awaitable[Others]]
+"""Raises WorkerGone where it cannot tell."""
 
 
 class LinkedShare(Share, Protocol):
@@ -76,6 +85,7 @@ class WorkerLink:
         failover: Failover,
         checksum: bool = True,
         on_instance: Callable[[str, str], None] = lambda store_id, instance: None,
+        strangers: Strangers | None = None,
     ) -> None:
         self.address = address
         self.node = node
@@ -93,6 +103,7 @@ class WorkerLink:
         self._heard = 0  # messages
         self._failover = failover
         self._on_instance = on_instance
+        self._strangers = strangers
         self.channel: WorkerChannel | None = None  # while there is one
         self._added = asyncio.Event()  # a share that the connection has not opened
         self._stream: WorkerStream | None = None
@@ -104,11 +115,20 @@ class WorkerLink:
         self._wake = asyncio.Event()
         self._served = asyncio.Event()
         self._shares: list[LinkedShare] = []
+        self._opened: set[LinkedShare] = set()  # those of them that this connection has opened
         self._expiry: asyncio.TimerHandle | None = None
         self._gather: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self.queue = WorkerQueue(node, epoch, sequences, self._wake.set, checksum=checksum)
         failover.add(self)
+
+    async def shut_out_strangers(self, channel: WorkerChannel, others: Others) -> None:
+        """Rule 6.  Raises WorkerGone."""
+        if self._strangers is None or not others:
+            return
+        for node, epoch in await self._strangers(others):
+            self._log.warning("a node that nobody knows is shut out", node=node, epoch=epoch)
+            await channel.fence(node, epoch, FENCE_SECONDS)
 
     # --- for the stores ---------------------------------------------------------------------------
 
@@ -120,6 +140,7 @@ class WorkerLink:
     def remove(self, share: LinkedShare) -> None:
         """The volume is closed; nothing of it may be in flight."""
         self._shares.remove(share)
+        self._opened.discard(share)
 
     def suspect(self, store_id: str, instance: str) -> None:
         """``instance`` may have I/O of this node's previous life."""
@@ -271,8 +292,8 @@ class WorkerLink:
             await channel.status()
             self._asked.clear()
             evictions = self._failover.evictions.count  # its volumes are opened behind those
-            opened: set[LinkedShare] = set()
-            engines = await self._open(channel, opened)
+            self._opened.clear()
+            engines = await self._open(channel)
             self.store_id, self.instance = await self._succeed(channel, engines)
             stream = self._stream = channel.stream()
             try:
@@ -281,7 +302,7 @@ class WorkerLink:
                     first = await stream.read()
                 if self.instance and self._failover.evictions.since(evictions) - self._asked:
                     raise WorkerGone("somebody has been shut out of its store meanwhile")
-                await self._serve(channel, stream, first, opened)
+                await self._serve(channel, stream, first)
             finally:
                 self._stream = None
                 stream.cancel()
@@ -289,16 +310,16 @@ class WorkerLink:
             self.channel = None
             await channel.close()
 
-    async def _open(self, channel: WorkerChannel, opened: set[LinkedShare]) -> set[tuple[str, str]]:
-        """Open the shares that are not in ``opened``, which takes them up.
+    async def _open(self, channel: WorkerChannel) -> set[tuple[str, str]]:
+        """Open the shares that are not open yet.
 
         Returns the shared stores that they are in, and the worker's process there: one, if any.
         """
         self._added.clear()
         engines: set[tuple[str, str]] = set()
-        while waiting := [share for share in self._shares if share not in opened]:
+        while waiting := [share for share in self._shares if share not in self._opened]:
             for share in waiting:
-                opened.add(share)
+                self._opened.add(share)
                 it = await share.open(channel, self.node, self.epoch)
                 if it is None:
                     reason = share.refusal
@@ -343,11 +364,11 @@ class WorkerLink:
         except OSError as exc:
             raise WorkerGone(f"the catalog cannot be written: {exc.strerror}") from exc
 
-    async def _open_added(self, channel: WorkerChannel, opened: set[LinkedShare]) -> None:
+    async def _open_added(self, channel: WorkerChannel) -> None:
         try:
             while True:
                 await self._added.wait()
-                engines = await self._open(channel, opened)
+                engines = await self._open(channel)
                 if engines - {(self.store_id, self.instance)}:
                     raise WorkerGone("it is to be connected with as one with a shared store")
                 if self.instance:
@@ -364,7 +385,6 @@ class WorkerLink:
         channel: WorkerChannel,
         stream: WorkerStream,
         first: bytes,
-        opened: set[LinkedShare],
     ) -> None:
         self.queue.served(first)
         self._log.info("worker serves", worker=str(self.address), retried=self.queue.retried)
@@ -381,7 +401,7 @@ class WorkerLink:
         helpers = [
             asyncio.ensure_future(self._write(stream)),
             asyncio.ensure_future(self._probe(channel)),
-            asyncio.ensure_future(self._open_added(channel, opened)),
+            asyncio.ensure_future(self._open_added(channel)),
         ]
         try:
             while True:

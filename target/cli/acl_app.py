@@ -22,6 +22,9 @@ Initiator = Annotated[
 UserFlag = Annotated[
     str | None, flag("Options", "Only for logins as this CHAP user. [default: any]", "NAME")
 ]
+TargetFlag = Annotated[
+    str | None, flag("Options", "Only for logins to this target. [default: any]", "IQN")
+]
 
 
 @acl_app.command("list")
@@ -39,23 +42,26 @@ def create(
         list[str] | None,
         flag(
             "Options",
-            "What it may use, read-only with :ro; may be repeated. [default: all volumes]",
-            "NAME[:ro]",
+            "What it may use, read-only with :ro, at LUN N with :N; may be repeated. "
+            "[default: all volumes]",
+            "NAME[:ro][:N]",
         ),
     ] = None,
     user: UserFlag = None,
+    target: TargetFlag = None,
     admin: AdminFlag = None,
 ) -> None:
     """Let INITIATOR in; an entry that there is for it is replaced."""
     from target.cli import acl
 
-    acl.create(admin, initiator, user or "", volume or [])
+    acl.create(admin, initiator, user or "", target or "", volume or [])
 
 
 @acl_app.command()
 def delete(
     initiator: Initiator,
     user: UserFlag = None,
+    target: TargetFlag = None,
     everybody: Annotated[
         bool, flag("Options", "It is the last entry: from now on everybody may log in.")
     ] = False,
@@ -64,4 +70,4 @@ def delete(
     """Remove the entry for INITIATOR."""
     from target.cli import acl
 
-    acl.delete(admin, initiator, user or "", everybody)
+    acl.delete(admin, initiator, user or "", target or "", everybody)

@@ -13,6 +13,7 @@ from target.cli.acl_app import acl_app
 from target.cli.flags import flag, given, number
 from target.cli.scsi_app import scsi_app
 from target.cli.sight_app import node_app, session_app, task_app
+from target.cli.target_app import target_app
 from target.cli.user_app import user_app
 from target.cli.volume_app import volume_app
 from target.config import Options, load_serve_config
@@ -30,6 +31,7 @@ config_app = typer.Typer(help="Look at a configuration file.")
 app.add_typer(config_app, name="config")
 app.add_typer(scsi_app, name="scsi")
 app.add_typer(volume_app, name="volume")
+app.add_typer(target_app, name="target")
 app.add_typer(acl_app, name="acl")
 app.add_typer(user_app, name="user")
 app.add_typer(node_app, name="node")
@@ -49,21 +51,37 @@ def serve(
     ] = None,
     portal: Annotated[
         list[str] | None,
-        flag("Target", "Listen here; may be repeated. [default: 127.0.0.1:3260]", "HOST:PORT"),
+        flag(
+            "Target",
+            "Listen here; may be repeated. [default: 127.0.0.1:3260]",
+            "HOST:PORT[,group=NAME]",
+        ),
     ] = None,
     advertise: Annotated[
         list[str] | None,
-        flag("Target", "What discovery names instead of portals; may be repeated.", "HOST:PORT"),
+        flag(
+            "Target",
+            "What discovery names instead of portals; may be repeated.",
+            "HOST:PORT[,group=NAME]",
+        ),
     ] = None,
     iqn: Annotated[
         str | None, flag("Target", f"The target's iSCSI name. [default: {IQN_DEFAULT}]", "IQN")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        flag(
+            "Target",
+            "Another target, perhaps reached through some portals only; may be repeated.",
+            "IQN[,portal-group=NAME]",
+        ),
     ] = None,
     volume: Annotated[
         list[str] | None,
         flag(
             "Disks",
-            "NAME=SIZE or NAME=/path/to/image, then [,block=512|4096][,chunk=SIZE][,readonly]; "
-            "repeated, they are LUN 0, 1, 2… [default: disk0=1G]",
+            "NAME=SIZE or NAME=/path/to/image, then [,block=512|4096][,chunk=SIZE][,readonly]"
+            "[,target=IQN]; repeated, they are LUN 0, 1, 2… of their target. [default: disk0=1G]",
             "VOLUME",
         ),
     ] = None,
@@ -72,7 +90,7 @@ def serve(
         flag(
             "Disks",
             "Keep new disks there: file (the data directory), or a pool of Ceph's. [default: file]",
-            "file|rados:POOL[@CONF][?id=NAME]",
+            "file|rados:POOL[@CONF][?id=NAME][&cache=SIZE]",
         ),
     ] = None,
     worker: Annotated[
@@ -161,6 +179,15 @@ def serve(
     buffer_memory: Annotated[
         str | None, flag("Tuning", "Memory for data on its way. [default: 256M]", "SIZE")
     ] = None,
+    acl: Annotated[
+        list[str] | None,
+        flag(
+            "Access",
+            "Who may log in, with [,user=NAME][,target=IQN][,volume=NAME[:ro][:LUN]]…; may be "
+            "repeated. lunmesh acl adds to them.",
+            "INITIATOR",
+        ),
+    ] = None,
     chap: Annotated[
         list[str] | None,
         flag(
@@ -246,6 +273,7 @@ def serve(
         portal=given(portal),
         advertise=given(advertise),
         iqn=given(iqn),
+        target=given(target),
         volume=given(volume),
         store=given(store),
         worker=given(worker),
@@ -267,6 +295,7 @@ def serve(
         admin_key=given(admin_key),
         admin_client_ca=given(admin_client_ca),
         buffer_memory=given(buffer_memory),
+        acl=given(acl),
         chap=given(chap),
         chap_file=given(chap_file),
         mutual_chap=given(mutual_chap),

@@ -69,7 +69,7 @@ def open_unit(data_dir: str, name: str, readonly: bool) -> Iterator[LocalUnit]:
 @contextlib.contextmanager
 def _plugged_in(runner: asyncio.Runner, node: Node) -> Iterator[LocalUnit]:
     bus = SCSIBus()
-    volume = node.volumes.by_lun[0]
+    (volume,) = node.volumes.by_address.values()
     node.volumes.reserve(volume, bus.add(0, DiskDevice(volume)))
     hba = InProcessHba(bus, BufferPool(BUFFER_BYTES))
     try:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from target.config import Portal, ServeConfig, format_size
 from target.config.model import ADMIN_PORT_DEFAULT
 from target.ready import ReadyInfo
 
 LUNS_SHOWN_MAX = 8
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def say_ready(text: str) -> None:
+    """On stdout; if it is closed, that is no reason not to serve."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def ready_text(ready: ReadyInfo, config: ServeConfig, admin: Portal | None = None) -> str:
@@ -18,7 +26,8 @@ def ready_text(ready: ReadyInfo, config: ServeConfig, admin: Portal | None = Non
     node = f"iscsiadm -m node -T {ready.iqn} -p {portal}"
     discover = f"iscsiadm -m discovery -t sendtargets -p {portal}"
     linux = [discover, *_iscsiadm_chap(config, node), f"{node} --login"]
-    lun = ready.luns[0].lun if ready.luns else 0
+    # By LUN, those of the node's own target come first.
+    lun = ready.luns[0].lun if ready.luns else "0"
     tools = [
         ("Linux", linux),
         ("QEMU", [f"qemu-img info iscsi://{portal}/{ready.iqn}/{lun}"]),

@@ -14,7 +14,7 @@ import uvloop
 from target import logs
 from target.cli.errors import CliError
 from target.cli.process import check_memory, stop_event
-from target.cli.ready import ready_text
+from target.cli.ready import ready_text, say_ready
 from target.cluster.registry import RegistryAway
 from target.config import Portal, ServeConfig
 from target.datadir import DataDirError, in_use
@@ -29,7 +29,7 @@ def run_serve(config: ServeConfig, channel: socket.socket | None = None) -> None
     """Serve until told to stop; as one of several processes, what comes through ``channel``."""
     check_memory("buffer-memory", config.buffer_memory_bytes)
     place = config.cluster.place if config.cluster is not None else None
-    name = f"{place.group}-{place.number}" if place is not None else ""
+    name = place.name if place is not None else ""
     log = logs.configure(config.log_level, config.log_format, node=name)
     try:
         uvloop.run(_serve(config, log, channel))
@@ -77,8 +77,7 @@ async def _serve_one_life(
         if inlet is not None:
             inlet.open(ready_text(node.ready, config, admin))
         elif not stop.is_set():
-            with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
-                print(ready_text(node.ready, config, admin), flush=True)
+            say_ready(ready_text(node.ready, config, admin))
         ends = [asyncio.ensure_future(event.wait()) for event in (stop, node.fenced)]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
@@ -114,6 +113,7 @@ async def _start_admin(
     from target.admin.server import AdminServer  # an HTTP server: not without need
     from target.admin.sight import sight_routes
     from target.admin.stats import stats_routes
+    from target.admin.targets import target_routes
     from target.admin.users import user_routes
     from target.admin.volumes import volume_routes
     from target.telemetry.exposition import make_registry, telemetry_routes
@@ -122,6 +122,7 @@ async def _start_admin(
     registry = make_registry(NodeCollector(node.parts, time.monotonic))
     routes = [
         *volume_routes(node.volumes, node.changes, config),
+        *target_routes(node.targets),
         *access_routes(node.access),
         *user_routes(node.users),
         *sight_routes(node.sight),

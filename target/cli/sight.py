@@ -43,13 +43,14 @@ def list_sessions(admin: str | None, as_json: bool) -> None:
         print_json(sessions)
         return
     _print(
-        ("node", "TSIH", "initiator", "ISID", "address", "commands", "digests"),
+        ("node", "TSIH", "initiator", "ISID", "target", "address", "commands", "digests"),
         (
             (
                 it.node,
                 str(it.tsih),
                 it.initiator,
                 it.isid,
+                it.target,
                 it.address,
                 str(it.commands),
                 ", ".join(_digests(it)),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import typer
 import uvloop
 
 from target import logs
 from target.cli.errors import CliError
 from target.cli.process import check_memory, stop_event
+from target.cli.ready import say_ready
 from target.config import ServeConfig
 from target.datadir import DataDirError
 from target.processes.supervisor import Supervisor
@@ -33,11 +32,6 @@ def run_supervisor(config: ServeConfig) -> None:
 async def _supervise(config: ServeConfig, log: logs.Log) -> int:
     supervisor = Supervisor(config, log)
     stop = stop_event(log, supervisor.kill)
-    status = await supervisor.run(stop, _say)
+    status = await supervisor.run(stop, say_ready)
     log.info("stopped")
     return status
-
-
-def _say(ready: str) -> None:
-    with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
-        print(ready, flush=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from target.admin.client import AdminClient, NodeAway, Refused, volume_path
-from target.admin.schema import VolumeCreate, VolumeList, VolumeResize
+from target.admin.schema import VolumeCreate, VolumeList, VolumeMap, VolumeResize
 from target.cli.caller import caller
 from target.cli.errors import CliError
 from target.config import format_size
@@ -33,11 +33,12 @@ def show_all(admin: str | None, as_json: bool) -> None:
         print_json(volumes)
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("LUN", "name", "size", "allocated", "where"):
+    for heading in ("target", "LUN", "name", "size", "allocated", "where"):
         table.add_column(heading, justify="right" if heading == "LUN" else "left")
     for volume in volumes:
         allocated = volume.allocated_bytes
         table.add_row(
+            volume.target,
             "-" if volume.lun is None else str(volume.lun),
             volume.name + " (read-only)" * volume.read_only,
             format_size(volume.size_bytes),
@@ -74,17 +75,19 @@ def create(
     readonly: bool,
     workers: list[str] | None,
     lun: str | None,
+    target: str,
     as_json: bool,
 ) -> None:
     """Make a volume."""
     asked = VolumeCreate(
         name=name,
         size=size,
-        block=_whole("block", block, 512),
+        block=whole("block", block, 512),
         chunk=chunk or "4M",
         readonly=readonly,
         workers=workers or None,
-        lun=None if lun is None else _whole("lun", lun, 0),
+        lun=None if lun is None else whole("lun", lun, 0),
+        target=target,
     )
     with asked_node(admin) as node:
         print_volume(node.send("POST", "/v1/volumes", asked, VolumeInfo), as_json)
@@ -95,6 +98,16 @@ def resize(admin: str | None, name: str, size: str, as_json: bool) -> None:
     with asked_node(admin) as node:
         grown = node.send("PATCH", volume_path(name), VolumeResize(size=size), VolumeInfo)
     print_volume(grown, as_json)
+
+
+def remap(
+    admin: str | None, name: str, *, target: str, lun: str | None, force: bool, as_json: bool
+) -> None:
+    """Show a volume elsewhere."""
+    number = None if lun is None else whole("lun", lun, 0)
+    asked = VolumeMap(target=target, lun=number, force=force)
+    with asked_node(admin) as node:
+        print_volume(node.send("PUT", f"{volume_path(name)}/lun", asked, VolumeInfo), as_json)
 
 
 def delete(admin: str | None, name: str, *, force: bool, yes: bool) -> None:
@@ -121,7 +134,7 @@ def asked_node(admin: str | None) -> Iterator[AdminClient]:
         raise CliError(str(exc), 2 if exc.status == BAD_REQUEST else 1) from exc
 
 
-def _whole(name: str, text: str | None, default: int) -> int:
+def whole(name: str, text: str | None, default: int) -> int:
     if text is None:
         return default
     if not (text.isascii() and text.isdigit()):
@@ -141,6 +154,7 @@ def print_volume(volume: VolumeInfo, as_json: bool) -> None:
     lun = "being deleted" if volume.lun is None else str(volume.lun)
     lines = [
         ("name", volume.name),
+        ("target", volume.target),
         ("LUN", lun),
         ("size", format_size(volume.size_bytes)),
         ("blocks", f"{volume.block_bytes} bytes" + ", read-only" * volume.read_only),

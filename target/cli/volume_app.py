@@ -23,6 +23,10 @@ AdminFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 Size = Annotated[str, typer.Argument(metavar="SIZE", help="Such as 10G.", show_default=False)]
+TargetFlag = Annotated[
+    str | None,
+    flag("Options", "The target that has it. [default: the one that every node has]", "IQN"),
+]
 
 
 @volume_app.command("list")
@@ -63,6 +67,7 @@ def create(
     lun: Annotated[
         str | None, flag("Options", "Its LUN. [default: the first that is free]", "N")
     ] = None,
+    target: TargetFlag = None,
     admin: AdminFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -78,8 +83,29 @@ def create(
         readonly=readonly,
         workers=worker,
         lun=lun,
+        target=target or "",
         as_json=as_json,
     )
+
+
+@volume_app.command("map")
+def remap(
+    name: Name,
+    target: TargetFlag = None,
+    lun: Annotated[
+        str | None,
+        flag("Options", "Its LUN there. [default: the first that is free in another target]", "N"),
+    ] = None,
+    force: Annotated[
+        bool, flag("Options", "Although initiators are logged in and may be using it.")
+    ] = False,
+    admin: AdminFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show NAME in another target, or at another LUN; the initiators are told."""
+    from target.cli import volume
+
+    volume.remap(admin, name, target=target or "", lun=lun, force=force, as_json=as_json)
 
 
 @volume_app.command()

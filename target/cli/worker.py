@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
@@ -14,6 +15,7 @@ import target
 from target import logs
 from target.cli.errors import CliError
 from target.cli.process import check_memory, stop_event
+from target.cluster.registry import RegistryAway
 from target.config.model import RadosPlace
 from target.config.worker import WorkerConfig
 from workers.executor import BlockingExecutor
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from target.telemetry.http import TelemetryServer
 
 
+REDIS_SECONDS: Final = 10.0  # how long a start waits for Redis
+REDIS_RETRY_SECONDS: Final = 0.5
+
+
 def run_worker(config: WorkerConfig) -> None:
     """Serve until told to stop."""
     check_memory("--buffer-memory", config.buffer_memory_bytes)
@@ -39,7 +45,7 @@ def run_worker(config: WorkerConfig) -> None:
     log = logs.configure(config.log_level, config.log_format)
     try:
         uvloop.run(_serve(config, log))
-    except (ShareDirError, RadosError, FenceError, ServerError) as exc:
+    except (ShareDirError, RadosError, FenceError, ServerError, RegistryAway) as exc:
         raise CliError(str(exc)) from exc
 
 
@@ -69,6 +75,8 @@ async def _serve(config: WorkerConfig, log: logs.Log) -> None:
             told = await telemetry.start()
             log.info("metrics", at=f"http://{told}/metrics")
         await worker.load()
+        if config.redis is not None:
+            await _load_fences(worker, config.redis, log)
         port = await server.start()
         for note in config.notes:
             log.warning(note)
@@ -82,6 +90,24 @@ async def _serve(config: WorkerConfig, log: logs.Log) -> None:
         await worker.stop()
         executor.close()
     log.info("stopped")
+
+
+async def _load_fences(worker: Worker, url: str, log: logs.Log) -> None:
+    """Refuse what is over, whatever this worker has been told.  Raises RegistryAway, FenceError."""
+    from target.cluster.redis_registry import epochs_over  # redis-py: not without need
+
+    deadline = time.monotonic() + REDIS_SECONDS
+    while True:
+        try:
+            found = await epochs_over(url, log)
+            break
+        except RegistryAway:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(REDIS_RETRY_SECONDS)
+    for node, epoch in found.items():
+        await worker.fences.add(node, epoch)
+    log.info("epochs that are over", nodes=len(found))
 
 
 async def _shares(

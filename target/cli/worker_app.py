@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,15 @@ def worker(
         str | None,
         flag("Tuning", "Nodes on this machine may read files themselves. [default: on]", "on|off"),
     ] = None,
+    redis: Annotated[
+        str | None,
+        flag(
+            "Access",
+            "Where the nodes' --redis is: ask there, before serving, whose epochs are over. Also "
+            "from LUNMESH_REDIS.",
+            "URL",
+        ),
+    ] = None,
     metrics: Annotated[
         str | None,
         flag("Log", "Tell Prometheus there, /metrics; also /healthz and /readyz.", "[HOST:]PORT"),
@@ -89,13 +99,14 @@ def worker(
         insecure=given(insecure),
         checksum=given(checksum),
         direct_reads=given(direct_reads),
+        redis=given(redis),
         metrics=given(metrics),
         fault=given(fault),
         shutdown_timeout=number("shutdown-timeout", shutdown_timeout, float),
         log_level=given(log_level),
         log_format=given(log_format),
     )
-    loaded = load_worker_config(flags, file=config)
+    loaded = load_worker_config(flags, file=config, environ=os.environ)
     prepare_grpc()
     from target.cli.worker import run_worker
 

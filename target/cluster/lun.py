@@ -406,7 +406,7 @@ class LunTracker(Gate):
         host = self._host
         began = host.wall() - (host.clock() - req.started_at)
         info = (
-            f"{nexus.initiator} {nexus.isid.hex()} {req.attachment.unit.number} {req.tag:x}"
+            f"{nexus.initiator} {nexus.isid.hex()} {req.attachment.number} {req.tag:x}"
             f" {began:.3f} {req.cdb.hex()}"
         )
         return TaskEntry(passage.sequence, passage.exclusive, start, end, info)

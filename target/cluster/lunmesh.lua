@@ -404,6 +404,18 @@ local function reaped(keys, args)
   return 1
 end
 
+-- Of each node that there ever was, the highest epoch that is over.
+local function over(keys)
+  local all, found = redis.call('HGETALL', keys[2]), {}
+  for i = 1, #all, 2 do
+    local node, epoch = all[i], tonumber(all[i + 1])
+    local m = member_of(keys[1], node, epoch)
+    if m and m.reaper == '-' then epoch = epoch - 1 end
+    found[#found + 1] = {node, epoch}
+  end
+  return found
+end
+
 redis.register_function('lunmesh_1_attach', attach)
 redis.register_function('lunmesh_1_alone', alone)
 redis.register_function('lunmesh_1_detach', detach)
@@ -421,3 +433,4 @@ redis.register_function('lunmesh_1_members', members)
 redis.register_function('lunmesh_1_leave', leave)
 redis.register_function('lunmesh_1_claim', claim)
 redis.register_function('lunmesh_1_reaped', reaped)
+redis.register_function('lunmesh_1_over', over)

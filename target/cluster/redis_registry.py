@@ -61,12 +61,25 @@ def _names(found: list[bytes]) -> list[str]:
     return [name.decode() for name in found]
 
 
+def _source() -> str:
+    return resources.files("target.cluster").joinpath(LIBRARY).read_text("ascii")
+
+
+async def epochs_over(url: str, log: Log) -> dict[str, int]:
+    """Of each node that there ever was, the highest epoch that is over.  Raises RegistryAway."""
+    link = RedisLink(url, _source(), log)
+    try:
+        found = await link.call(PREFIX + "over", MEMBERS, [])
+    finally:
+        await link.close()
+    return {node.decode(): epoch for node, epoch in found if epoch}
+
+
 class RedisRegistry(Registry):
     """``notices`` hears what concerns ``node``."""
 
     def __init__(self, url: str, node: str, notices: Notices, log: Log) -> None:
-        source = resources.files("target.cluster").joinpath(LIBRARY).read_text("ascii")
-        self.link = RedisLink(url, source, log)
+        self.link = RedisLink(url, _source(), log)
         self._node_channel = f"lunmesh:node:{node}"
         self._notices = notices
         self._listener = RedisListener(self.link.client, self._heard, notices.renewed)

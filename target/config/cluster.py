@@ -22,7 +22,7 @@ _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")  # as redis-py has them
 
 def cluster(merged: Merged) -> ClusterConfig | None:
     """None without ``redis``; the other options need it."""
-    url = merged.one("redis", _url, None)
+    url = merged.one("redis", redis_url, None)
     if url is None:
         for name in ("node-id", "lease", "cluster-wait"):
             if merged.source(name) is not None:
@@ -55,7 +55,7 @@ def _node_id(given: str) -> str:
     return given
 
 
-def _url(given: str) -> str | None:
+def redis_url(given: str) -> str | None:
     """Whether it can be one is said here; the rest when it is used.  Never repeated: secrets."""
     parts = urlsplit(given)
     if parts.scheme not in _SCHEMES:

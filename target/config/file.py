@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from target.config.errors import ConfigError, did_you_mean
-from target.config.options import Options, VolumeTable, WorkerOptions, field_of, option_names
+from target.config.options import (
+    AclTable,
+    Options,
+    TargetTable,
+    VolumeTable,
+    WorkerOptions,
+    field_of,
+    option_names,
+)
 
 # A key's place in the file: ("volume", 1, "size") is key size of the second [[volume]].
 KeyPath = tuple[str | int, ...]
 OptionsType = type[Options] | type[WorkerOptions]
 
 CONFIG_BYTES_MAX = 1 << 20
+TABLES: Final[Mapping[str, type[VolumeTable] | type[TargetTable] | type[AclTable]]] = {
+    "volume": VolumeTable,
+    "target": TargetTable,
+    "acl": AclTable,
+}
 _KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*[=.]""")
 _TABLE = re.compile(r"""\s*(\[\[?)\s*["']?([A-Za-z0-9_-]+)["']?\s*\]""")
 _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)")
@@ -50,26 +64,29 @@ class ConfigFile:
             if key not in types:
                 suggestion = did_you_mean(key, option_names(kind))
                 raise ConfigError(f"{self.place(key)}: unknown key {key!r}{suggestion}")
-            if key == "volume" and isinstance(value, list):
-                value = [self._volume(index, item) for index, item in enumerate(value)]
+            if key in TABLES and isinstance(value, list):
+                value = [self._table(key, index, item) for index, item in enumerate(value)]
             values[field_of(key)] = self._convert(value, types[key], (key,))
         return kind(**values)
 
-    def _volume(self, index: int, item: Any) -> Any:
+    def _table(self, name: str, index: int, item: Any) -> Any:
+        """An item of [[volume]], say."""
         if not isinstance(item, dict):
             return item
+        kind = TABLES[name]
         for key in item:
-            if key not in VolumeTable.__struct_fields__:
-                suggestion = did_you_mean(key, VolumeTable.__struct_fields__)
-                place = self.place("volume", index, key)
-                raise ConfigError(f"{place}: unknown key {key!r} of a volume{suggestion}")
-        for field in msgspec.structs.fields(VolumeTable):
+            if key not in kind.__struct_encode_fields__:
+                suggestion = did_you_mean(key, kind.__struct_encode_fields__)
+                place = self.place(name, index, key)
+                raise ConfigError(f"{place}: unknown key {key!r} of a {name}{suggestion}")
+        for field in msgspec.structs.fields(kind):
             if field.encode_name in item:
-                self._convert(item[field.encode_name], field.type, ("volume", index, field.name))
+                keys = (name, index, field.encode_name)
+                self._convert(item[field.encode_name], field.type, keys)
             elif field.required:
-                place = self.place("volume", index)
-                raise ConfigError(f"{place}: this volume has no {field.encode_name!r}")
-        return msgspec.convert(item, VolumeTable)
+                place = self.place(name, index)
+                raise ConfigError(f"{place}: this {name} has no {field.encode_name!r}")
+        return msgspec.convert(item, kind)
 
     def _convert(self, value: Any, kind: Any, keys: KeyPath) -> Any:
         try:

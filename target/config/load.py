@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from target.block.pool import POOL_BYTES_MIN
+from target.config.acl import acls
 from target.config.admin import admin_address, admin_notes, admin_tls, admin_token
 from target.config.chap import chap_users, mutual_chap
 from target.config.cluster import ENV_REDIS, check_volumes, cluster
@@ -22,10 +25,11 @@ from target.config.model import (
     Portal,
     RadosPlace,
     ServeConfig,
+    TargetConfig,
     VolumeConfig,
     WorkerAway,
 )
-from target.config.options import Options, VolumeTable, field_of
+from target.config.options import Options, TargetTable, VolumeTable, field_of
 from target.config.processes import processes
 from target.config.scalars import (
     BUSY_POLL_MAX,
@@ -39,10 +43,12 @@ from target.config.scalars import (
 from target.config.sizes import format_size, parse_size
 from target.config.stores import parse_node_store
 from target.config.values import (
+    check_target,
     check_volume,
     is_loopback,
     parse_iscsi_name,
-    parse_portal,
+    parse_target,
+    parse_target_portal,
     parse_volume,
     resolve,
 )
@@ -53,6 +59,7 @@ ENV_MUTUAL_CHAP = "LUNMESH_MUTUAL_CHAP"
 
 LUNS_MAX = 16384  # what flat LUN addressing can name
 PORTALS_MAX = 64
+TARGETS_MAX = 256  # and as many in the catalog
 QUEUE_DEPTH_MAX = 1024
 
 
@@ -84,7 +91,8 @@ def _build(merged: Merged) -> ServeConfig:
     if chap_discovery and not chap:
         raise merged.fail("chap-discovery", "needs a chap user")
     data_source = merged.source("data-dir")
-    portals = _portals(merged)
+    portals, iqn = _portals(merged), merged.one("iqn", parse_iscsi_name, IQN_DEFAULT)
+    targets = _targets(merged, portals)
     of_cluster, admin = cluster(merged), admin_address(merged)
     return ServeConfig(
         data_dir=merged.one(
@@ -94,8 +102,9 @@ def _build(merged: Merged) -> ServeConfig:
         ),
         portals=portals,
         advertise=_advertise(merged),
-        iqn=merged.one("iqn", parse_iscsi_name, IQN_DEFAULT),
-        volumes=_volumes(merged),
+        iqn=iqn,
+        targets=targets,
+        volumes=_volumes(merged, iqn, targets),
         store=_store(merged),
         workers=workers(merged),
         worker_tls=worker_tls(merged),
@@ -109,6 +118,7 @@ def _build(merged: Merged) -> ServeConfig:
         admin_token=admin_token(merged),
         admin_tls=admin_tls(merged),
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
+        acls=acls(merged, [iqn, *(target.name for target in targets)]),
         chap=chap,
         mutual_chap=mutual,
         chap_discovery=chap_discovery,
@@ -146,7 +156,7 @@ def _ratio(given: float) -> float:
 
 def _portals(merged: Merged) -> tuple[Portal, ...]:
     default = Portal("127.0.0.1", PORT_DEFAULT)
-    portals = merged.many("portal", lambda text, _base: parse_portal(text), default)
+    portals = merged.many("portal", parse_target_portal, default)
     fixed = [portal for portal in portals if portal.port]
     merged.check_list("portal", portals, PORTALS_MAX)
     merged.check_unique("portal", [str(portal) for portal in fixed])
@@ -155,7 +165,7 @@ def _portals(merged: Merged) -> tuple[Portal, ...]:
 
 def _advertise(merged: Merged) -> tuple[Portal, ...]:
     def parse(text: str, base: Path) -> Portal:
-        portal = parse_portal(text)
+        portal = parse_target_portal(text, base)
         if portal.wildcard or not portal.port:
             raise ValueError(f"bad portal {text!r}: initiators need an address and a port")
         return portal
@@ -168,9 +178,34 @@ def _advertise(merged: Merged) -> tuple[Portal, ...]:
     return portals
 
 
-def _volumes(merged: Merged) -> tuple[VolumeConfig, ...]:
+def _targets(merged: Merged, portals: tuple[Portal, ...]) -> tuple[TargetConfig, ...]:
+    def parse(item: str | TargetTable, base: Path) -> TargetConfig:
+        return parse_target(item) if isinstance(item, str) else check_target(item)
+
+    if merged.source("target") is None:
+        return ()
+    targets = merged.many("target", parse, TargetConfig(name=""))
+    merged.check_list("target", targets, TARGETS_MAX)
+    merged.check_unique("target", [target.name for target in targets])
+    labels = {portal.group for portal in portals}
+    for target in targets:
+        if target.portal_groups and labels.isdisjoint(target.portal_groups):
+            raise merged.fail("target", f"no portal leads to {target.name}: see group= of portal")
+    return targets
+
+
+def _volumes(
+    merged: Merged, iqn: str, targets: tuple[TargetConfig, ...]
+) -> tuple[VolumeConfig, ...]:
+    names = {target.name for target in targets}
+
     def parse(item: str | VolumeTable, base: Path) -> VolumeConfig:
-        return parse_volume(item, base) if isinstance(item, str) else check_volume(item, base)
+        volume = parse_volume(item, base) if isinstance(item, str) else check_volume(item, base)
+        if volume.target == iqn:
+            return msgspec.structs.replace(volume, target="")
+        if volume.target and volume.target not in names:
+            raise ValueError(f"volume {volume.name!r}: {volume.target} is no target: see target")
+        return volume
 
     default = VolumeConfig(name="disk0", size_bytes=1 << 30)
     volumes = merged.many("volume", parse, default)

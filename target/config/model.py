@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from target.block.worker_address import WorkerAddress, WorkerTls
+from target.scsi.access_list import AccessEntry
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -23,11 +25,17 @@ class Portal(msgspec.Struct, frozen=True):
 
     host: str
     port: int
+    group: str = ""  # the label of the portal group that it belongs to
 
     @property
     def wildcard(self) -> bool:
         """Whether it stands for all addresses of the machine."""
         return self.host in ("0.0.0.0", "::")
+
+    def bound(self, sock: socket.socket) -> Portal:
+        """With the address that a socket of it has, where any port was asked for."""
+        host, port = sock.getsockname()[:2]
+        return Portal(host, port, self.group)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -52,6 +60,14 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True):
     block_bytes: int = 512
     chunk_bytes: int = 4 << 20
     readonly: bool = False
+    target: str = ""  # that has it; empty: the one of ``iqn``
+
+
+class TargetConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A target beside the one of ``iqn``, or that one where it is limited."""
+
+    name: str
+    portal_groups: tuple[str, ...] = ()  # labels of the portals that lead to it; none: all
 
 
 class ProcessPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +76,11 @@ class ProcessPlace(msgspec.Struct, frozen=True, kw_only=True):
     group: str  # of the processes of one supervisor, told apart from those of others
     number: int  # from 1
     count: int  # of the processes of the group
+
+    @property
+    def name(self) -> str:
+        """Of the process, and of the node that it is."""
+        return f"{self.group}-{self.number}"
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,11 +97,12 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RadosPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """``rados:POOL[@CONF][?id=NAME]``"""
+    """``rados:POOL[@CONF][?id=NAME][&cache=SIZE]``"""
 
     pool: str
     conf: Path
     user: str  # cephx: client.NAME; empty: the one that Ceph takes by itself, client.admin
+    cache_bytes: int = 0  # of each volume, that are written behind; 0: none
 
 
 class AdminTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +120,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     portals: tuple[Portal, ...]
     advertise: tuple[Portal, ...]  # what SendTargets says instead of them; empty: what they are
     iqn: str
-    volumes: tuple[VolumeConfig, ...]  # LUN 0, 1, 2 … in order
+    targets: tuple[TargetConfig, ...]  # others, or this one where it is limited to portal groups
+    volumes: tuple[VolumeConfig, ...]  # LUN 0, 1, 2 … of their target, in order
     store: RadosPlace | None  # where new volumes of a size are kept; None: in the data directory
     workers: tuple[WorkerAddress, ...]  # or there, where there are any
     worker_tls: WorkerTls | None  # None: in the clear
@@ -112,6 +135,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     admin_token: str | None  # what every caller must have; None: no token
     admin_tls: AdminTls | None  # None: in the clear
     buffer_memory_bytes: int
+    acls: tuple[AccessEntry, ...]  # who may use what, beside those of the catalog
     chap: tuple[ChapUser, ...]  # who may log in; empty: everybody
     mutual_chap: ChapUser | None  # who we are to an initiator that asks
     chap_discovery: bool  # discovery sessions need CHAP as well

@@ -20,6 +20,25 @@ class VolumeTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     block: int = 512
     chunk: Size = "4M"
     readonly: bool = False
+    target: str = ""
+
+
+class TargetTable(
+    msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True
+):
+    """``[[target]]`` in the file; on the command line the same in one string."""
+
+    name: str
+    portal_group: str | list[str] = []
+
+
+class AclTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[acl]]`` in the file; on the command line the same in one string."""
+
+    initiator: str
+    user: str = ""
+    target: str = ""
+    volume: str | list[str] = []
 
 
 class Options(
@@ -31,6 +50,7 @@ class Options(
     portal: str | list[str] | UnsetType = UNSET
     advertise: str | list[str] | UnsetType = UNSET
     iqn: str | UnsetType = UNSET
+    target: str | list[str | TargetTable] | UnsetType = UNSET
     volume: str | list[str | VolumeTable] | UnsetType = UNSET
     store: str | UnsetType = UNSET
     worker: str | list[str] | UnsetType = UNSET
@@ -52,6 +72,7 @@ class Options(
     admin_key: str | UnsetType = UNSET
     admin_client_ca: str | UnsetType = UNSET
     buffer_memory: Size | UnsetType = UNSET
+    acl: str | list[str | AclTable] | UnsetType = UNSET
     chap: str | list[str] | UnsetType = UNSET
     chap_file: str | UnsetType = UNSET
     mutual_chap: str | UnsetType = UNSET
@@ -87,6 +108,7 @@ class WorkerOptions(
     insecure: bool | UnsetType = UNSET
     checksum: bool | str | UnsetType = UNSET
     direct_reads: bool | str | UnsetType = UNSET
+    redis: str | UnsetType = UNSET
     metrics: str | int | UnsetType = UNSET
     fault: str | UnsetType = UNSET
     shutdown_timeout: float | UnsetType = UNSET

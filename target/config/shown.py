@@ -20,7 +20,10 @@ def shown(config: ServeConfig) -> dict[str, Any]:
     for name, value in found.items():
         if any(word in name for word in _SECRET_WORDS) and not isinstance(value, Path):
             found[name] = HIDDEN if value else value
-    found["portals"] = [str(portal) for portal in config.portals]
+    found["portals"] = [
+        str(portal) + (f",group={portal.group}" if portal.group else "")
+        for portal in config.portals
+    ]
     found["workers"] = [str(worker) for worker in config.workers]
     found["worker_tls"] = config.worker_tls is not None
     found["admin"] = str(config.admin) if config.admin is not None else "off"

@@ -12,13 +12,16 @@ from pathlib import Path
 
 from target.block.worker_address import WORKER_PORT_DEFAULT, WorkerAddress
 from target.config.errors import did_you_mean
-from target.config.model import PORT_DEFAULT, Portal, VolumeConfig
-from target.config.options import VolumeTable
+from target.config.model import PORT_DEFAULT, Portal, TargetConfig, VolumeConfig
+from target.config.options import TargetTable, VolumeTable
 from target.config.sizes import format_size, parse_size
 
 NAME_CHARS_MAX = 64
 _VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-VOLUME_OPTIONS = ("block", "chunk", "readonly")
+VOLUME_OPTIONS = ("block", "chunk", "readonly", "target")
+GROUP_CHARS_MAX = 32
+TARGET_GROUPS_MAX = 64
+_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 BLOCK_BYTES = (512, 4096)
 CHUNK_BYTES_MIN = 64 << 10
 CHUNK_BYTES_MAX = 64 << 20
@@ -46,6 +49,52 @@ def parse_portal(text: str, port_default: int = PORT_DEFAULT) -> Portal:
     if not _HOST.fullmatch(host) or (_looks_numeric(host) and not _is_ipv4(host)):
         raise ValueError(f"bad portal {text!r}: write HOST:PORT or [IPv6]:PORT")
     return Portal(host, _port(text, port) if colon else port_default)
+
+
+def parse_target_portal(text: str, base: Path = Path()) -> Portal:
+    """``HOST:PORT[,group=NAME]``: one that initiators use."""
+    address, *extras = text.split(",")
+    portal = parse_portal(address)
+    for extra in extras:
+        key, equals, value = extra.partition("=")
+        if key != "group" or not equals or portal.group:
+            raise ValueError(f"bad portal {text!r}: write HOST:PORT or HOST:PORT,group=NAME")
+        portal = Portal(portal.host, portal.port, parse_group(value))
+    return portal
+
+
+def parse_group(text: str) -> str:
+    """The label of a portal group."""
+    if len(text) > GROUP_CHARS_MAX or not _GROUP.fullmatch(text):
+        raise ValueError(
+            f"bad portal group {text[:80]!r}: use up to {GROUP_CHARS_MAX} letters, digits, '.',"
+            " '_' and '-', beginning with a letter or digit"
+        )
+    return text
+
+
+def parse_target(text: str) -> TargetConfig:
+    """``IQN[,portal-group=NAME]…``"""
+    name, *extras = text.split(",")
+    groups = []
+    for extra in extras:
+        key, equals, value = extra.partition("=")
+        if key != "portal-group" or not equals:
+            raise ValueError(f"target {name!r}: unknown option {extra!r}: write portal-group=NAME")
+        groups.append(value)
+    return check_target(TargetTable(name=name, portal_group=groups))
+
+
+def check_target(table: TargetTable) -> TargetConfig:
+    """What the string form and the table form of a target have in common."""
+    groups = table.portal_group
+    groups = [groups] if isinstance(groups, str) else groups
+    if len(groups) > TARGET_GROUPS_MAX:
+        raise ValueError(f"target {table.name!r}: at most {TARGET_GROUPS_MAX} portal groups")
+    return TargetConfig(
+        name=parse_iscsi_name(table.name),
+        portal_groups=tuple(dict.fromkeys(map(parse_group, groups))),
+    )
 
 
 def _port(text: str, port: str) -> int:
@@ -123,12 +172,12 @@ def parse_iscsi_name(text: str) -> str:
 
 
 def parse_volume(text: str, base: Path) -> VolumeConfig:
-    """``NAME=SIZE[,block=512|4096][,chunk=SIZE][,readonly]`` or ``NAME=/path/to/image…``."""
+    """``NAME=SIZE[,block=…][,chunk=SIZE][,readonly][,target=IQN]``, ``NAME=/path/to/image…``."""
     name, equals, rest = text.partition("=")
     if not equals:
         raise ValueError(f"bad volume {text!r}: write NAME=SIZE or NAME=/path/to/image")
     what, *extras = rest.split(",")
-    block, chunk, readonly = 512, "4M", False
+    block, chunk, readonly, target = 512, "4M", False, ""
     for extra in extras:
         key, equals, value = extra.partition("=")
         if key == "readonly" and not equals:
@@ -139,6 +188,8 @@ def parse_volume(text: str, base: Path) -> VolumeConfig:
             block = int(value)
         elif key == "chunk" and equals:
             chunk = value
+        elif key == "target" and equals:
+            target = value
         elif key in VOLUME_OPTIONS:
             raise ValueError(
                 f"volume {name!r}: write "
@@ -156,6 +207,7 @@ def parse_volume(text: str, base: Path) -> VolumeConfig:
         block=block,
         chunk=chunk,
         readonly=readonly,
+        target=target,
     )
     return check_volume(table, base)
 
@@ -168,6 +220,8 @@ def check_volume(table: VolumeTable, base: Path) -> VolumeConfig:
             f"bad volume name {name[:80]!r}: use up to {NAME_CHARS_MAX} letters, digits, '.', '_' "
             "and '-', beginning with a letter or digit"
         )
+    if table.target:
+        parse_iscsi_name(table.target)
     if table.block not in BLOCK_BYTES:
         raise ValueError(f"volume {name!r}: block must be 512 or 4096, not {table.block}")
     try:
@@ -195,6 +249,7 @@ def check_volume(table: VolumeTable, base: Path) -> VolumeConfig:
         block_bytes=table.block,
         chunk_bytes=chunk_bytes,
         readonly=table.readonly,
+        target=table.target,
     )
 
 

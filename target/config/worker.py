@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from target.config.cluster import ENV_REDIS, redis_url
 from target.config.errors import ConfigError, did_you_mean
-from target.config.merge import Merged, file_source, flag_source
+from target.config.merge import Merged, Source, file_source, flag_source
 from target.config.model import LogFormat, LogLevel, Portal, RadosPlace
 from target.config.options import WorkerOptions
 from target.config.scalars import IO_THREADS_MAX, choice, count, on_off, seconds
@@ -33,6 +35,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca: Path | None  # clients must show a certificate that it has signed
     checksum: bool  # CRC32C of payload
     direct_reads: bool  # nodes on this machine may read files of the store themselves
+    redis: str | None  # of the nodes: which epochs of theirs are over; None: as it was told itself
     metrics: Portal | None  # where it tells what it does; None: nowhere
     faults: Faults | None
     shutdown_timeout_seconds: float
@@ -41,9 +44,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def load_worker_config(flags: WorkerOptions, *, file: Path | None = None) -> WorkerConfig:
+def load_worker_config(
+    flags: WorkerOptions, *, file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> WorkerConfig:
     """The configuration that a worker starts with, or :class:`ConfigError`."""
     sources = [flag_source(flags)]
+    if url := (environ or {}).get(ENV_REDIS, "").strip():
+        sources.append(Source(WorkerOptions(redis=url), lambda *_: ENV_REDIS, Path()))
     if file is not None:
         sources.append(file_source(file, WorkerOptions))
     return _build(Merged(sources))
@@ -88,6 +95,7 @@ def _build(merged: Merged) -> WorkerConfig:
         tls_ca=ca,
         checksum=merged.one("checksum", on_off, True),
         direct_reads=merged.one("direct-reads", on_off, True),
+        redis=merged.one("redis", redis_url, None),
         metrics=metrics,
         faults=faults[1] if faults is not None else None,
         shutdown_timeout_seconds=merged.one("shutdown-timeout", seconds(0), 10.0),

@@ -54,7 +54,9 @@ class Channel:
         peer: str,
         local: tuple[str, int],
         now: float,
+        group: str = "",
     ) -> None:
+        """``group`` is the label of the portal that it came in by, at the address ``local``."""
         self.now = now
         self.peer = peer
         self.hanging_up = False
@@ -72,11 +74,12 @@ class Channel:
         self._target = target
         self._wake = wake
         self._local = local
+        self._group = group
         self._heard_at = now
         self._pinged_at = 0.0
         self._deadline = now + target.options.login_timeout_seconds
         self._login: Login | None = Login(
-            _Policy(target, self), target.limits, random=target.random
+            _Policy(target, self, group), target.limits, random=target.random
         )
         self._text: TextSession | None = None
 
@@ -191,10 +194,11 @@ class Channel:
         receiver.data_digest = sender.data_digest = parameters.data_digest
         sender.set_limits(parameters.max_send_data_segment_length, parameters.max_burst_length)
         sender.stat_sn = login.stat_sn
+        served = None if identity.target is None else self._target.targets.find(identity.target)
         self._text = TextSession(
-            lambda name: self._target.records(name, self._local, identity.initiator),
+            lambda name: self._target.records(name, self._local, self._group, identity.initiator),
             discovery=identity.discovery,
-            target=None if identity.discovery else self._target.name,
+            target=None if served is None else served.name,
         )
         if session.nexus is None:
             self.endpoint = Endpoint(session, receiver, sender, self)
@@ -248,9 +252,9 @@ class Channel:
             sender = self.sender
             sender.set_limits(reply.max_send_data_segment_length, sender.burst_bytes_max)
 
-    def cold_reset(self, done: Callable[[bool], None]) -> None:
+    def cold_reset(self, target: str, done: Callable[[bool], None]) -> None:
         """TARGET COLD RESET."""
-        self._target.cold_reset(done)
+        self._target.cold_reset(target, done)
 
     def announce(self, event: AsyncEvent, parameter3: int = 0) -> None:
         """An Async Message, where there is a session to tell."""
@@ -335,13 +339,19 @@ def _nobody_waits() -> None:
 class _Policy:
     """The target's answers to one connection's login."""
 
-    def __init__(self, target: IscsiTarget, channel: Channel) -> None:
+    def __init__(self, target: IscsiTarget, channel: Channel, group: str) -> None:
         self._target = target
         self._channel = channel
-        self.target_exists = target.target_exists
-        self.admits = target.admits
+        self._group = group
         self.authentication = target.authentication
         self.portal_group_tag = target.portal_group_tag
+
+    def target_exists(self, name: str) -> bool:
+        return self._target.reached(name, self._group) is not None
+
+    def admits(self, initiator: str, target: str) -> bool:
+        served = self._target.reached(target, self._group)
+        return served is not None and self._target.admits(initiator, served)
 
     def session(self, identity: LoginIdentity) -> ExistingSession | None:
         return self._target.existing(identity)

@@ -50,7 +50,7 @@ class Shell(Protocol):
     def text(self, pdu: TextRequest) -> None:
         """Answer a Text Request."""
 
-    def cold_reset(self, done: Callable[[bool], None]) -> None:
+    def cold_reset(self, target: str, done: Callable[[bool], None]) -> None:
         """Reset the whole target and drop its sessions."""
 
 

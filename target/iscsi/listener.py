@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -15,6 +16,15 @@ LISTEN_BACKLOG: Final = 128
 ACCEPTS_PER_WAKE: Final = 16
 ACCEPT_PAUSE_SECONDS: Final = 1.0  # when there is no descriptor left
 _NO_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+@contextlib.contextmanager
+def at_portal(address: object) -> Iterator[None]:
+    """An OSError of it says of which portal."""
+    try:
+        yield
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, f"portal {address}") from exc
 
 
 def bind(host: str, port: int) -> socket.socket:

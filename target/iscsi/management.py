@@ -184,10 +184,10 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
             answer(TmfResponse.REASSIGNMENT_NOT_SUPPORTED)
         case TmfFunction.TARGET_WARM_RESET:
             conn.drop_parked()
-            nexus.bus.reset(completed)
+            nexus.bus.reset(nexus.target, completed)
         case TmfFunction.TARGET_COLD_RESET:
             conn.drop_parked()
-            conn.shell.cold_reset(completed)
+            conn.shell.cold_reset(nexus.target, completed)
         case TmfFunction.ABORT_TASK:
             _abort_task(conn, pdu, answer, completed)
         case (

@@ -61,10 +61,12 @@ class Portal:
         clock: Callable[[], float],
         connections_max: int,
         poll_seconds: float = 0.0,
+        group: str = "",
     ) -> None:
         self.target = target
         self.host = host
         self.port = port
+        self.group = group  # its label: some targets are limited to some
         self.clock = clock
         self.loop = asyncio.get_running_loop()
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -157,7 +159,12 @@ class SocketChannel:
         self._fd = sock.fileno()
         local = sock.getsockname()
         self.channel = Channel(
-            portal.target, self.output_ready, peer, (local[0], local[1]), portal.clock()
+            portal.target,
+            self.output_ready,
+            peer,
+            (local[0], local[1]),
+            portal.clock(),
+            portal.group,
         )
         self._in_pass = False
         self._unpolled = 0  # passes that rule 6 still leaves out

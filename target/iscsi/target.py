@@ -20,8 +20,9 @@ from target.iscsi.flight import FlightLog
 from target.iscsi.login_policy import ExistingSession, LoginIdentity
 from target.iscsi.parameters import SessionParameters, TargetLimits
 from target.iscsi.session import NoResources, Session, Window
+from target.iscsi.targets import ServedTarget, TargetList
 from target.iscsi.throttle import LoginThrottle
-from target.scsi.access_list import ALL, AccessList, Rights
+from target.scsi.access_list import AccessList, Rights
 from target.scsi.bus import SCSIBus
 from target.scsi.countdown import countdown
 
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TSIH_MAX: Final = 0xFFFF
+
+LabelledPortal = tuple[str, str]
+"""An address as SendTargets has it, and its label."""
+PortalGroup = tuple[int, list[LabelledPortal]]
+"""By its tag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,10 @@ class TargetOptions:
 
 
 class IscsiTarget:
-    """One target name with its bus, portal group and sessions."""
+    """A node's targets with their bus, portal group and sessions.
+
+    ``name`` is of the one that is there anyway; ``targets`` has them all.
+    """
 
     def __init__(
         self,
@@ -62,7 +71,7 @@ class IscsiTarget:
         alias: str = "lunmesh",
         tag: int = 1,
     ) -> None:
-        self.name = name
+        self.targets = TargetList(ServedTarget(name))
         self.alias = alias
         self.bus = bus
         self.pool = pool
@@ -75,11 +84,12 @@ class IscsiTarget:
         self.sessions: dict[int, Session] = {}
         self.channels: dict[Session, Channel] = {}
         self.tag = tag  # of the portal group that all portals of a node are
-        # For SendTargets: where its portals are, unless what initiators are to use instead is said;
-        # and by tag where other nodes have theirs, for an initiator of this name.
-        self.addresses: list[tuple[str, int]] = []
-        self.advertised: list[str] = []
-        self.other_portals: Callable[[str], Iterable[tuple[int, list[str]]]] = lambda _: ()
+        # For SendTargets, each with its label: where the portals are, unless what initiators are to
+        # use instead is said; and by tag where other nodes have theirs, for an initiator of this
+        # name.
+        self.addresses: list[tuple[str, int, str]] = []
+        self.advertised: list[LabelledPortal] = []
+        self.other_portals: Callable[[str], Iterable[PortalGroup]] = lambda _: ()
         self.access = AccessList()
         self.shutting_down = False
         self.cut_off = False  # from the other nodes: initiators are better off there
@@ -91,13 +101,14 @@ class IscsiTarget:
 
     # --- login policy (target/iscsi/login.py) -----------------------------------------------------
 
-    def target_exists(self, name: str) -> bool:
-        """Whether this is the name of a target here; names are case folded (RFC 7143 4.2.7)."""
-        return name.lower() == self.name.lower()
+    def reached(self, name: str, group: str) -> ServedTarget | None:
+        """The target of that name, if a portal with this label leads to it."""
+        served = self.targets.find(name)
+        return served if served is not None and served.at(group) else None
 
-    def admits(self, initiator: str, target: str) -> bool:
+    def admits(self, initiator: str, target: ServedTarget) -> bool:
         """Whether it may log in, as whomever: who it is, is not proved yet."""
-        return self.access.admits(initiator)
+        return self.access.admits(initiator, target.name)
 
     def authentication(self, initiator: str, target: str | None) -> ChapPolicy | None:
         """What proof is asked for; ``target`` is None for a discovery session."""
@@ -120,37 +131,50 @@ class IscsiTarget:
             raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "shutting down")
         if self.cut_off and identity.target is not None:
             raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "cut off from the other nodes")
+        served = self._served(identity)
         proved = self._chap is None or identity.user in self._chap.users
         if identity.target is not None and not proved:  # the users changed while it logged in
             raise LoginRefused(LoginStatus.AUTHENTICATION_FAILURE, identity.initiator)
         if identity.tsih:
             return self._reinstate_connection(identity, channel)
-        rights = self.access.rights(identity.initiator, identity.user)
-        if identity.target is not None:
+        rights = None
+        if served is not None:
+            rights = self.access.rights(identity.initiator, identity.user, served.name)
             if rights is None:
                 raise LoginRefused(LoginStatus.AUTHORIZATION_FAILURE, identity.initiator)
-            port = (identity.initiator, identity.isid)
-            normal = [s for s in self.sessions.values() if s.nexus is not None]
+            port = (identity.initiator, identity.isid, served.key)
+            normal = self._normal_sessions()
             for old in normal:
-                if (old.initiator, old.isid) == port and old not in self._ending:
+                if _port(old) == port and old not in self._ending:
                     log.info("session of %s is reinstated", old.initiator)
                     self.channels[old].supplanted()
             # Those that are ending count until a store has done with their last command.
             if sum(s.tsih in self.sessions for s in normal) >= self.options.sessions_max:
                 raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "too many sessions")
-        session = self._new_session(identity, parameters, cmd_sn, rights or ALL)
+        session = self._new_session(identity, parameters, cmd_sn)
+        if served is not None and rights is not None:
+            self._connect(session, parameters, rights, served.key)
         self.sessions[session.tsih] = session
         self.channels[session] = channel
         return session
 
+    def _served(self, identity: LoginIdentity) -> ServedTarget | None:
+        """None: it is a discovery session."""
+        if identity.target is None:
+            return None
+        served = self.targets.find(identity.target)
+        if served is None:  # it has been deleted meanwhile
+            raise LoginRefused(LoginStatus.NOT_FOUND, identity.target)
+        return served
+
     def existing(self, identity: LoginIdentity) -> ExistingSession | None:
         """The session that a login with a TSIH wants to join."""
-        session = self.sessions.get(identity.tsih)
+        session, served = self.sessions.get(identity.tsih), self._served(identity)
         if (
             session is None
-            or session.nexus is None
+            or served is None
             or session in self._ending
-            or (session.initiator, session.isid) != (identity.initiator, identity.isid)
+            or _port(session) != (identity.initiator, identity.isid, served.key)
         ):
             return None
         return ExistingSession(
@@ -171,14 +195,12 @@ class IscsiTarget:
         return session
 
     def _new_session(
-        self, identity: LoginIdentity, parameters: SessionParameters, cmd_sn: int, rights: Rights
+        self, identity: LoginIdentity, parameters: SessionParameters, cmd_sn: int
     ) -> Session:
-        tsih = self._new_tsih()
-        discovery = identity.target is None
         # A discovery session moves no data, and takes nothing from those that do.
-        share = Share(self.pool) if discovery else self.pool.open_share()
+        share = Share(self.pool) if identity.target is None else self.pool.open_share()
         session = Session(
-            tsih,
+            self._new_tsih(),
             identity.initiator,
             identity.isid,
             identity.cid,
@@ -188,21 +210,25 @@ class IscsiTarget:
         )
         session.exp_cmd_sn = cmd_sn
         session.user = identity.user
-        if discovery:
-            return session
+        return session
+
+    def _connect(
+        self, session: Session, parameters: SessionParameters, rights: Rights, target: str
+    ) -> None:
+        """Give a session buffers and an I_T nexus."""
         unasked = parameters.immediate_data or not parameters.initial_r2t
         first_burst = parameters.first_burst_length if unasked else 0
         depth, sessions_max = self.options.queue_depth, self.options.sessions_max
+        share = session.share
         try:
-            session.window = Window(share, first_burst, depth, sessions_max, cmd_sn)
+            session.window = Window(share, first_burst, depth, sessions_max, session.exp_cmd_sn)
         except NoResources:
             share.close()
             raise LoginRefused(LoginStatus.OUT_OF_RESOURCES, "no buffers left") from None
-        session.nexus = self.bus.connect(identity.initiator, identity.isid, rights)
+        session.nexus = self.bus.connect(session.initiator, session.isid, rights, target)
         for other in self.sessions.values():
             if other.window is not None:
                 other.window.rebalance()
-        return session
 
     def _new_tsih(self) -> int:
         for _ in range(TSIH_MAX):
@@ -223,16 +249,34 @@ class IscsiTarget:
         one_done = countdown(len(sessions) + 1, done)
         for session in sessions:
             assert session.nexus is not None, "a normal session"
-            rights = access.rights(session.initiator, session.user)
-            channel = self.channels.get(session)
+            target = self.targets.name_of(session.nexus.target) or ""
+            rights = access.rights(session.initiator, session.user, target)
             if rights is not None:
                 session.nexus.set_rights(rights, one_done)
-            elif channel is not None and session not in self._ending:
-                log.warning("%s may not be logged in any more", session.initiator)
-                channel.supplanted(one_done)
             else:
-                one_done()  # it ends already
+                self._drop(session, "%s may not be logged in any more", one_done)
         one_done()
+
+    def set_targets(self, targets: TargetList, done: Callable[[], None]) -> None:
+        """Serve others from now on; ``done()`` when nothing runs of those that are gone."""
+        self.targets = targets
+        sessions = self._normal_sessions()
+        one_done = countdown(len(sessions) + 1, done)
+        for session in sessions:
+            assert session.nexus is not None, "a normal session"
+            if targets.name_of(session.nexus.target) is None:
+                self._drop(session, "the target that %s is logged in to is deleted", one_done)
+            else:
+                one_done()
+        one_done()
+
+    def _drop(self, session: Session, why: str, done: Callable[[], None]) -> None:
+        channel = self.channels.get(session)
+        if channel is None or session in self._ending:
+            done()  # it ends already
+        else:
+            log.warning(why, session.initiator)
+            channel.supplanted(done)
 
     def set_chap(self, chap: ChapPolicy | None, done: Callable[[], None]) -> None:
         """Ask for other proof; ``done()`` when nothing runs of whom it shuts out.
@@ -248,17 +292,20 @@ class IscsiTarget:
         sessions = self._normal_sessions()
         one_done = countdown(len(sessions) + 1, done)
         for session in sessions:
-            user, channel = session.user, self.channels.get(session)
+            user = session.user
             if user is None:
                 stands = chap is None
             else:
                 stands = user in now and now[user] == before.get(user)
-            if stands or channel is None or session in self._ending:
+            if stands:
                 one_done()
             else:
-                log.warning("%s is not logged in as a CHAP user any more", session.initiator)
-                channel.supplanted(one_done)
+                self._drop(session, "%s is not logged in as a CHAP user any more", one_done)
         one_done()
+
+    def sessions_of(self, target: str) -> int:
+        """How many initiators are logged in to it."""
+        return sum(_port(session)[2] == target for session in self.sessions.values())
 
     def _normal_sessions(self) -> list[Session]:
         return [s for s in self.sessions.values() if s.nexus is not None]
@@ -266,26 +313,32 @@ class IscsiTarget:
     # --- discovery ------------------------------------------------------------------------------
 
     def records(
-        self, name: str | None, arrived_at: tuple[str, int], initiator: str
+        self, name: str | None, arrived_at: tuple[str, int], group: str, initiator: str
     ) -> list[tuple[str, list[tuple[str, int]]]]:
         """SendTargets: (target name, [(address, portal group tag)]) (RFC 7143 appendix C).
 
-        The portal through which the question came stands first: that one can be reached.  What is
-        advertised stands in place of what this node knows of itself.  A target that the initiator
-        may not log in to is none.
+        The portal through which the question came, which has the label ``group``, stands first:
+        that one can be reached.  What is advertised stands in place of what this node knows of
+        itself.  A target that the initiator may not log in to, or not here, is none.
         """
-        if name is not None and not self.target_exists(name):
-            return []
-        if not self.access.admits(initiator):
-            return []
-        spelled = [_spell(*arrived_at)]
-        for host, port in self.addresses:
-            if host not in _ANY and _spell(host, port) not in spelled:
-                spelled.append(_spell(host, port))
-        portals = [(address, self.tag) for address in self.advertised or spelled]
-        for tag, addresses in self.other_portals(initiator):
-            portals += [(address, tag) for address in addresses]
-        return [(self.name, portals)]
+        found = list(self.targets) if name is None else [self.targets.find(name)]
+        portals = self.advertised or self._own_portals(arrived_at, group)
+        groups = [(self.tag, portals), *self.other_portals(initiator)]
+        return [
+            (
+                target.name,
+                [(it, tag) for tag, those in groups for it, label in those if target.at(label)],
+            )
+            for target in found
+            if target is not None and target.at(group) and self.admits(initiator, target)
+        ]
+
+    def _own_portals(self, arrived_at: tuple[str, int], group: str) -> list[LabelledPortal]:
+        own = {_spell(*arrived_at): group}
+        for host, port, label in self.addresses:
+            if host not in _ANY:
+                own.setdefault(_spell(host, port), label)
+        return list(own.items())
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -311,16 +364,17 @@ class IscsiTarget:
         else:
             self.bus.disconnect(session.nexus, ended)
 
-    def cold_reset(self, done: Callable[[bool], None]) -> None:
-        """TARGET COLD RESET: as a warm one, and then every session is dropped (RFC 7143 11.5.1)."""
+    def cold_reset(self, target: str, done: Callable[[bool], None]) -> None:
+        """TARGET COLD RESET: as a warm one, then its sessions are dropped (RFC 7143 11.5.1)."""
 
         def dropped(sure: bool) -> None:
             done(sure)
-            for channel in list(self.channels.values()):
-                channel.announce(AsyncEvent.SESSION_DROPPED)
-                channel.hang_up()
+            for session, channel in list(self.channels.items()):
+                if session.nexus is None or session.nexus.target == target:
+                    channel.announce(AsyncEvent.SESSION_DROPPED)
+                    channel.hang_up()
 
-        self.bus.reset(dropped)
+        self.bus.reset(target, dropped)
 
     def ask_to_log_out(self, seconds: int) -> None:
         """Tell every initiator that the target wants to stop (RFC 7143 11.9, event 1)."""
@@ -332,6 +386,12 @@ class IscsiTarget:
     def busy(self) -> bool:
         """Whether a command or an ending session is still there."""
         return bool(self._ending) or any(s.tasks or s.leaving for s in self.sessions.values())
+
+
+def _port(session: Session) -> tuple[str, bytes, str | None]:
+    """Whose session it is, and with which target."""
+    nexus = session.nexus
+    return session.initiator, session.isid, nexus.target if nexus is not None else None
 
 
 _ANY: Final = frozenset({"0.0.0.0", "::"})

@@ -20,7 +20,7 @@ import msgspec
 
 from target.config.model import Portal, ProcessPlace, ServeConfig
 from target.identity import ID_BYTES, keep_epoch, last_epoch
-from target.iscsi.listener import bind
+from target.iscsi.listener import at_portal, bind
 from target.logs import Log
 from target.processes.child import Child
 from target.processes.front import Front
@@ -47,12 +47,13 @@ class Supervisor:
         bound: list[socket.socket] = []
         try:
             for portal in config.portals:
-                bound.append(_bound(portal))
-            portals = tuple(Portal(*each.getsockname()[:2]) for each in bound)
+                with at_portal(portal):
+                    bound.append(bind(portal.host, portal.port))
+            portals = tuple(it.bound(sock) for it, sock in zip(config.portals, bound, strict=True))
             configs = process_configs(config, group, portals)
             self._children = [
-                Child(f"{group}-{number}", each, self._log, self._news.set)
-                for number, each in enumerate(configs, 1)
+                Child(place.name, each, self._log, self._news.set)
+                for place, each in configs.items()
             ]
             return await self._run(stop, say, bound)
         finally:
@@ -83,11 +84,9 @@ class Supervisor:
             await self._end(kept)
 
     def _listen(self, front: Front, bound: Sequence[socket.socket]) -> None:
-        try:
+        # Somebody else may have listened there since they were taken.
+        with at_portal(", ".join(map(str, self._config.portals))):
             front.listen(bound)
-        except OSError as exc:  # somebody else has listened there since they were taken
-            portals = ", ".join(map(str, self._config.portals))
-            raise OSError(exc.errno, exc.strerror, f"portal {portals}") from exc
 
     def _failed(self) -> int | None:
         """Rule 2: the exit status of a process that never was ready."""
@@ -114,29 +113,25 @@ class Supervisor:
 
 def process_configs(
     config: ServeConfig, group: str, portals: tuple[Portal, ...]
-) -> list[ServeConfig]:
+) -> dict[ProcessPlace, ServeConfig]:
     """What each process is told: an id, a data directory and an admin port of its own."""
     assert config.cluster is not None, "checked (target/config/processes.py)"
     count, admin = config.processes, config.admin
-    # Where there is no CPU to spare, one process that looks for commands keeps another from them.
-    spare = count < len(os.sched_getaffinity(0))
-    return [
-        msgspec.structs.replace(
+    places = [
+        ProcessPlace(group=group, number=number, count=count) for number in range(1, count + 1)
+    ]
+    return {
+        place: msgspec.structs.replace(
             config,
             processes=1,
-            data_dir=config.data_dir / f"process-{number}",
+            data_dir=config.data_dir / f"process-{place.number}",
             portals=portals,
-            admin=admin and Portal(admin.host, admin.port + number - 1 if admin.port else 0),
-            busy_poll_seconds=config.busy_poll_seconds if spare else 0.0,
+            admin=admin and Portal(admin.host, admin.port + place.number - 1 if admin.port else 0),
             notes=(),
-            cluster=msgspec.structs.replace(
-                config.cluster,
-                node_id=f"{group}-{number}",
-                place=ProcessPlace(group=group, number=number, count=count),
-            ),
+            cluster=msgspec.structs.replace(config.cluster, node_id=place.name, place=place),
         )
-        for number in range(1, count + 1)
-    ]
+        for place in places
+    }
 
 
 def _group_name(config: ServeConfig) -> str:
@@ -149,10 +144,3 @@ def _group_name(config: ServeConfig) -> str:
     if kept.epoch == 0:
         keep_epoch(config.data_dir, kept)
     return kept.id
-
-
-def _bound(portal: Portal) -> socket.socket:
-    try:
-        return bind(portal.host, portal.port)
-    except OSError as exc:
-        raise OSError(exc.errno, exc.strerror, f"portal {portal}") from exc

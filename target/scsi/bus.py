@@ -1,9 +1,11 @@
-"""The bus: the logical units of a target and its I_T nexuses (SAM-5).
+"""The bus: the logical units of a node's targets and their I_T nexuses (SAM-5).
 
     Bus ── LogicalUnit (device, task set) ── Attachment (one I_T_L nexus) ── Nexus (one I_T nexus)
 
-A request finds its Attachment by LUN in its nexus.  An unknown LUN leads to the attachment of an
-absent unit, whose device answers as SPC says: nothing below has an "if" for it.
+Each unit is in the LUN map of one target; a nexus sees what its target has, its rights allow and
+its own LUN map says.  A request finds its Attachment by LUN in its nexus.  An unknown LUN leads to
+the attachment of an absent unit, whose device answers as SPC says: nothing below has an "if" for
+it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from target.scsi.device import AbsentDevice, Device
 from target.scsi.hba_port import HbaPort
 from target.scsi.limits import LUNS_MAX
 from target.scsi.logical_unit import LogicalUnit
-from target.scsi.lun import lun_spellings
-from target.scsi.nexus import Nexus
+from target.scsi.lun import LunAddress
+from target.scsi.nexus import Nexus, nobody_waits
 from target.scsi.request import SCSIRequest
 from target.scsi.reservations.exclusive import NexusLost
 from target.scsi.sense import (
@@ -31,7 +33,7 @@ from target.scsi.watcher import Watcher
 
 
 class SCSIBus:
-    """The logical units of one target, as one target port shows them.
+    """The logical units, as one port of each target shows them.
 
     ``port`` is its relative target port identifier; ``live_ports`` asks for those of nodes that are
     there, ``gone_ports`` for those of nodes that were.
@@ -43,8 +45,8 @@ class SCSIBus:
         self.watcher: Watcher | None = None
         self.live_ports: Callable[[], Iterable[int]] = tuple
         self.gone_ports: Callable[[], Iterable[int]] = tuple
-        self.units: dict[int, LogicalUnit] = {}
-        self.absent = LogicalUnit(self, 0, AbsentDevice())
+        self.units: dict[LunAddress, LogicalUnit] = {}
+        self.absent = LogicalUnit(self, LunAddress("", 0), AbsentDevice())
         self.nexuses: list[Nexus] = []
 
     @property
@@ -57,35 +59,52 @@ class SCSIBus:
         for unit in self.units.values():
             unit.attend_all(UA_ACCESS_STATE_CHANGED)
 
-    def add(self, number: int, device: Device) -> LogicalUnit:
-        """Put a device at a LUN."""
-        if not 0 <= number < LUNS_MAX or number in self.units:
-            raise ValueError(f"LUN {number} is taken or out of range")
-        unit = LogicalUnit(self, number, device)
-        self._luns_changed()
-        self.units[number] = unit
-        for nexus in self.nexuses:
-            nexus._attach(unit)
+    def units_of(self, target: str) -> list[LogicalUnit]:
+        """The LUN map of a target, by LUN."""
+        found = [unit for address, unit in self.units.items() if address.target == target]
+        return sorted(found, key=lambda unit: unit.number)
+
+    def add(self, number: int, device: Device, target: str = "") -> LogicalUnit:
+        """Put a device at a LUN of ``target``."""
+        address = self._free(LunAddress(target, number))
+        unit = self.units[address] = LogicalUnit(self, address, device)
+        self._remap(target)
         return unit
 
-    def remove(self, number: int, done: Callable[[], None]) -> None:
+    def move(self, unit: LogicalUnit, address: LunAddress, done: Callable[[], None]) -> None:
+        """Put a unit at another LUN, perhaps of another target; ``done()`` when nothing runs of
+        whoever does not see it any more.
+        """
+        old, unit.address = unit.address, self._free(address)
+        self.units[address] = self.units.pop(old)
+        self._remap(old.target, address.target, done=done)
+
+    def remove(self, address: LunAddress, done: Callable[[], None]) -> None:
         """Take a unit away.  Its commands end as those do that come too late; then ``done()``."""
-        unit = self.units.pop(number)
+        unit = self.units.pop(address)
         for attachment in unit.attachments:
-            for spelling in lun_spellings(number):
-                del attachment.nexus.attachments[spelling]
+            attachment.nexus.forget(attachment)
+            for other in attachment.nexus.each_attachment():
+                other.attend(UA_LUNS_CHANGED)
         unit.attachments.clear()
-        self._luns_changed()
         unit.end_all(LUN_NOT_SUPPORTED, done)
+        self._remap(address.target)  # something else may be seen there now
 
-    def _luns_changed(self) -> None:
-        """Every nexus learns of it, through the units that it knows (SPC-4 6.33.1)."""
-        for unit in self.units.values():
-            unit.attend_all(UA_LUNS_CHANGED)
+    def _free(self, address: LunAddress) -> LunAddress:
+        if not 0 <= address.number < LUNS_MAX or address in self.units:
+            raise ValueError(f"LUN {address} is taken or out of range")
+        return address
 
-    def connect(self, initiator: str, isid: bytes, rights: Rights = ALL) -> Nexus:
+    def _remap(self, *targets: str, done: Callable[[], None] = nobody_waits) -> None:
+        nexuses = [nexus for nexus in self.nexuses if nexus.target in targets]
+        one_done = countdown(len(nexuses) + 1, done)
+        for nexus in nexuses:
+            nexus.remap(one_done)
+        one_done()
+
+    def connect(self, initiator: str, isid: bytes, rights: Rights = ALL, target: str = "") -> Nexus:
         """A new I_T nexus; every logical unit that it sees has a unit attention for it."""
-        nexus = Nexus(self, initiator, isid, rights)
+        nexus = Nexus(self, initiator, isid, rights, target)
         self.nexuses.append(nexus)
         return nexus
 
@@ -126,16 +145,17 @@ class SCSIBus:
         attachment = nexus.attachments.get(lun, nexus.absent)
         return SCSIRequest(hba, attachment, lun, tag, cdb, attribute, now)
 
-    def reset(self, done: Callable[[bool], None]) -> None:
-        """TARGET WARM RESET: reset every logical unit; ``done`` as of ``LogicalUnit.reset``."""
+    def reset(self, target: str, done: Callable[[bool], None]) -> None:
+        """TARGET WARM RESET: reset every unit of it; ``done`` as of ``LogicalUnit.reset``."""
         sure = True
-        one_done = countdown(len(self.units) + 1, lambda: done(sure))
+        units = self.units_of(target)
+        one_done = countdown(len(units) + 1, lambda: done(sure))
 
         def reset(unit_sure: bool) -> None:
             nonlocal sure
             sure = sure and unit_sure
             one_done()
 
-        for unit in list(self.units.values()):
+        for unit in units:
             unit.reset(reset, UA_BUS_RESET)
         one_done()

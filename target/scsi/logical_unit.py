@@ -24,6 +24,7 @@ from target.scsi.command import CHANGING
 from target.scsi.countdown import countdown
 from target.scsi.device import Device
 from target.scsi.gate import Gate
+from target.scsi.lun import LunAddress
 from target.scsi.nexus import Attachment
 from target.scsi.port_groups import AccessState, PortGroup, port_groups
 from target.scsi.port_groups import hindrance as hindrance_of
@@ -79,8 +80,8 @@ class _Wait:
 class LogicalUnit:
     """A device at a LUN, with its task set."""
 
-    def __init__(self, bus: SCSIBus, number: int, device: Device) -> None:
-        self.number = number
+    def __init__(self, bus: SCSIBus, address: LunAddress, device: Device) -> None:
+        self.address = address
         self.device = device
         self._bus = bus
         self.command_for = device.table.find
@@ -98,6 +99,11 @@ class LogicalUnit:
         self._access: dict[int, AccessState] = {}  # of groups, as it was set
         self._state = AccessState.OPTIMIZED  # of the group that our port is in
         self._straight = True  # neither rule 4 nor rule 5 concerns any command
+
+    @property
+    def number(self) -> int:
+        """Its LUN in the map of its target; an initiator may know it as another."""
+        return self.address.number
 
     @property
     def gate(self) -> Gate | None:

@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class LunAddress(NamedTuple):
+    """Where a logical unit stands: in the LUN map of a target (empty: of the one that a node has
+    anyway).
+    """
+
+    target: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.number}@{self.target}" if self.target else str(self.number)
+
+    @classmethod
+    def parse(cls, text: str) -> LunAddress:
+        """What ``str`` has made.  Raises ValueError."""
+        number, _, target = text.partition("@")
+        return cls(target, int(number))
 
 
 def encode_lun(number: int) -> bytes:

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 class Attachment:
     """One I_T_L nexus: what a logical unit keeps for one initiator port."""
 
-    def __init__(self, nexus: Nexus, unit: LogicalUnit, read_only: bool = False) -> None:
+    def __init__(
+        self, nexus: Nexus, unit: LogicalUnit, number: int, read_only: bool = False
+    ) -> None:
         self.nexus = nexus
         self.unit = unit
+        self.number = number  # the LUN, as this initiator knows it
         self.read_only = read_only  # for this initiator
         self.unit_attentions: list[Sense] = []
         self.forbidden: frozenset[Access] = NOTHING  # by reservations
@@ -44,76 +47,115 @@ class Attachment:
 
 
 class Nexus:
-    """One I_T nexus: an initiator port logged in to a target port.
+    """One I_T nexus: an initiator port logged in to a port of ``target``.
 
     ``name`` is what remains of it when it is gone, and says the same on every node; ``life`` tells
     it from others that have had, or will have, this name.
     """
 
-    def __init__(self, bus: SCSIBus, initiator: str, isid: bytes, rights: Rights = ALL) -> None:
+    def __init__(
+        self,
+        bus: SCSIBus,
+        initiator: str,
+        isid: bytes,
+        rights: Rights = ALL,
+        target: str = "",
+    ) -> None:
         self.bus = bus
         self.rights = rights
+        self.target = target
         self.initiator = initiator
         self.isid = isid
         self.name = NexusName(initiator.lower(), isid, bus.port)
         self.life = next(bus.lives)
         self.attachments: dict[bytes, Attachment] = {}
-        self.absent = Attachment(self, bus.absent)
-        for unit in bus.units.values():
-            self._attach(unit)
+        self.absent = Attachment(self, bus.absent, bus.absent.number)
+        self.remap(nobody_waits)
 
-    def _attach(self, unit: LogicalUnit) -> None:
-        """Show the unit to the initiator, if it may see it."""
-        may_write = self.rights.may_write(unit.device.name)
-        if may_write is None:
-            return
-        attachment = Attachment(self, unit, not may_write)
-        attachment.attend(UA_POWER_ON)
-        attachment.forbidden = unit.reservations.forbidden(self)
-        unit.attachments.append(attachment)
-        for spelling in lun_spellings(unit.number):
-            self.attachments[spelling] = attachment
-        unit.rules_changed()
+    def _lun_map(self) -> dict[int, tuple[LogicalUnit, bool]]:
+        """By LUN, the units of the target that the initiator may see, and whether it may write.
+
+        Who is given a LUN of its own has it; another that stands there is not seen.
+        """
+        found: dict[int, tuple[LogicalUnit, bool]] = {}
+        others: list[tuple[LogicalUnit, bool]] = []
+        for unit in self.bus.units_of(self.target):
+            grant = self.rights.grant(unit.device.name)
+            if grant is None:
+                continue
+            if grant.lun is None:
+                others.append((unit, grant.may_write))
+            else:
+                found.setdefault(grant.lun, (unit, grant.may_write))
+        for unit, may_write in others:
+            found.setdefault(unit.number, (unit, may_write))
+        return found
 
     def set_rights(self, rights: Rights, done: Callable[[], None]) -> None:
         """From now on the initiator sees what ``rights`` give; ``done()`` when nothing runs that
         they do not.
         """
         self.rights = rights
-        attached = {attachment.unit: attachment for attachment in self.each_attachment()}
-        changed = False
-        one_done = countdown(len(self.bus.units) + 1, done)
-        for unit in self.bus.units.values():
-            attachment, may_write = attached.get(unit), rights.may_write(unit.device.name)
-            if attachment is None or may_write is None:
-                changed = changed or (attachment is None) != (may_write is None)
-                if attachment is None:
-                    self._attach(unit)
-                    one_done()
-                else:
-                    self._detach(attachment, one_done)
+        self.remap(done)
+
+    def remap(self, done: Callable[[], None]) -> None:
+        """Show the initiator what it may see now; ``done()`` when nothing runs that may not.
+
+        If there are others than before, it hears of it through those that it knew (SPC-4 6.33.1).
+        """
+        lun_map = self._lun_map()
+        attached = {attachment.number: attachment for attachment in self.each_attachment()}
+        kept: list[Attachment] = []
+        one_done = countdown(len(attached) + 1, done)
+        for number, attachment in attached.items():
+            unit, may_write = lun_map.get(number, (None, False))
+            if unit is not attachment.unit:
+                self._detach(attachment, one_done)
                 continue
-            attachment.read_only = not may_write
-            unit.rules_changed()
+            kept.append(attachment)
+            del lun_map[number]
+            if attachment.read_only == may_write:
+                attachment.read_only = not may_write
+                unit.rules_changed()
             tasks = [] if may_write else [r for r in unit.tasks_of(attachment) if r.changes]
             unit.end(tasks, WRITE_PROTECTED, one_done)
-        if changed:
-            for attachment in self.each_attachment():
+        if lun_map or len(kept) != len(attached):
+            for attachment in kept:
                 attachment.attend(UA_LUNS_CHANGED)
+        for number, (unit, may_write) in lun_map.items():
+            self._attach(unit, number, may_write)
         one_done()
+
+    def _attach(self, unit: LogicalUnit, number: int, may_write: bool) -> None:
+        """Show the unit to the initiator."""
+        attachment = Attachment(self, unit, number, not may_write)
+        attachment.attend(UA_POWER_ON)
+        attachment.forbidden = unit.reservations.forbidden(self)
+        unit.attachments.append(attachment)
+        for spelling in lun_spellings(number):
+            self.attachments[spelling] = attachment
+        unit.rules_changed()
 
     def _detach(self, attachment: Attachment, done: Callable[[], None]) -> None:
         """The unit is not there for this initiator any more, and nothing of it is reserved."""
         unit = attachment.unit
+        self.forget(attachment)
         unit.attachments.remove(attachment)
-        for spelling in lun_spellings(unit.number):
-            del self.attachments[spelling]
         unit.device.nexus_lost(self)
         unit.rules_changed()
         lost = NexusLost(self.name, self.life)
         tasks = unit.tasks_of(attachment)
         unit.end(tasks, LUN_NOT_SUPPORTED, lambda: unit.reservations.lose(lost, done))
 
+    def forget(self, attachment: Attachment) -> None:
+        """What names its LUN finds nothing from now on."""
+        for spelling in lun_spellings(attachment.number):
+            del self.attachments[spelling]
+
     def each_attachment(self) -> list[Attachment]:
         """Every attachment once."""
         return list(dict.fromkeys(self.attachments.values()))
+
+
+def nobody_waits() -> None:
+    """For what has no end that matters."""

@@ -44,7 +44,7 @@ def _start(req: SCSIRequest) -> None:
     nexus = req.attachment.nexus
     # There are no well known logical units.
     attachments = nexus.each_attachment()
-    numbers = sorted(attachment.unit.number for attachment in attachments)
+    numbers = sorted(attachment.number for attachment in attachments)
     if req.cdb[2] == _WELL_KNOWN_ONLY:
         numbers = []
     luns = b"".join(encode_lun(number) for number in numbers)

@@ -475,7 +475,7 @@ def print_request(req: SCSIRequest) -> str:
     """One line that says all about a request; used by logs, traces and listings."""
     way = ("-", "<", ">")[req.direction]
     text = (
-        f"{req.command.name} lun={req.attachment.unit.number} tag={req.tag:#x} lba={req.lba}"
+        f"{req.command.name} lun={req.attachment.number} tag={req.tag:#x} lba={req.lba}"
         f" blocks={req.blocks} {way}{req.length}/{req.expected} {State(req.state).name.lower()}"
         f" cdb={req.cdb.hex()}"
     )

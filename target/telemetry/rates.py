@@ -49,7 +49,7 @@ def rates(before: NodeStats, after: NodeStats) -> NodeRates:
     """From ``before`` to ``after``.  A node that began anew in between has counted from zero."""
     seconds = after.clock_seconds - before.clock_seconds
     anew = seconds <= 0 or after.cpu_seconds < before.cpu_seconds
-    earlier = {} if anew else {it.lun: it for it in before.luns}
+    earlier = {} if anew else {it.volume: it for it in before.luns}
     seconds = seconds if seconds > 0 else max(after.clock_seconds, 1e-9)
     cpu = after.cpu_seconds - (0.0 if anew else before.cpu_seconds)
     return NodeRates(
@@ -60,15 +60,13 @@ def rates(before: NodeStats, after: NodeStats) -> NodeRates:
         connections=after.connections,
         buffer_used_bytes=after.buffer_used_bytes,
         buffer_total_bytes=after.buffer_total_bytes,
-        luns=[_lun(earlier.get(it.lun), it, after.bounds_seconds, seconds) for it in after.luns],
+        luns=[_lun(earlier.get(it.volume), it, after.bounds_seconds, seconds) for it in after.luns],
     )
 
 
 def _lun(
     before: LunStats | None, after: LunStats, bounds: Sequence[float], seconds: float
 ) -> LunRates:
-    if before is not None and before.volume != after.volume:
-        before = None  # another one at the same LUN
     changes = {
         name: _change(before.classes.get(name) if before else None, it)
         for name, it in after.classes.items()

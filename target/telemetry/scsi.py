@@ -27,7 +27,7 @@ def class_name(index: int) -> str:
 
 def scsi_families(bus: SCSIBus, now: float) -> Iterator[Metric]:
     """Each in parts of ``UNITS_PER_PART``.  ``now``: of the clock that commands are timed with."""
-    present = [(str(number), unit) for number, unit in sorted(bus.units.items())]
+    present = [(str(address), unit) for address, unit in sorted(bus.units.items())]
     for make in (_seconds, _bytes, _failures, _aborted):
         yield from _in_parts(make, [*present, (NO_LUN, bus.absent)])
     for make in (_tasks, lambda units: _oldest(units, now), _registrations, _reserved):

@@ -32,6 +32,7 @@ class ClassStats(msgspec.Struct, frozen=True, kw_only=True):
 class LunStats(msgspec.Struct, frozen=True, kw_only=True):
     """A logical unit."""
 
+    target: str
     lun: int
     volume: str
     classes: dict[str, ClassStats]  # those that there were commands of
@@ -63,10 +64,11 @@ async def node_stats(parts: NodeParts, node: str, clock: Callable[[], float]) ->
     target, pool = parts.target, parts.pool
     now = clock()
     luns: list[LunStats] = []
-    for count, (lun, volume) in enumerate(parts.volumes.by_lun.items(), 1):
-        unit = target.bus.units.get(lun)
+    for count, (address, volume) in enumerate(parts.volumes.by_address.items(), 1):
+        unit = target.bus.units.get(address)
         if unit is not None:  # it may have gone meanwhile
-            luns.append(_lun(unit, volume.name, clock()))
+            name = parts.volumes.target_name(address.target)
+            luns.append(_lun(unit, name, volume.name, clock()))
         if count % LUNS_AT_A_STRETCH == 0:
             await asyncio.sleep(0)
     return NodeStats(
@@ -82,9 +84,10 @@ async def node_stats(parts: NodeParts, node: str, clock: Callable[[], float]) ->
     )
 
 
-def _lun(unit: LogicalUnit, volume: str, now: float) -> LunStats:
+def _lun(unit: LogicalUnit, target: str, volume: str, now: float) -> LunStats:
     tasks = unit.tasks_of()
     return LunStats(
+        target=target,
         lun=unit.number,
         volume=volume,
         classes={

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client.core import Metric
 
 from target.block.volume import Volume
+from target.scsi.lun import LunAddress
 from target.telemetry.families import counter, gauge, of_one
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
@@ -48,7 +49,7 @@ def folder_families(folder: Path) -> Iterator[Metric]:
 
 def volume_families(volumes: Volumes) -> Iterator[Metric]:
     """What is served, in parts of ``VOLUMES_PER_PART``; and how far moves are."""
-    served = list(volumes.by_lun.items())
+    served = list(volumes.by_address.items())
     for make in (_sizes, lambda part: _allocated(volumes, part)):
         for begin in range(0, max(1, len(served)), VOLUMES_PER_PART):
             yield make(served[begin : begin + VOLUMES_PER_PART])
@@ -63,16 +64,20 @@ def volume_families(volumes: Volumes) -> Iterator[Metric]:
                 moving.add_metric((str(lun), "total"), info.chunks_total)
                 moving.add_metric((str(lun), "moved"), info.chunks_done)
     yield moving
+    yield of_one(
+        gauge("volume_unflushed_bytes", "Answered, and not in the pool yet: --store …&cache"),
+        volumes.kept_bytes,
+    )
 
 
-def _sizes(part: Sequence[tuple[int, Volume]]) -> Metric:
+def _sizes(part: Sequence[tuple[LunAddress, Volume]]) -> Metric:
     size = gauge("volume_bytes", "Sizes of volumes", ("lun", "volume"))
     for lun, volume in part:
         size.add_metric((str(lun), volume.name), volume.size)
     return size
 
 
-def _allocated(volumes: Volumes, part: Sequence[tuple[int, Volume]]) -> Metric:
+def _allocated(volumes: Volumes, part: Sequence[tuple[LunAddress, Volume]]) -> Metric:
     allocated = gauge(
         "volume_allocated_bytes", "What volumes in files of this machine take", ("lun", "volume")
     )

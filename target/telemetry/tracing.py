@@ -96,7 +96,7 @@ class RequestTracer:
 
     def _tell(self, req: SCSIRequest, waits: Sequence[Waited], now: float) -> None:
         attributes: dict[str, str | int] = {
-            "lunmesh.lun": req.attachment.unit.number,
+            "lunmesh.lun": req.attachment.number,
             "lunmesh.initiator": req.attachment.nexus.initiator,
             "lunmesh.tag": req.tag,
             "lunmesh.lba": req.lba,

@@ -20,11 +20,14 @@ from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
 from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_version
 
 RADOS = "rados store"
+# As librbd's: answered from memory, and flushed when the initiator asks for it.
+RADOS_CACHED = "rados store, cache"
 RADOS_WORKER = "rados, 1 worker"
 TGT_RBD = "tgt-rbd"
 # librbd answers a write from its cache; what is answered here is on the OSDs.
 TGT_RBD_UNCACHED = "tgt-rbd, no cache"
 RADOS_BENCHED = "rados bench"  # a client that comes with Ceph, and no server: no SCSI at all
+CACHE = "24M"  # rbd_cache_max_dirty
 RBD_MODULE = Path("/usr/lib/tgt/backing-store/bs_rbd.so")
 ObjectStore = Literal["memstore", "bluestore"]
 
@@ -58,14 +61,14 @@ class SharedCluster:
 
 
 @contextmanager
-def _serve_rados(shared: SharedCluster, disks: Disks) -> Iterator[Endpoint]:
+def _serve_rados(shared: SharedCluster, disks: Disks, *, more: str = "") -> Iterator[Endpoint]:
     with ExitStack() as stack:
         cluster = stack.enter_context(shared.use(disks.folder))
         server = stack.enter_context(
             LunmeshServer(
                 disks.folder / "lunmesh",
                 [f"disk{block}={disks.size}" for block in disks.blocks],
-                arguments=["--store", f"rados:{cluster.create_pool()}@{cluster.conf}"],
+                arguments=["--store", f"rados:{cluster.create_pool()}@{cluster.conf}{more}"],
             )
         )
         urls = {block: server.url(lun) for lun, block in enumerate(disks.blocks)}
@@ -140,6 +143,12 @@ def rados_store(shared: SharedCluster) -> Candidate:
     """The product with the RADOS store in its own process, as tgt-rbd is."""
     version = product_version()
     return Candidate(RADOS, version, lambda disks: _serve_rados(shared, disks), find_ceph() or "")
+
+
+def rados_cached(shared: SharedCluster) -> Candidate:
+    """The same with a cache, of as much as librbd's may have dirty."""
+    serve = partial(_serve_rados, shared, more=f"?cache={CACHE}")
+    return Candidate(RADOS_CACHED, product_version(), serve, find_ceph() or "")
 
 
 def rados_worker(shared: SharedCluster) -> Candidate:

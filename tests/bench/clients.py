@@ -32,6 +32,7 @@ _WRITES = {"read": 0, "mix": 30, "write": 100}  # percent
 ECHO = "echo"  # what load.c calls the server of echo.c
 GRPC_STREAM = "grpc-stream"  # URL: grpc-stream:ADDRESS
 RADOS_BENCH = "rados-bench"  # URL: rados-bench:CONF?pool=POOL
+_CLEANUP_S = 30.0
 _OBJECT_BYTES = 4 << 20  # as large as those of the others
 _LUN_BLOCK_BYTES = 512  # of all disks here; iscsi-perf counts in the disk's blocks
 
@@ -152,10 +153,11 @@ def rados_bench(url: str, disk_bytes: int, workload: Workload, seconds: float) -
     parts = urlsplit(url)
     (pool,) = parse_qs(parts.query)["pool"]
     size = str(workload.block_bytes)
+    rados = ("rados", "-c", parts.path, "-p", pool)
 
     def command(mode: str, took: float, *more: str) -> str:
         return _run(
-            *("rados", "-c", parts.path, "-p", pool, "bench", str(max(1, round(took))), mode),
+            *(*rados, "bench", str(max(1, round(took))), mode),
             *("-t", str(workload.depth), "--run-name", size, "--no-cleanup", *more),
             seconds=took,
         )
@@ -167,7 +169,12 @@ def rados_bench(url: str, disk_bytes: int, workload: Workload, seconds: float) -
         write(seconds)  # what is to be read
 
     def run() -> Run:
-        output = write(seconds) if workload.op == "write" else command("rand", seconds)
+        if workload.op == "write":
+            output = write(seconds)
+            # Each run writes objects of its own: some of them would fill the OSD.
+            _run(*rados, "cleanup", "--run-name", size, seconds=_CLEANUP_S)
+        else:
+            output = command("rand", seconds)
         done = re.search(r"Total (?:writes|reads) made:\s+(\d+)", output)
         took = re.search(r"Total time run:\s+([0-9.]+)", output)
         if done is None or took is None:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import subprocess
 from pathlib import Path
 
+from tests.support.compiled import find_compiler
 from tests.support.lunmesh_server import PROJECT_ROOT
 
 SOURCES = Path(__file__).parent / "c"
 FOLDER = PROJECT_ROOT / "build" / "bench" / "bin"
-COMPILERS = ("cc", "gcc", "clang")
-
-
-def _compiler() -> str | None:
-    return next((found for name in COMPILERS if (found := shutil.which(name))), None)
 
 
 def missing() -> str:
     """Why they cannot be built; nothing, if they can."""
-    return "" if _compiler() else "load, echo: no C compiler: apt-get install gcc libc6-dev"
+    return "" if find_compiler() else "load, echo: no C compiler: apt-get install gcc libc6-dev"
 
 
 @functools.cache
 def built(name: str) -> Path:
     """The program of ``c/NAME.c``.  Raises subprocess.CalledProcessError."""
-    compiler = _compiler()
+    compiler = find_compiler()
     assert compiler is not None, "asked for by missing()"
     FOLDER.mkdir(parents=True, exist_ok=True)
     program = FOLDER / name

@@ -5,9 +5,11 @@ All the time an initiator on each node counts up one counter; not one round may 
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,7 @@ from tests.support.node_cluster import NodeCluster
 from tests.support.redis_server import RedisServer
 from tests.support.relay import Relay
 from tests.support.volume_command import VolumeCommand
+from tests.support.worker_client import refused_by
 
 LEASE_SECONDS = 2
 AWAY_SECONDS = 30  # longer than a lease and what commands wait
@@ -150,6 +153,24 @@ def test_what_a_stopped_node_was_told_does_not_land_when_redis_has_forgotten_it(
         stopped.signal(signal.SIGCONT)
         for node in (stopped, live):
             assert until_good(node, cdb.read10(lba, 1), read_length=512) == b"n" * 512
+
+
+def test_who_nobody_knows_any_more_is_shut_out_at_the_workers(tmp_path: Path) -> None:
+    """A node that was away when another joined comes back to a Redis that has forgotten both."""
+    with NodeCluster(tmp_path, ["disk0=16M"], nodes=1, workers=1, arguments=OPTIONS) as cluster:
+        (first,) = cluster.nodes
+        assert first.stop() == 0
+        stranger = cluster.add_node()
+        until_good(stranger, cdb.write10(64, 1), data_out=b"o" * 512)
+        stranger.signal(signal.SIGSTOP)
+        cluster.redis.restart_empty()
+        first.start()
+        until_good(first, cdb.write10(64, 1), data_out=b"n" * 512)
+        fences = asyncio.run(refused_by(cluster.workers[0].address))
+        assert fences.get("node1"), fences
+        stranger.signal(signal.SIGCONT)
+        for node in (stranger, first):
+            assert until_good(node, cdb.read10(64, 1), read_length=512) == b"n" * 512
 
 
 def shut_outs(world: World) -> list[int]:

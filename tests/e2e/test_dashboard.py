@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import cdb
 from tests.support.initiator import Initiator
-from tests.support.lunmesh_server import LunmeshServer
+from tests.support.lunmesh_server import LunmeshServer, free_port
 from tests.support.lunmesh_worker import LunmeshWorker
 from tests.support.tools import require_tool
 
@@ -40,7 +40,8 @@ def browser() -> Iterator[Any]:
 
 def open_page(browser: Any, server: LunmeshServer, page: str = "", **options: Any) -> Any:
     """A page, and ``page.wrong``: whatever it complained of, or asked of anybody else."""
-    shown = browser.new_page(**({"viewport": WIDE} | options))
+    # A colour on its way to another has no contrast to be judged by.
+    shown = browser.new_page(**({"viewport": WIDE, "reduced_motion": "reduce"} | options))
     shown.wrong = []
     origin = f"http://127.0.0.1:{server.admin_port}/"
     shown.on("pageerror", lambda error: shown.wrong.append(str(error)))
@@ -65,8 +66,8 @@ def is_live(page: Any) -> None:
 def test_numbers_move_and_every_page_is_sound(browser: Any, tmp_path: Path) -> None:
     require_tool("iscsi-perf")
     with (
-        LunmeshWorker(tmp_path / "v") as one,
-        LunmeshWorker(tmp_path / "w") as other,
+        LunmeshWorker(tmp_path / "v", listen=f"127.0.0.1:{free_port()}") as one,
+        LunmeshWorker(tmp_path / "w", listen=f"127.0.0.1:{free_port()}") as other,
         LunmeshServer(
             tmp_path / "s",
             ["disk0=64M", "idle=16M"],

@@ -80,6 +80,7 @@ def test_all_that_there_is_to_know_and_no_secret(tmp_path: Path) -> None:
         *("config.json", "ready.txt", "metrics.txt", "stats.json", "volumes.json"),
         *(
             "access.json",
+            "targets.json",
             "sessions.json",
             "nodes.json",
             "tasks.json",

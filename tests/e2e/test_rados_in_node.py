@@ -179,3 +179,64 @@ def test_a_node_ends_in_time_while_ceph_does_not_answer(
                 os.kill(ceph.osd_pid, signal.SIGCONT)
         server.start()
         assert server.stderr().count(SHUTTING_OUT) == 1
+
+
+def sync(session: Initiator) -> None:
+    """SYNCHRONIZE CACHE(10) of the whole disk."""
+    assert session.command(struct.pack(">BBIBHB", 0x35, 0, 0, 0, 0, 0)).status == GOOD
+
+
+def with_cache(store: list[str]) -> list[str]:
+    return [f"{it}?cache=4M" if it.startswith("rados:") else it for it in store]
+
+
+def test_behind_a_cache_what_was_flushed_survives_a_crash_and_all_of_it_a_stop(
+    store: list[str], tmp_path: Path
+) -> None:
+    letters = {lba: bytes([65 + lba % 26]) for lba in range(0, CHUNKS * MIB // BLOCK, 97)}
+    with LunmeshServer(tmp_path / "server", [VOLUME], arguments=with_cache(store)) as server:
+        with Initiator(server.host, server.port, target=server.iqn) as session:
+            session.login()
+            write(session, 0, b"0")
+            sync(session)  # from now on writes are answered from memory
+            for lba, letter in letters.items():
+                write(session, lba, letter)
+            assert [read(session, lba) for lba in letters] == list(letters.values())
+            sync(session)
+            write(session, 1, b"u")
+        server.kill()
+        server.start()
+        with Initiator(server.host, server.port, target=server.iqn) as session:
+            session.login()
+            assert [read(session, lba) for lba in letters] == list(letters.values())
+            sync(session)
+            for lba in letters:
+                write(session, lba, b"z")
+        assert server.stop() == 0
+        server.start()
+        with Initiator(server.host, server.port, target=server.iqn) as session:
+            session.login()
+            assert {read(session, lba) for lba in letters} == {b"z"}
+
+
+def test_a_node_that_is_shut_out_says_what_it_had_not_flushed(
+    store: list[str], tmp_path: Path
+) -> None:
+    mine = LunmeshServer(tmp_path / "mine", [VOLUME], arguments=with_cache(store))
+    other = LunmeshServer(tmp_path / "other", [VOLUME], arguments=with_cache(store))
+    with mine, Initiator(mine.host, mine.port, target=mine.iqn, timeout=LONG_SECONDS) as session:
+        session.login()
+        write(session, 0, b"O")
+        sync(session)
+        write(session, 0, b"L")  # answered, and kept
+        os.kill(mine.pid, signal.SIGSTOP)
+        shutil.copytree(mine.data_dir, other.data_dir)
+        with other, Initiator(other.host, other.port, target=other.iqn) as successor:
+            successor.login()
+            write(successor, 1, b"N")
+            os.kill(mine.pid, signal.SIGCONT)
+            assert mine.wait() == 1
+            assert "answered and not flushed are lost" in mine.stderr()
+            assert read(successor, 0) == b"O", "what was flushed"
+            assert read(successor, 1) == b"N"
+            assert other.stop() == 0

@@ -73,19 +73,23 @@ def test_a_normal_session_is_told_of_no_other(w: Wire, what: str) -> None:
 
 
 def test_every_portal_is_told_and_the_one_in_use_first(w: Wire, discovery: WireInitiator) -> None:
-    w.target.addresses[:] = [("2001:db8::1", 3261), ("0.0.0.0", 9), ("192.0.2.1", 3260)]
+    w.target.addresses[:] = [
+        ("2001:db8::1", 3261, ""),
+        ("0.0.0.0", 9, ""),
+        ("192.0.2.1", 3260, ""),
+    ]
     assert discovery.send_targets() == [(TARGET, ["192.0.2.1:3260,1", "[2001:db8::1]:3261,1"])]
 
 
 def test_other_nodes_are_told_with_their_tags(w: Wire, discovery: WireInitiator) -> None:
-    w.target.other_portals = lambda _: [(3, ["192.0.2.3:3260", "[2001:db8::3]:3260"])]
+    w.target.other_portals = lambda _: [(3, [("192.0.2.3:3260", ""), ("[2001:db8::3]:3260", "")])]
     others = ["192.0.2.3:3260,3", "[2001:db8::3]:3260,3"]
     assert discovery.send_targets() == [(TARGET, ["192.0.2.1:3260,1", *others])]
 
 
 def test_what_is_advertised_is_told_instead(w: Wire, discovery: WireInitiator) -> None:
-    w.target.advertised = ["203.0.113.1:3260"]
-    w.target.addresses[:] = [("192.0.2.1", 3260)]
+    w.target.advertised = [("203.0.113.1:3260", "")]
+    w.target.addresses[:] = [("192.0.2.1", 3260, "")]
     assert discovery.send_targets() == [(TARGET, ["203.0.113.1:3260,1"])]
 
 
@@ -106,7 +110,7 @@ def test_many_discovery_sessions_keep_nobody_out(w: Wire) -> None:
 
 
 def test_an_answer_of_several_pdus_is_fetched_with_its_tag(w: Wire) -> None:
-    w.target.addresses[:] = [(f"192.0.2.{n}", 3260) for n in range(1, 255)]
+    w.target.addresses[:] = [(f"192.0.2.{n}", 3260, "") for n in range(1, 255)]
     session = w.initiator(target=None)
     session.login({"MaxRecvDataSegmentLength": "512"}, discovery=True)
     ((name, addresses),) = session.send_targets()

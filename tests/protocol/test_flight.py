@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from target.iscsi.flight import COMMANDS_KEPT, DUMPS_MAX, ERRORS_MAX, ERRORS_SECONDS
+from target.scsi.lun import LunAddress
 from tests.support import cdb
 from tests.support.abort_states import release
 from tests.support.iscsi_pdu import TaskFunction
@@ -68,7 +69,7 @@ def test_what_initiators_get_wrong_is_no_error_of_ours(caplog: pytest.LogCapture
         for _ in range(2):
             session.exchange(session.scsi(cdb.read10(1 << 30, 1), read=True, edtl=512))
         assert told(caplog, "command failed") == []
-        assert w.bus.units[0].stats.failures.total() == 2
+        assert w.bus.units[LunAddress("", 0)].stats.failures.total() == 2
 
 
 def test_errors_are_bounded_and_what_is_left_out_is_counted(
@@ -105,7 +106,7 @@ def test_an_initiator_that_gives_up_is_told_of_with_what_it_waits_for(
         assert line["ago_ms"] == 30000.0
         assert " running " in line["request"]
         release(w)
-        assert w.bus.units[0].stats.aborted == 1
+        assert w.bus.units[LunAddress("", 0)].stats.aborted == 1
 
 
 def test_a_reset_with_nothing_to_reset_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
@@ -132,7 +133,7 @@ def test_times_are_from_arrival_to_answer() -> None:
         w.clock.now += 0.003
         release(w)
         w.settle()
-        row = w.bus.units[0].stats.rows[0]
+        row = w.bus.units[LunAddress("", 0)].stats.rows[0]
         assert row[8] == 1  # over 2 ms, up to 5 ms
         assert sum(row[:20]) == 1
         assert row[21] == pytest.approx(3_000_000, abs=1000)

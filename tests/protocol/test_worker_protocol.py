@@ -541,3 +541,23 @@ def test_after_a_drain_nothing_begins(drive: Callable[[Body], None]) -> None:
         assert (await served.control.GetStatus(pb.GetStatusRequest())).draining
 
     drive(body)
+
+
+def test_who_opens_a_volume_is_told_who_else_has_it(drive: Callable[[Body], None]) -> None:
+    async def body(served: Served) -> None:
+        async def others(node: str, epoch: int = 1) -> list[tuple[str, int]]:
+            opened = await served.opened(uuid, node=node, epoch=epoch)
+            return [(other.node, other.epoch) for other in opened.others]
+
+        uuid = await served.create("disk")
+        elsewhere = await served.create("elsewhere")
+        await served.reopen(elsewhere, node="stranger")
+        assert await others("a", 3) == []
+        assert await others("a", 3) == []
+        assert await others("b") == [("a", 3)]
+        assert await others("a", 4) == [("b", 1)]
+        fence = pb.FenceRequest(fence=pb.NodeFence(node="a", epoch=4))
+        assert (await served.control.Fence(fence)).status == pb.STATUS_OK
+        assert await others("c") == [("b", 1)], "who is refused has it no more"
+
+    drive(body)

@@ -111,7 +111,7 @@ class Request:
         self.cdb = b""
         self.started_at = now
         nexus = SimpleNamespace(initiator="i", isid=b"")
-        self.attachment = SimpleNamespace(nexus=nexus, unit=SimpleNamespace(number=0))
+        self.attachment = SimpleNamespace(nexus=nexus, number=0)
         self.aborted = False
         self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 

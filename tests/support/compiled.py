@@ -13,9 +13,17 @@ from tests.support.lunmesh_server import PROJECT_ROOT
 PACKAGES = PROJECT_ROOT / "build" / "compiled"
 
 
+COMPILERS = ("cc", "gcc", "clang")
+
+
+def find_compiler() -> str | None:
+    """The C compiler of this machine."""
+    return next((found for name in COMPILERS if (found := shutil.which(name))), None)
+
+
 def missing() -> str:
     """Why it cannot be built; nothing, if it can."""
-    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+    if find_compiler() is None:
         return "the compiled build: no C compiler: apt-get install gcc libc6-dev"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "the compiled build: no headers of Python: apt-get install python3-dev"

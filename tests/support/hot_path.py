@@ -82,6 +82,7 @@ class _Initiators(WireSocket):
             schedule=None,
             poll_seconds=0.0,
             latest=None,
+            group="",
         )
         self.wire = _Socket()
         self.socket_channel = SocketChannel(cast(Portal, portal), cast(Any, self.wire), "192.0.2.9")

@@ -61,20 +61,23 @@ class NodeCluster:
                 stack.callback(worker.kill)
             with ThreadPoolExecutor(len(self.workers)) as threads:  # each takes a second to start
                 list(threads.map(LunmeshWorker.start, self.workers))
-            places = [part for worker in self.workers for part in ("--worker", worker.address)]
-            for number in range(self._count):
-                node = LunmeshServer(
-                    self._folder / f"node{number}",
-                    self._volumes,
-                    arguments=[
-                        *("--redis", self._url, "--node-id", f"node{number}"),
-                        *places,
-                        *self._arguments,
-                    ],
-                )
-                self.nodes.append(stack.enter_context(node))
+            self._stack = stack
+            for _ in range(self._count):
+                self.add_node()
             self._stack = stack.pop_all()
         return self
+
+    def add_node(self) -> LunmeshServer:
+        """One more, which is started."""
+        name = f"node{len(self.nodes)}"
+        places = [part for worker in self.workers for part in ("--worker", worker.address)]
+        node = LunmeshServer(
+            self._folder / name,
+            self._volumes,
+            arguments=[*("--redis", self._url, "--node-id", name), *places, *self._arguments],
+        )
+        self.nodes.append(self._stack.enter_context(node))
+        return node
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

@@ -15,6 +15,7 @@ PACKAGES = {
     "unshare": "util-linux",
     "ip": "iproute2",
     "redis-server": "redis-server",
+    **dict.fromkeys(("prometheus", "promtool"), "prometheus"),
     "qemu-storage-daemon": "qemu-system-common",
     **dict.fromkeys(
         ("iscsi-ls", "iscsi-inq", "iscsi-readcapacity16", "iscsi-perf", "iscsi-swp"), "libiscsi-bin"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +27,22 @@ class Said:
 class VolumeCommand:
     """The commands for one server; ``group`` is their first word."""
 
-    def __init__(self, server: LunmeshServer, group: str = "volume") -> None:
+    def __init__(
+        self,
+        server: LunmeshServer,
+        group: str = "volume",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self._group = group
         self._admin = server.admin
+        self._environ = dict(environ or {})
 
     def run(self, *arguments: str) -> Said:
         """Whatever comes of it."""
         done = subprocess.run(
             [sys.executable, "-m", "target.cli", self._group, *arguments, "--admin", self._admin],
             cwd=PROJECT_ROOT,
+            env={**os.environ, **self._environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

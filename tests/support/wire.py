@@ -85,13 +85,16 @@ class Wire:
             clock=self.clock,
             chap=chap,
         )
-        self.target.addresses.append(PORTAL)
+        self.target.addresses.append((*PORTAL, ""))
+        self.group = ""  # the label of the portal that connections come in by
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.sockets: list[WireSocket] = []
 
     def connect(self, peer: str = "192.0.2.9") -> WireSocket:
         """A connection on which nothing has been said yet."""
-        socket = WireSocket(self.target, self.clock, self.scratch, peer, self.sockets.remove)
+        socket = WireSocket(
+            self.target, self.clock, self.scratch, peer, self.sockets.remove, self.group
+        )
         self.sockets.append(socket)
         return socket
 

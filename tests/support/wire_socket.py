@@ -30,6 +30,7 @@ class WireSocket(PduSocket):
         scratch: memoryview,
         peer: str,
         on_drop: Callable[[WireSocket], None],
+        group: str = "",
     ) -> None:
         self._clock = clock
         self._scratch = scratch
@@ -45,7 +46,7 @@ class WireSocket(PduSocket):
         self.drop_reason: str | None = None
         self.sent: bytearray | None = None  # set to one, all that is sent is added to it
         self.answered: bytearray | None = None  # and all that comes
-        self.channel = Channel(target, self._wake, peer, PORTAL, clock())
+        self.channel = Channel(target, self._wake, peer, PORTAL, clock(), group)
 
     def close(self) -> None:
         self.drop("closed by the initiator")

@@ -188,6 +188,13 @@ class WorkerClient:
         return stream
 
 
+async def refused_by(address: str) -> dict[str, int]:
+    """By node, up to which epoch a worker refuses it."""
+    async with WorkerClient(address) as worker:
+        status = await worker.control.GetStatus(pb.GetStatusRequest())
+        return {fence.node: fence.epoch for fence in status.fences}
+
+
 class Served(WorkerClient):
     """A running worker of this process."""
 

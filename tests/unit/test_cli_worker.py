@@ -11,9 +11,9 @@ from msgspec import UNSET, UnsetType
 
 from target.cli.app import app
 from target.cli.run import run
-from target.config import ConfigError
+from target.config import ConfigError, load_serve_config
 from target.config.model import RadosPlace
-from target.config.options import WorkerOptions, option_names
+from target.config.options import Options, WorkerOptions, option_names
 from target.config.worker import WorkerConfig, load_worker_config
 
 HERE = ["--listen", "127.0.0.1:0", "--store", "memory:"]
@@ -84,6 +84,18 @@ def test_a_pool_is_found_by_its_cluster_and_user() -> None:
     assert found == RadosPlace(pool="disks", conf=Path("/etc/ceph/ceph.conf"), user="")
     found = load("127.0.0.1:1", store="rados:disks@a/ceph.conf?id=lunmesh").store
     assert found == RadosPlace(pool="disks", conf=Path("a/ceph.conf"), user="lunmesh")
+
+
+def test_a_cache_is_for_nodes() -> None:
+    store = "rados:disks@a/ceph.conf?id=lunmesh&cache=32M"
+    found = load_serve_config(Options(store=store)).store
+    assert found is not None
+    assert (found.user, found.cache_bytes) == ("lunmesh", 32 << 20)
+    with pytest.raises(ConfigError, match=r"write rados:POOL\[@CONF\]\[\?id=NAME\]$"):
+        load("127.0.0.1:1", store=store)
+    for bad in ("cache=1K", "cache=2G", "cache", "cache=", "cache=1M&cache=2M", "size=1M"):
+        with pytest.raises(ConfigError, match="--store: "):
+            load_serve_config(Options(store=f"rados:disks?{bad}"))
 
 
 def test_addresses_are_as_grpc_writes_them(tmp_path: Path) -> None:

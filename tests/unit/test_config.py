@@ -94,6 +94,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         portals=(Portal("127.0.0.1", 3261), Portal("::1", 3261)),
         advertise=(Portal("192.0.2.1", 3260),),
         iqn="iqn.2026-11.io.lunmesh:other",
+        targets=(),
         volumes=(
             VolumeConfig(name="a", size_bytes=1 << 30, block_bytes=4096),
             VolumeConfig(name="b", path=Path("images/b.img"), chunk_bytes=1 << 20, readonly=True),
@@ -115,6 +116,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         admin_token=None,
         admin_tls=None,
         buffer_memory_bytes=64 << 20,
+        acls=(),
         chap=config.chap,
         mutual_chap=config.mutual_chap,
         chap_discovery=True,

@@ -41,7 +41,10 @@ def listed() -> tuple[NodeList, Clock, list[None]]:
 def test_others_are_told_with_their_tags() -> None:
     nodes, _, changes = listed()
     nodes.update([member(1), member(2), member(7)])
-    assert nodes.other_portals("iqn.test:any") == [(2, ["192.0.2.2:3260"]), (7, ["192.0.2.7:3260"])]
+    assert nodes.other_portals("iqn.test:any") == [
+        (2, [("192.0.2.2:3260", "")]),
+        (7, [("192.0.2.7:3260", "")]),
+    ]
     assert sorted(nodes.live_ports()) == [1, 2, 7]
     nodes.update([member(7), member(1), member(2)])
     nodes.update([member(7), member(1), member(2), member(3)])
@@ -54,7 +57,7 @@ def test_a_node_that_is_gone_is_remembered_for_a_while() -> None:
     clock.now = 10
     nodes.update([member(1)])
     assert (nodes.live_ports(), nodes.gone_ports()) == ([1], [2])
-    assert nodes.other_portals("iqn.test:any") == [(2, ["192.0.2.2:3260"])]
+    assert nodes.other_portals("iqn.test:any") == [(2, [("192.0.2.2:3260", "")])]
     nodes.update([member(1), member(2)])
     assert nodes.gone_ports() == []
     assert len(changes) == 2
@@ -105,7 +108,7 @@ def test_an_address_is_told_with_the_tag_of_the_process_that_will_answer() -> No
     nodes.update([member(1), process(5, 1), process(8, 2)])
     for initiator in INITIATORS:
         tag = {1: 5, 2: 8}[process_of(initiator, 2)]
-        assert nodes.other_portals(initiator) == [(tag, ["192.0.2.g:3260"])]
+        assert nodes.other_portals(initiator) == [(tag, [("192.0.2.g:3260", "")])]
 
 
 def test_a_process_that_is_gone_is_told_all_the_same() -> None:
@@ -115,10 +118,24 @@ def test_a_process_that_is_gone_is_told_all_the_same() -> None:
     assert tags == {5, 8}
 
 
+def test_labels_of_portals_are_told() -> None:
+    info = MemberInfo(
+        ["192.0.2.2:3260", "198.51.100.2:3260"], IQN, groups={"192.0.2.2:3260": "san"}
+    )
+    other = Member("n2", 1, 2, 1, "", msgspec.json.encode(info).decode())
+    nodes, _, _ = listed()
+    nodes.update([member(1), other])
+    ((_, told),) = nodes.other_portals("iqn.test:any")
+    assert told == [("192.0.2.2:3260", "san"), ("198.51.100.2:3260", "")]
+
+
 def test_siblings_are_not_told_again() -> None:
     nodes = NodeList("g-1", Clock())
     nodes.update([process(5, 1), process(8, 2), process(9, 1, group="h", count=1), member(3)])
-    assert nodes.other_portals("iqn.test:any") == [(9, ["192.0.2.h:3260"]), (3, ["192.0.2.3:3260"])]
+    assert nodes.other_portals("iqn.test:any") == [
+        (9, [("192.0.2.h:3260", "")]),
+        (3, [("192.0.2.3:3260", "")]),
+    ]
 
 
 def test_the_number_of_processes_is_that_of_those_that_are_there() -> None:
@@ -136,7 +153,7 @@ def test_a_node_that_has_become_processes_is_not_told_beside_them() -> None:
     alone = Member("g", 1, 7, 1, "", msgspec.json.encode(info).decode())
     nodes, clock, _ = listed()
     nodes.update([member(1), alone])
-    assert nodes.other_portals("iqn.test:any") == [(7, ["192.0.2.g:3260"])]
+    assert nodes.other_portals("iqn.test:any") == [(7, [("192.0.2.g:3260", "")])]
     clock.now = 10
     nodes.update([member(1), process(5, 1, count=1)])
-    assert nodes.other_portals("iqn.test:any") == [(5, ["192.0.2.g:3260"])]
+    assert nodes.other_portals("iqn.test:any") == [(5, [("192.0.2.g:3260", "")])]

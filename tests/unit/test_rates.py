@@ -15,6 +15,7 @@ def look(seconds: float, reads: int, *, cpu: float = 0.0, volume: str = "disk0")
     buckets[8] = reads  # over 2 ms, up to 5 ms
     read = ClassStats(buckets=buckets, bytes=reads * 4096, seconds=reads * 0.003)
     lun = LunStats(
+        target="iqn.2026-11.test:target",
         lun=0,
         volume=volume,
         classes={"read": read} if reads else {},

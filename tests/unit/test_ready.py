@@ -13,7 +13,7 @@ def test_the_line_and_the_commands_that_mount() -> None:
     ready = ReadyInfo(
         IQN,
         (Portal("127.0.0.1", 3260), Portal("::1", 3260)),
-        (ReadyLun(0, "disk0", 1 << 30), ReadyLun(1, "iso", 4096, readonly=True)),
+        (ReadyLun("0", "disk0", 1 << 30), ReadyLun("1", "iso", 4096, readonly=True)),
     )
     assert ready_text(ready, load_serve_config(Options())).split("\n") == [
         f"lunmesh ready: {IQN} on 127.0.0.1:3260, [::1]:3260 "
@@ -27,7 +27,7 @@ def test_the_line_and_the_commands_that_mount() -> None:
 
 def test_a_portal_on_every_address_is_reached_on_loopback() -> None:
     for host, reached in (("0.0.0.0", "127.0.0.1:860"), ("::", "[::1]:860")):
-        ready = ReadyInfo(IQN, (Portal(host, 860),), (ReadyLun(0, "disk0", 512),))
+        ready = ReadyInfo(IQN, (Portal(host, 860),), (ReadyLun("0", "disk0", 512),))
         lines = ready_text(ready, load_serve_config(Options())).split("\n")
         assert f"on {Portal(host, 860)} (" in lines[0]
         assert all(reached in line for line in lines[1:])
@@ -37,7 +37,7 @@ def test_chap_is_explained_without_a_secret() -> None:
     config = load_serve_config(
         Options(chap="alice:zebrazebrazebra", mutual_chap="me:giraffegiraffe")
     )
-    ready = ReadyInfo(IQN, (Portal("127.0.0.1", 3260),), (ReadyLun(0, "disk0", 512),))
+    ready = ReadyInfo(IQN, (Portal("127.0.0.1", 3260),), (ReadyLun("0", "disk0", 512),))
     text = ready_text(ready, config)
     assert "node.session.auth.username -v alice" in text
     assert "node.session.auth.username_in -v me" in text
@@ -47,7 +47,7 @@ def test_chap_is_explained_without_a_secret() -> None:
 
 
 def test_a_thousand_luns_stay_one_line() -> None:
-    luns = tuple(ReadyLun(n, f"v{n}", 1 << 30) for n in range(1000))
+    luns = tuple(ReadyLun(str(n), f"v{n}", 1 << 30) for n in range(1000))
     ready = ReadyInfo(IQN, (Portal("127.0.0.1", 3260),), luns)
     first = ready_text(ready, load_serve_config(Options())).split("\n")[0]
     assert first.endswith("LUN 7 v7 1 GiB and 992 more)")

@@ -13,6 +13,7 @@ from target.scsi import sense as s
 from target.scsi.bus import SCSIBus
 from target.scsi.disk import DiskDevice
 from target.scsi.logical_unit import Attribute, LogicalUnit
+from target.scsi.lun import LunAddress
 from target.scsi.request import SCSIRequest, State
 from target.scsi.sense import DATA_PHASE_ERROR, Sense, Status
 from tests.support.cdb import read10, write10, write_same16
@@ -475,7 +476,7 @@ def test_a_reset_ends_all_and_tells_everybody(it: Bench) -> None:
 def test_a_target_reset_waits_for_every_unit(it: Bench) -> None:
     read = it.read()
     done: list[str] = []
-    it.bus.reset(lambda sure: done.append("gone"))
+    it.bus.reset("", lambda sure: done.append("gone"))
     assert done == []
     it.store.release()
     assert done == ["gone"]
@@ -532,7 +533,7 @@ def test_a_unit_that_goes_ends_what_runs_and_what_waits(it: Bench) -> None:
     running = it.read()
     blocked = it.read(Attribute.ORDERED)
     done: list[str] = []
-    it.bus.remove(0, lambda: done.append("gone"))
+    it.bus.remove(LunAddress("", 0), lambda: done.append("gone"))
     assert states(running, blocked) == [RUNNING, COMPLETED]
     assert not done, "the store still uses its buffers"
     it.store.release_all()

@@ -45,9 +45,9 @@ class Node:
         self.executor = BlockingExecutor(1, loop.call_soon_threadsafe)
         pool = BufferPool(config.buffer_memory_bytes)
         self.volumes = Volumes(
-            config, self.data, self.executor, SCSIBus(), pool, log, port_designators=[]
+            config, self.data, self.executor, SCSIBus(), pool, log, port_designators=lambda _: []
         )
-        self.changes = VolumeChanges(self.volumes, lambda: 0, log)
+        self.changes = VolumeChanges(self.volumes, lambda _: 0, log)
 
     async def refused(self, *workers: int) -> str:
         """It cannot be moved there: why."""

@@ -56,7 +56,7 @@ function overview() {
   ];
   tiles.replaceChildren(...found.map(([name, text, bad]) => element("section", {},
     element("dl", {}, element("dt", {}, name), element("dd", { class: bad ? "bad" : "", "data-tile": name }, text)))));
-  const busy = stats.luns.map((it) => ({ ...it, ...(rates?.luns.get(it.lun) ?? { iops: 0, bytes: 0 }) }));
+  const busy = stats.luns.map((it) => ({ ...it, ...(rates?.luns.get(it.volume) ?? { iops: 0, bytes: 0 }) }));
   busy.sort((one, other) => other.iops - one.iops || one.lun - other.lun);
   rest.replaceChildren(table("Logical units", [
     ["LUN", (it) => String(it.lun), "n"],
@@ -119,6 +119,7 @@ function volumes() {
   rest.replaceChildren(table("Volumes", [
     ["LUN", (it) => (it.lun === null ? "deleted" : String(it.lun)), "n"],
     ["name", (it) => it.name + (it.read_only ? " (read-only)" : "")],
+    ["target", (it) => it.target],
     ["size", (it) => bytes(it.size_bytes), "n"],
     ["allocated", (it) => (it.allocated_bytes == null ? "" : bytes(it.allocated_bytes)), "n"],
     ["block", (it) => bytes(it.block_bytes), "n"],
@@ -134,6 +135,7 @@ function sessions() {
     ["TSIH", (it) => String(it.tsih), "n"],
     ["initiator", (it) => it.initiator],
     ["ISID", (it) => it.isid, "mono"],
+    ["target", (it) => it.target],
     ["address", (it) => it.address],
     ["commands", (it) => number(it.commands), "n"],
     ["digests", digests],

@@ -11,9 +11,9 @@ export function sample(before, after) {
   if (seconds <= 0 || after.cpu_seconds < before.cpu_seconds) return null;
   const found = { iops: [0, 0, 0], bytes: [0, 0], buckets: [], cpu: 0, luns: new Map() };
   found.cpu = (100 * (after.cpu_seconds - before.cpu_seconds)) / seconds;
-  const earlier = new Map(before.luns.map((it) => [`${it.lun} ${it.volume}`, it]));
+  const earlier = new Map(before.luns.map((it) => [it.volume, it]));
   for (const lun of after.luns) {
-    const old = earlier.get(`${lun.lun} ${lun.volume}`);
+    const old = earlier.get(lun.volume);
     const own = { iops: 0, bytes: 0 };
     for (const [name, it] of Object.entries(lun.classes)) {
       const was = old?.classes[name];
@@ -30,7 +30,7 @@ export function sample(before, after) {
       own.iops += count / seconds;
       own.bytes += bytes;
     }
-    found.luns.set(lun.lun, own);
+    found.luns.set(lun.volume, own);
   }
   found.latency = [0.5, 0.99, 0.999].map((part) => quantile(found.buckets, after.bounds_seconds, part));
   return found;

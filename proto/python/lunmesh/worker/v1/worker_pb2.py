@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elunmesh/worker/v1/worker.proto\x12\x11lunmesh.worker.v1\"\x8a\x02\n\x07IoBatch\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05\x62\x61tch\x18\x03 \x01(\x04\x12\x10\n\x08sequence\x18\x04 \x03(\x04\x12%\n\x04kind\x18\x05 \x03(\x0e\x32\x17.lunmesh.worker.v1.Kind\x12\x0e\n\x06volume\x18\x06 \x03(\r\x12\x0e\n\x06offset\x18\x07 \x03(\x04\x12\x0e\n\x06length\x18\x08 \x03(\r\x12\r\n\x05\x66lags\x18\t \x03(\r\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x03(\r\x12\x0e\n\x06\x63rc32c\x18\x0b \x03(\x07\x12\x0f\n\x07payload\x18\x0c \x01(\x0c\x12\x0e\n\x06\x63\x61ncel\x18\r \x03(\x04\x12\x15\n\ranswer_credit\x18\x0e \x01(\x04\"\xcb\x01\n\tIoAnswers\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x03(\x04\x12)\n\x06status\x18\x03 \x03(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06length\x18\x04 \x03(\r\x12\x0e\n\x06\x63rc32c\x18\x05 \x03(\x07\x12\x19\n\x11miscompare_offset\x18\x06 \x03(\x04\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x16\n\x0erequest_credit\x18\x08 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\"p\n\x0bVolumeShare\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x13\n\x0b\x63hunk_bytes\x18\x04 \x01(\r\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\r\x12\r\n\x05place\x18\x06 \x01(\t\"D\n\x13\x43reateVolumeRequest\x12-\n\x05share\x18\x01 \x01(\x0b\x32\x1e.lunmesh.worker.v1.VolumeShare\"Q\n\x14\x43reateVolumeResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\">\n\x11OpenVolumeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0c\n\x04uuid\x18\x03 \x01(\x0c\"\xeb\x01\n\x12OpenVolumeResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0e\n\x06handle\x18\x03 \x01(\r\x12-\n\x05share\x18\x04 \x01(\x0b\x32\x1e.lunmesh.worker.v1.VolumeShare\x12\x0e\n\x06shared\x18\x05 \x01(\x08\x12\x10\n\x08store_id\x18\x06 \x01(\t\x12\x10\n\x08instance\x18\x07 \x01(\t\x12\x13\n\x0bvolatile_id\x18\x08 \x01(\t\x12\x12\n\nread_token\x18\t \x01(\x0c\"F\n\x0c\x45victRequest\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"J\n\rEvictResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"1\n\x13ResizeVolumeRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\"Q\n\x14ResizeVolumeResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"V\n\x13\x44\x65leteVolumeRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\x0c\x12\r\n\x05place\x18\x02 \x01(\t\x12\x15\n\x08store_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_store_id\"Q\n\x14\x44\x65leteVolumeResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"2\n\x12ListVolumesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"E\n\x13ListVolumesResponse\x12.\n\x06shares\x18\x01 \x03(\x0b\x32\x1e.lunmesh.worker.v1.VolumeShare\"\x12\n\x10GetStatusRequest\"\x84\x02\n\x11GetStatusResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\r\n\x05store\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x14\n\x0c\x62uffer_bytes\x18\x05 \x01(\x04\x12\x19\n\x11\x62uffer_bytes_used\x18\x06 \x01(\x04\x12\x1a\n\x12operations_running\x18\x07 \x01(\r\x12,\n\x06\x66\x65nces\x18\x08 \x03(\x0b\x32\x1c.lunmesh.worker.v1.NodeFence\x12\x0e\n\x06shared\x18\t \x01(\x08\x12\x10\n\x08store_id\x18\n \x01(\t\x12\x10\n\x08instance\x18\x0b \x01(\t\"(\n\tNodeFence\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"O\n\x0c\x46\x65nceRequest\x12+\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1c.lunmesh.worker.v1.NodeFence\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\"J\n\rFenceResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\"\n\x0c\x44rainRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\"J\n\rDrainResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t*\x96\x02\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x15\n\x11STATUS_MISCOMPARE\x10\x02\x12\x17\n\x13STATUS_OUT_OF_RANGE\x10\x03\x12\x13\n\x0fSTATUS_NO_SPACE\x10\x04\x12\x14\n\x10STATUS_READ_ONLY\x10\x05\x12\x16\n\x12STATUS_READ_FAILED\x10\x06\x12\x17\n\x13STATUS_WRITE_FAILED\x10\x07\x12\x14\n\x10STATUS_SYNC_LOST\x10\x08\x12\x16\n\x12STATUS_UNAVAILABLE\x10\t\x12\x16\n\x12STATUS_STALE_EPOCH\x10\n\x12\x13\n\x0fSTATUS_DEADLINE\x10\x0b*\x9d\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_READ\x10\x01\x12\x0e\n\nKIND_WRITE\x10\x02\x12\r\n\tKIND_ZERO\x10\x03\x12\x0e\n\nKIND_UNMAP\x10\x04\x12\x1a\n\x16KIND_COMPARE_AND_WRITE\x10\x05\x12\x0e\n\nKIND_FLUSH\x10\x06\x12\x15\n\x11KIND_BLOCK_STATUS\x10\x07\x32N\n\x04\x44\x61ta\x12\x46\n\x06Stream\x12\x1a.lunmesh.worker.v1.IoBatch\x1a\x1c.lunmesh.worker.v1.IoAnswers(\x01\x30\x01\x32\xa1\x06\n\x07\x43ontrol\x12_\n\x0c\x43reateVolume\x12&.lunmesh.worker.v1.CreateVolumeRequest\x1a\'.lunmesh.worker.v1.CreateVolumeResponse\x12Y\n\nOpenVolume\x12$.lunmesh.worker.v1.OpenVolumeRequest\x1a%.lunmesh.worker.v1.OpenVolumeResponse\x12_\n\x0cResizeVolume\x12&.lunmesh.worker.v1.ResizeVolumeRequest\x1a\'.lunmesh.worker.v1.ResizeVolumeResponse\x12_\n\x0c\x44\x65leteVolume\x12&.lunmesh.worker.v1.DeleteVolumeRequest\x1a\'.lunmesh.worker.v1.DeleteVolumeResponse\x12\\\n\x0bListVolumes\x12%.lunmesh.worker.v1.ListVolumesRequest\x1a&.lunmesh.worker.v1.ListVolumesResponse\x12V\n\tGetStatus\x12#.lunmesh.worker.v1.GetStatusRequest\x1a$.lunmesh.worker.v1.GetStatusResponse\x12J\n\x05\x46\x65nce\x12\x1f.lunmesh.worker.v1.FenceRequest\x1a .lunmesh.worker.v1.FenceResponse\x12J\n\x05\x44rain\x12\x1f.lunmesh.worker.v1.DrainRequest\x1a .lunmesh.worker.v1.DrainResponse\x12J\n\x05\x45vict\x12\x1f.lunmesh.worker.v1.EvictRequest\x1a .lunmesh.worker.v1.EvictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elunmesh/worker/v1/worker.proto\x12\x11lunmesh.worker.v1\"\x8a\x02\n\x07IoBatch\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05\x62\x61tch\x18\x03 \x01(\x04\x12\x10\n\x08sequence\x18\x04 \x03(\x04\x12%\n\x04kind\x18\x05 \x03(\x0e\x32\x17.lunmesh.worker.v1.Kind\x12\x0e\n\x06volume\x18\x06 \x03(\r\x12\x0e\n\x06offset\x18\x07 \x03(\x04\x12\x0e\n\x06length\x18\x08 \x03(\r\x12\r\n\x05\x66lags\x18\t \x03(\r\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x03(\r\x12\x0e\n\x06\x63rc32c\x18\x0b \x03(\x07\x12\x0f\n\x07payload\x18\x0c \x01(\x0c\x12\x0e\n\x06\x63\x61ncel\x18\r \x03(\x04\x12\x15\n\ranswer_credit\x18\x0e \x01(\x04\"\xcb\x01\n\tIoAnswers\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x03(\x04\x12)\n\x06status\x18\x03 \x03(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06length\x18\x04 \x03(\r\x12\x0e\n\x06\x63rc32c\x18\x05 \x03(\x07\x12\x19\n\x11miscompare_offset\x18\x06 \x03(\x04\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x16\n\x0erequest_credit\x18\x08 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\"p\n\x0bVolumeShare\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x13\n\x0b\x63hunk_bytes\x18\x04 \x01(\r\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\r\x12\r\n\x05place\x18\x06 \x01(\t\"D\n\x13\x43reateVolumeRequest\x12-\n\x05share\x18\x01 \x01(\x0b\x32\x1e.lunmesh.worker.v1.VolumeShare\"Q\n\x14\x43reateVolumeResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\">\n\x11OpenVolumeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0c\n\x04uuid\x18\x03 \x01(\x0c\"\x99\x02\n\x12OpenVolumeResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0e\n\x06handle\x18\x03 \x01(\r\x12-\n\x05share\x18\x04 \x01(\x0b\x32\x1e.lunmesh.worker.v1.VolumeShare\x12\x0e\n\x06shared\x18\x05 \x01(\x08\x12\x10\n\x08store_id\x18\x06 \x01(\t\x12\x10\n\x08instance\x18\x07 \x01(\t\x12\x13\n\x0bvolatile_id\x18\x08 \x01(\t\x12\x12\n\nread_token\x18\t \x01(\x0c\x12,\n\x06others\x18\n \x03(\x0b\x32\x1c.lunmesh.worker.v1.NodeFence\"F\n\x0c\x45victRequest\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"J\n\rEvictResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"1\n\x13ResizeVolumeRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\"Q\n\x14ResizeVolumeResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"V\n\x13\x44\x65leteVolumeRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\x0c\x12\r\n\x05place\x18\x02 \x01(\t\x12\x15\n\x08store_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_store_id\"Q\n\x14\x44\x65leteVolumeResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"2\n\x12ListVolumesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"E\n\x13ListVolumesResponse\x12.\n\x06shares\x18\x01 \x03(\x0b\x32\x1e.lunmesh.worker.v1.VolumeShare\"\x12\n\x10GetStatusRequest\"\x84\x02\n\x11GetStatusResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\r\n\x05store\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x14\n\x0c\x62uffer_bytes\x18\x05 \x01(\x04\x12\x19\n\x11\x62uffer_bytes_used\x18\x06 \x01(\x04\x12\x1a\n\x12operations_running\x18\x07 \x01(\r\x12,\n\x06\x66\x65nces\x18\x08 \x03(\x0b\x32\x1c.lunmesh.worker.v1.NodeFence\x12\x0e\n\x06shared\x18\t \x01(\x08\x12\x10\n\x08store_id\x18\n \x01(\t\x12\x10\n\x08instance\x18\x0b \x01(\t\"(\n\tNodeFence\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"O\n\x0c\x46\x65nceRequest\x12+\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1c.lunmesh.worker.v1.NodeFence\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\"J\n\rFenceResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\"\n\x0c\x44rainRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\"J\n\rDrainResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.lunmesh.worker.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t*\x96\x02\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x15\n\x11STATUS_MISCOMPARE\x10\x02\x12\x17\n\x13STATUS_OUT_OF_RANGE\x10\x03\x12\x13\n\x0fSTATUS_NO_SPACE\x10\x04\x12\x14\n\x10STATUS_READ_ONLY\x10\x05\x12\x16\n\x12STATUS_READ_FAILED\x10\x06\x12\x17\n\x13STATUS_WRITE_FAILED\x10\x07\x12\x14\n\x10STATUS_SYNC_LOST\x10\x08\x12\x16\n\x12STATUS_UNAVAILABLE\x10\t\x12\x16\n\x12STATUS_STALE_EPOCH\x10\n\x12\x13\n\x0fSTATUS_DEADLINE\x10\x0b*\x9d\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_READ\x10\x01\x12\x0e\n\nKIND_WRITE\x10\x02\x12\r\n\tKIND_ZERO\x10\x03\x12\x0e\n\nKIND_UNMAP\x10\x04\x12\x1a\n\x16KIND_COMPARE_AND_WRITE\x10\x05\x12\x0e\n\nKIND_FLUSH\x10\x06\x12\x15\n\x11KIND_BLOCK_STATUS\x10\x07\x32N\n\x04\x44\x61ta\x12\x46\n\x06Stream\x12\x1a.lunmesh.worker.v1.IoBatch\x1a\x1c.lunmesh.worker.v1.IoAnswers(\x01\x30\x01\x32\xa1\x06\n\x07\x43ontrol\x12_\n\x0c\x43reateVolume\x12&.lunmesh.worker.v1.CreateVolumeRequest\x1a\'.lunmesh.worker.v1.CreateVolumeResponse\x12Y\n\nOpenVolume\x12$.lunmesh.worker.v1.OpenVolumeRequest\x1a%.lunmesh.worker.v1.OpenVolumeResponse\x12_\n\x0cResizeVolume\x12&.lunmesh.worker.v1.ResizeVolumeRequest\x1a\'.lunmesh.worker.v1.ResizeVolumeResponse\x12_\n\x0c\x44\x65leteVolume\x12&.lunmesh.worker.v1.DeleteVolumeRequest\x1a\'.lunmesh.worker.v1.DeleteVolumeResponse\x12\\\n\x0bListVolumes\x12%.lunmesh.worker.v1.ListVolumesRequest\x1a&.lunmesh.worker.v1.ListVolumesResponse\x12V\n\tGetStatus\x12#.lunmesh.worker.v1.GetStatusRequest\x1a$.lunmesh.worker.v1.GetStatusResponse\x12J\n\x05\x46\x65nce\x12\x1f.lunmesh.worker.v1.FenceRequest\x1a .lunmesh.worker.v1.FenceResponse\x12J\n\x05\x44rain\x12\x1f.lunmesh.worker.v1.DrainRequest\x1a .lunmesh.worker.v1.DrainResponse\x12J\n\x05\x45vict\x12\x1f.lunmesh.worker.v1.EvictRequest\x1a .lunmesh.worker.v1.EvictResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lunmesh.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=2268
-  _globals['_STATUS']._serialized_end=2546
-  _globals['_KIND']._serialized_start=2549
-  _globals['_KIND']._serialized_end=2706
+  _globals['_STATUS']._serialized_start=2314
+  _globals['_STATUS']._serialized_end=2592
+  _globals['_KIND']._serialized_start=2595
+  _globals['_KIND']._serialized_end=2752
   _globals['_IOBATCH']._serialized_start=54
   _globals['_IOBATCH']._serialized_end=320
   _globals['_IOANSWERS']._serialized_start=323
@@ -48,39 +48,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENVOLUMEREQUEST']._serialized_start=795
   _globals['_OPENVOLUMEREQUEST']._serialized_end=857
   _globals['_OPENVOLUMERESPONSE']._serialized_start=860
-  _globals['_OPENVOLUMERESPONSE']._serialized_end=1095
-  _globals['_EVICTREQUEST']._serialized_start=1097
-  _globals['_EVICTREQUEST']._serialized_end=1167
-  _globals['_EVICTRESPONSE']._serialized_start=1169
-  _globals['_EVICTRESPONSE']._serialized_end=1243
-  _globals['_RESIZEVOLUMEREQUEST']._serialized_start=1245
-  _globals['_RESIZEVOLUMEREQUEST']._serialized_end=1294
-  _globals['_RESIZEVOLUMERESPONSE']._serialized_start=1296
-  _globals['_RESIZEVOLUMERESPONSE']._serialized_end=1377
-  _globals['_DELETEVOLUMEREQUEST']._serialized_start=1379
-  _globals['_DELETEVOLUMEREQUEST']._serialized_end=1465
-  _globals['_DELETEVOLUMERESPONSE']._serialized_start=1467
-  _globals['_DELETEVOLUMERESPONSE']._serialized_end=1548
-  _globals['_LISTVOLUMESREQUEST']._serialized_start=1550
-  _globals['_LISTVOLUMESREQUEST']._serialized_end=1600
-  _globals['_LISTVOLUMESRESPONSE']._serialized_start=1602
-  _globals['_LISTVOLUMESRESPONSE']._serialized_end=1671
-  _globals['_GETSTATUSREQUEST']._serialized_start=1673
-  _globals['_GETSTATUSREQUEST']._serialized_end=1691
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1694
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1954
-  _globals['_NODEFENCE']._serialized_start=1956
-  _globals['_NODEFENCE']._serialized_end=1996
-  _globals['_FENCEREQUEST']._serialized_start=1998
-  _globals['_FENCEREQUEST']._serialized_end=2077
-  _globals['_FENCERESPONSE']._serialized_start=2079
-  _globals['_FENCERESPONSE']._serialized_end=2153
-  _globals['_DRAINREQUEST']._serialized_start=2155
-  _globals['_DRAINREQUEST']._serialized_end=2189
-  _globals['_DRAINRESPONSE']._serialized_start=2191
-  _globals['_DRAINRESPONSE']._serialized_end=2265
-  _globals['_DATA']._serialized_start=2708
-  _globals['_DATA']._serialized_end=2786
-  _globals['_CONTROL']._serialized_start=2789
-  _globals['_CONTROL']._serialized_end=3590
+  _globals['_OPENVOLUMERESPONSE']._serialized_end=1141
+  _globals['_EVICTREQUEST']._serialized_start=1143
+  _globals['_EVICTREQUEST']._serialized_end=1213
+  _globals['_EVICTRESPONSE']._serialized_start=1215
+  _globals['_EVICTRESPONSE']._serialized_end=1289
+  _globals['_RESIZEVOLUMEREQUEST']._serialized_start=1291
+  _globals['_RESIZEVOLUMEREQUEST']._serialized_end=1340
+  _globals['_RESIZEVOLUMERESPONSE']._serialized_start=1342
+  _globals['_RESIZEVOLUMERESPONSE']._serialized_end=1423
+  _globals['_DELETEVOLUMEREQUEST']._serialized_start=1425
+  _globals['_DELETEVOLUMEREQUEST']._serialized_end=1511
+  _globals['_DELETEVOLUMERESPONSE']._serialized_start=1513
+  _globals['_DELETEVOLUMERESPONSE']._serialized_end=1594
+  _globals['_LISTVOLUMESREQUEST']._serialized_start=1596
+  _globals['_LISTVOLUMESREQUEST']._serialized_end=1646
+  _globals['_LISTVOLUMESRESPONSE']._serialized_start=1648
+  _globals['_LISTVOLUMESRESPONSE']._serialized_end=1717
+  _globals['_GETSTATUSREQUEST']._serialized_start=1719
+  _globals['_GETSTATUSREQUEST']._serialized_end=1737
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1740
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2000
+  _globals['_NODEFENCE']._serialized_start=2002
+  _globals['_NODEFENCE']._serialized_end=2042
+  _globals['_FENCEREQUEST']._serialized_start=2044
+  _globals['_FENCEREQUEST']._serialized_end=2123
+  _globals['_FENCERESPONSE']._serialized_start=2125
+  _globals['_FENCERESPONSE']._serialized_end=2199
+  _globals['_DRAINREQUEST']._serialized_start=2201
+  _globals['_DRAINREQUEST']._serialized_end=2235
+  _globals['_DRAINRESPONSE']._serialized_start=2237
+  _globals['_DRAINRESPONSE']._serialized_end=2311
+  _globals['_DATA']._serialized_start=2754
+  _globals['_DATA']._serialized_end=2832
+  _globals['_CONTROL']._serialized_start=2835
+  _globals['_CONTROL']._serialized_end=3636
 # @@protoc_insertion_point(module_scope)

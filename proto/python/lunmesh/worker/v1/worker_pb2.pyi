@@ -148,7 +148,7 @@ class OpenVolumeRequest(_message.Message):
     def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., uuid: _Optional[bytes] = ...) -> None: ...
 
 class OpenVolumeResponse(_message.Message):
-    __slots__ = ("status", "detail", "handle", "share", "shared", "store_id", "instance", "volatile_id", "read_token")
+    __slots__ = ("status", "detail", "handle", "share", "shared", "store_id", "instance", "volatile_id", "read_token", "others")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     HANDLE_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +158,7 @@ class OpenVolumeResponse(_message.Message):
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     VOLATILE_ID_FIELD_NUMBER: _ClassVar[int]
     READ_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
     status: Status
     detail: str
     handle: int
@@ -167,7 +168,8 @@ class OpenVolumeResponse(_message.Message):
     instance: str
     volatile_id: str
     read_token: bytes
-    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ..., handle: _Optional[int] = ..., share: _Optional[_Union[VolumeShare, _Mapping]] = ..., shared: _Optional[bool] = ..., store_id: _Optional[str] = ..., instance: _Optional[str] = ..., volatile_id: _Optional[str] = ..., read_token: _Optional[bytes] = ...) -> None: ...
+    others: _containers.RepeatedCompositeFieldContainer[NodeFence]
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., detail: _Optional[str] = ..., handle: _Optional[int] = ..., share: _Optional[_Union[VolumeShare, _Mapping]] = ..., shared: _Optional[bool] = ..., store_id: _Optional[str] = ..., instance: _Optional[str] = ..., volatile_id: _Optional[str] = ..., read_token: _Optional[bytes] = ..., others: _Optional[_Iterable[_Union[NodeFence, _Mapping]]] = ...) -> None: ...
 
 class EvictRequest(_message.Message):
     __slots__ = ("store_id", "instance", "timeout_ms")
