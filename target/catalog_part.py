@@ -16,7 +16,7 @@ from typing import ClassVar, Generic, TypeVar
 from target.cluster.registry import RegistryAway, StaleNode
 from target.datadir import DataDir, PartName
 from target.logs import Log
-from target.shared_catalog import SharedCatalog
+from target.shared_catalog import Load, SharedCatalog
 from target.volume_errors import VolumeError, VolumeFault
 
 T = TypeVar("T")
@@ -63,9 +63,13 @@ class CatalogPart(Generic[T]):
         if self._shared is not None and not await self._shared.announce():
             self._log.warning(f"not every node has followed a change of the {self.title} yet")
 
-    async def follow(self, values: tuple[T, ...]) -> None:
-        """Do here what another node has done.  Raises OSError."""
+    async def follow(self, load: Load) -> None:
+        """Do here what another node has done.  Raises RegistryAway, DataDirError or OSError."""
         async with self._lock:
+            catalog = await load()
+            if catalog is None:
+                return
+            values = getattr(catalog, self.name) or ()
             if values != self.kept:
                 await self._use(values)
 

@@ -269,10 +269,19 @@ class DataDir:
     def adopt(self, name: str, record: VolumeRecord) -> VolumeRecord:
         """Keep what other nodes know of a volume; returns the record that is kept here.
 
-        What is known here of its places stays where they know nothing.  Raises OSError.
+        What is known here of its places stays where they know nothing, and what is being deleted
+        here is being deleted.  Another volume of that name that is to go still goes, under a name
+        that no volume can have.  Raises DataDirError, or OSError.
         """
         mine = self._catalog.volumes.get(name)
         if mine is None or mine.uuid != record.uuid:
+            if mine is not None and mine.deleting:
+                self._catalog.volumes[f"{name}~{mine.uuid[:8]}"] = mine
+            elif mine is not None and not mine.shared:
+                raise DataDirError(
+                    f"volume {name} of this node is another one than volume {name} of the others:"
+                    " start it by itself, without redis, and delete it there, or delete theirs"
+                )
             mine = self._catalog.volumes[name] = record
             self._write()
             return mine
@@ -290,7 +299,7 @@ class DataDir:
             lun=record.lun,
             target=record.target,
             size_bytes=size_bytes,
-            deleting=record.deleting,
+            deleting=mine.deleting or record.deleting,
         )
         return mine
 

@@ -137,7 +137,7 @@ class Node:
             nodes.changed = bus.ports_changed
             self._volumes.shared = self._clustering.catalog
         self.changes = VolumeChanges(self._volumes, self._sessions, self._log)
-        self._volumes.follow = self.changes.follow
+        self._volumes.follow = self.changes.following.follow
         await self._volumes.start(all_volumes=all_volumes)
         chap = _chap_policy(config.chap, config.mutual_chap)
         self._target = self._make_target(bus, pool, number, chap)

@@ -18,7 +18,7 @@ import copy
 import uuid as uuids
 from collections.abc import Awaitable, Callable, Container
 from functools import partial
-from typing import Any, Final, TypeVar, get_args
+from typing import Final, TypeVar, get_args
 
 import msgspec
 
@@ -42,6 +42,10 @@ PARTS: Final[tuple[PartName, ...]] = get_args(PartName)
 Records = dict[str, VolumeRecord]
 T = TypeVar("T")
 Fact = tuple[bool, str, str]  # of a place: created, store_id, instance
+Load = Callable[[], Awaitable["Catalog | None"]]
+"""The catalog as it is now; None: it is another one than the one that this node follows.  Who
+follows it asks when nothing else of that kind is being changed here, or would undo that.
+"""
 
 
 class Catalog(msgspec.Struct, kw_only=True):
@@ -67,8 +71,8 @@ class SharedCatalog:
         self._publishing: asyncio.Task[None] | None = None
         self._followed: set[asyncio.Task[None]] = set()
         # What others have changed.
-        self.follow: Callable[[Records], Awaitable[None]] | None = None
-        self.follow_part: dict[PartName, Callable[[tuple[Any, ...]], Awaitable[None]]] = {}
+        self.follow: Callable[[Load], Awaitable[None]] | None = None
+        self.follow_part: dict[PartName, Callable[[Load], Awaitable[None]]] = {}
         data.on_place = self._places_changed
 
     async def open(self) -> None:
@@ -186,13 +190,38 @@ class SharedCatalog:
             raise DataDirError(f"volume {name} is being deleted")
         return self.adopt(name, record)
 
-    async def forget(self, name: str) -> None:
-        """Its data are gone."""
+    async def withdraw(self, name: str, uuid: str) -> None:
+        """A volume is to go: nobody is to have it.
+
+        Raises RegistryAway, StaleNode or DataDirError.
+        """
 
         def edit(records: Records) -> bool:
-            return records.pop(name, None) is not None
+            theirs = records.get(name)
+            if theirs is None or theirs.uuid != uuid or theirs.deleting:
+                return False
+            theirs.deleting = True
+            return True
+
+        theirs = (await self.change(edit)).get(name)
+        if theirs is not None and theirs.uuid == uuid:
+            await self.announce()
+
+    async def forget(self, name: str, uuid: str) -> None:
+        """Its data are gone.  Raises RegistryAway, StaleNode or DataDirError."""
+        gone = False
+
+        def edit(records: Records) -> bool:
+            nonlocal gone
+            theirs = records.get(name)
+            gone = theirs is not None and theirs.uuid == uuid
+            if gone:
+                del records[name]
+            return gone
 
         await self.change(edit)
+        if gone:
+            await self.announce()
 
     def adopt(self, name: str, record: VolumeRecord) -> VolumeRecord:
         """Keep in ``data`` what the others know.  Raises DataDirError."""
@@ -258,11 +287,8 @@ class SharedCatalog:
     async def _follow(self, done: Callable[[], None]) -> None:
         while self.follow is not None:
             try:
-                _, catalog = await self._load()
-                if catalog.id == self._data.followed:  # else this life is over: rule 2
-                    for part, follow in self.follow_part.items():
-                        await follow(getattr(catalog, part) or ())
-                    await self.follow(catalog.volumes)
+                for follow in [*self.follow_part.values(), self.follow]:
+                    await follow(self._load_followed)
                 break
             except (DataDirError, OSError) as exc:
                 self._log.error("cannot follow the catalog", reason=str(exc))
@@ -270,6 +296,10 @@ class SharedCatalog:
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
         done()
+
+    async def _load_followed(self) -> Catalog | None:
+        _, catalog = await self._load()
+        return catalog if catalog.id == self._data.followed else None  # that life is over: rule 2
 
     def admit(self, req: SCSIRequest) -> None:
         """There are no commands."""

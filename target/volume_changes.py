@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import os
 import uuid as uuids
@@ -31,6 +30,7 @@ from target.migration_log import MigrationLog
 from target.scsi.limits import LUNS_MAX
 from target.scsi.lun import LunAddress
 from target.volume_errors import VolumeError, VolumeFault
+from target.volume_following import VolumeFollowing
 from target.volume_info import VolumeInfo
 from target.volumes import Volumes
 
@@ -44,6 +44,7 @@ class VolumeChanges:
         self._sessions = sessions
         self._log = log
         self._lock = asyncio.Lock()
+        self.following = VolumeFollowing(volumes, self._lock, log)
 
     async def create(
         self, wanted: VolumeConfig, *, workers: Sequence[str], lun: int | None = None
@@ -60,7 +61,7 @@ class VolumeChanges:
         if self._data.record(wanted.name) is not None:
             what = "is being deleted" if self._data.is_deleting(wanted.name) else "is there already"
             raise VolumeError(VolumeFault.CONFLICT, f"volume {wanted.name!r} {what}")
-        address = self._free_address(self._key_of(wanted.target), lun)
+        address = self._address(self._key_of(wanted.target), lun)
         wanted = msgspec.structs.replace(wanted, target=address.target)
         size = wanted.size_bytes
         assert size is not None, "images are configured"
@@ -102,11 +103,11 @@ class VolumeChanges:
             raise VolumeError(VolumeFault.MISSING, f"no target {target[:80]!r}")
         return served.key
 
-    def _free_address(self, target: str, lun: int | None) -> LunAddress:
-        taken = self._volumes.by_address
+    def _address(self, target: str, lun: int | None) -> LunAddress:
+        """One that is free: that of ``lun``, if it is given.  Raises VolumeError."""
         if lun is None:
-            every = (LunAddress(target, number) for number in range(LUNS_MAX))
-            return next(address for address in every if address not in taken)
+            return self._volumes.free_address(target)
+        taken = self._volumes.by_address
         if not 0 <= lun < LUNS_MAX:
             raise VolumeError(VolumeFault.CONFLICT, f"LUN {lun}: must be 0 to {LUNS_MAX - 1}")
         address = LunAddress(target, lun)
@@ -123,7 +124,7 @@ class VolumeChanges:
             old, key = self._made(name), self._key_of(target)
             if key != old.target or lun not in (None, old.number):
                 self._check_unused(name, old, force)
-                new = self._free_address(key, lun)
+                new = self._address(key, lun)
                 await self._share(name, lambda shared: _set_address(shared, new))
                 self._data.remap(name, new.number, new.target)
                 await self._volumes.move(old, new)
@@ -322,7 +323,7 @@ class VolumeChanges:
         volume.relayout(MovingLayout(old, layout))
         self._volumes.migrations.start(volume, journal)
 
-    # --- several nodes ----------------------------------------------------------------------------
+    # --- several nodes: volume_following.py is the other side ------------------------------------
 
     async def _share(self, name: str, edit: Callable[[VolumeRecord], None]) -> None:
         """Change a record for all nodes.  Raises VolumeError."""
@@ -370,76 +371,6 @@ class VolumeChanges:
         shared = self._volumes.shared
         if shared is not None and not await shared.announce():
             self._log.warning("not every node has followed a change of the volumes yet")
-
-    async def follow(self, records: dict[str, VolumeRecord]) -> None:
-        """Do here what other nodes have done.  Raises DataDirError or OSError."""
-        async with self._lock:
-            for name, mine in self._data.volumes.items():
-                theirs = records.get(name)
-                # What is being deleted here, or could not be made, goes from here and nowhere else.
-                if mine.shared and not mine.deleting and (theirs is None or theirs.deleting):
-                    await self._let_go(name)
-            await self._follow_moves(records)
-            for name, record in records.items():
-                if not record.deleting:
-                    await self._follow(name, record)
-
-    async def _follow_moves(self, records: dict[str, VolumeRecord]) -> None:
-        """Each goes where nothing is any more; if they are in a circle, one makes room first."""
-        moves: dict[str, LunAddress] = {}
-        for name, record in records.items():
-            address = self._volumes.address_of(name)
-            if address is None or record.lun is None or name in self._volumes.configured:
-                continue
-            new = LunAddress(record.target, record.lun)
-            if new != address:
-                moves[name] = new
-        while moves:
-            taken = self._volumes.by_address
-            name = next((name for name, new in moves.items() if new not in taken), "")
-            if name:
-                new = moves.pop(name)
-            else:
-                name, aim = next(iter(moves.items()))
-                in_the_way = taken[aim].name
-                if in_the_way not in moves:
-                    self._log.error("cannot follow a move", volume=name, lun=aim)
-                    del moves[name]
-                    continue
-                new = self._free_address(aim.target, None)
-            old = self._volumes.address_of(name)
-            assert old is not None, "it was there"
-            self._data.remap(name, new.number, new.target)
-            await self._volumes.move(old, new)
-            self._log.info("volume mapped elsewhere", volume=name, lun=new)
-
-    async def _follow(self, name: str, record: VolumeRecord) -> None:
-        shared, address = self._volumes.shared, self._volumes.address_of(name)
-        assert shared is not None, "who else calls"
-        mine = self._data.record(name)
-        if address is None:
-            if record.lun is not None:
-                address = LunAddress(record.target, record.lun)
-                if address not in self._volumes.by_address:
-                    mine = shared.adopt(name, record)
-                    volume = await self._volumes.open(name, mine, mine.read_only)
-                    await self._volumes.workers().wait_open(volume)
-                    self._volumes.add(address, volume)
-                    self._log.info("volume created elsewhere", volume=name, lun=address)
-        elif mine is not None and record.size_bytes > mine.size_bytes:
-            volume = self._volumes.by_address[address]
-            with contextlib.suppress(WorkerGone, ShareRefused):  # they have it from the other node
-                await self._volumes.workers().grow(volume, record.size_bytes)
-            self._data.resize(name, record.size_bytes)
-            self._volumes.grown(address, record.size_bytes)
-
-    async def _let_go(self, name: str) -> None:
-        address = self._volumes.address_of(name)
-        if address is not None:
-            await self._volumes.remove(address)
-            self._log.info("volume deleted elsewhere", volume=name, lun=address)
-        if self._data.record(name) is not None:
-            self._data.drop(name)
 
     def _discard(self, name: str) -> None:
         """What could not be made is nobody's yet."""

@@ -3,6 +3,10 @@
 They go in the background, and are asked for again until they are gone: a worker may be away for
 days.  What is to go stands in the catalog, so that the next start goes on.
 
+Before the data of a volume go, it is gone for everybody (``withdraw``), and when they have, it is
+forgotten (``on_forgotten``).  Another volume may have its name by then, here or on other nodes: it
+is told by its UUID.
+
 Rules, for what a volume that is in use has left:
 
 1. A shared store has the volume once, whoever serves it: where the volume is in use, or is to be,
@@ -35,7 +39,8 @@ RETRY_SECONDS: Final = 5.0
 class Cleanup:
     """Deletes what the catalog says is to go; ``workers``, ``pool``: asked for when needed.
 
-    ``on_forgotten(name)``: the data of a volume are gone.
+    ``withdraw(name, record)``: no node is to have the volume any more; ``on_forgotten``: its data
+    are gone.  Both may be told so repeatedly.
     """
 
     def __init__(
@@ -43,33 +48,38 @@ class Cleanup:
         data: DataDir,
         workers: Callable[[], WorkerVolumes],
         log: Log,
-        on_forgotten: Callable[[str], Awaitable[None]],
+        withdraw: Callable[[str, VolumeRecord], Awaitable[None]],
+        on_forgotten: Callable[[str, VolumeRecord], Awaitable[None]],
         pool: Callable[[str, VolumeRecord], PoolVolumes],
     ) -> None:
         self._data = data
         self._workers = workers
         self._pool = pool
         self._log = log
+        self._withdraw = withdraw
         self._on_forgotten = on_forgotten
         self._task: asyncio.Task[None] | None = None
         # While it is held, no share that a migration has left is deleted (rule 3), and the places
         # that one plans, which count as retired until it has begun, are left alone.
         self.held = asyncio.Lock()
 
-    def begin(self) -> None:
-        """There may be something to delete."""
-        if any(record.deleting or record.retired for record in self._data.volumes.values()):
-            if self._task is None or self._task.done():
-                self._task = asyncio.ensure_future(self._delete())
+    def begin(self, delay: float = 0.0) -> None:
+        """There may be something to delete, after ``delay`` seconds."""
+        if self._to_delete() and (self._task is None or self._task.done()):
+            self._task = asyncio.ensure_future(self._delete(delay))
 
-    async def _delete(self) -> None:
+    async def _delete(self, delay: float) -> None:
+        await asyncio.sleep(delay)
         said: dict[str, str] = {}
         while names := self._to_delete():
             for name in names:
-                if self._data.is_deleting(name):
-                    reason = await self._delete_data_of(name)
+                record = self._data.record(name)
+                if record is None:
+                    continue  # another node was faster
+                if record.deleting:
+                    reason = await self._delete_data_of(name, record)
                 else:
-                    reason = await self._delete_retired(name)
+                    reason = await self._delete_retired(name, record)
                 if reason and reason != said.get(name, ""):
                     self._log.warning("data are not deleted yet", volume=name, reason=reason)
                 said[name] = reason
@@ -81,10 +91,8 @@ class Cleanup:
             name for name, record in self._data.volumes.items() if record.deleting or record.retired
         ]
 
-    async def _delete_retired(self, name: str) -> str:
+    async def _delete_retired(self, name: str, record: VolumeRecord) -> str:
         """Delete the shares that a migration has left; returns why one is there still."""
-        record = self._data.record(name)
-        assert record is not None, "nobody else forgets it"
         problem = ""
         for place in list(record.retired):
             try:
@@ -123,16 +131,17 @@ class Cleanup:
                 return True
         return False
 
-    async def _delete_data_of(self, name: str) -> str:
-        record = self._data.record(name)
-        assert record is not None, "nobody else forgets it"
+    async def _delete_data_of(self, name: str, record: VolumeRecord) -> str:
+        """Returns why they are there still."""
         try:
+            await self._withdraw(name, record)
             if record.workers is not None:
                 await self._workers().delete(record)
             elif record.pool is not None:
                 await self._pool(name, record).delete(record)
-            await self._on_forgotten(name)
-            self._data.forget(name)
+            await self._on_forgotten(name, record)
+            if self._data.record(name) is record:
+                self._data.forget(name)
         except (WorkerGone, ShareRefused, RegistryAway, StaleNode, DataDirError, OSError) as exc:
             return str(exc)
         return ""

@@ -29,6 +29,7 @@ from target.migrations import Migrations
 from target.reservation_file import ReservationFile
 from target.scsi.bus import SCSIBus
 from target.scsi.disk import DiskDevice
+from target.scsi.limits import LUNS_MAX
 from target.scsi.logical_unit import LogicalUnit
 from target.scsi.lun import LunAddress
 from target.scsi.sense import UA_CAPACITY_CHANGED
@@ -44,7 +45,7 @@ from workers.store import StoreError
 if TYPE_CHECKING:
     from target.clustering import Clustering
     from target.pool_volumes import PoolVolumes
-    from target.shared_catalog import SharedCatalog
+    from target.shared_catalog import Load, SharedCatalog
     from target.worker_volumes import WorkerVolumes
 
 STAT_BLOCK_BYTES: Final = 512
@@ -86,8 +87,8 @@ class Volumes:
         self._journals: dict[str, MigrationLog] = {}  # of migrations that are to be resumed
         self._by_address: dict[LunAddress, Volume] = {}
         self.shared: SharedCatalog | None = None  # of a node among others
-        self.follow: Callable[[dict[str, VolumeRecord]], Awaitable[None]] | None = None
-        self.cleanup = Cleanup(data, self.workers, log, self._forgotten, self.pool)
+        self.follow: Callable[[Load], Awaitable[None]] | None = None
+        self.cleanup = Cleanup(data, self.workers, log, self._withdraw, self._forgotten, self.pool)
         self.migrations = Migrations(data, pool, log, self.cleanup.begin)
 
     # --- their life -------------------------------------------------------------------------------
@@ -210,9 +211,13 @@ class Volumes:
         """The ways to workers, if any has been needed."""
         return self._workers
 
-    async def _forgotten(self, name: str) -> None:
+    async def _withdraw(self, name: str, record: VolumeRecord) -> None:
         if self.shared is not None:
-            await self.shared.forget(name)
+            await self.shared.withdraw(name, record.uuid)
+
+    async def _forgotten(self, name: str, record: VolumeRecord) -> None:
+        if self.shared is not None:
+            await self.shared.forget(name, record.uuid)
 
     def targets(self) -> TargetList:
         """Those that are configured, and those that the catalog has."""
@@ -240,6 +245,11 @@ class Volumes:
         else:
             self.reserve(volume, unit)
         self._by_address[address] = volume
+
+    def free_address(self, target: str) -> LunAddress:
+        """The first of a target where no volume is."""
+        every = (LunAddress(target, number) for number in range(LUNS_MAX))
+        return next(address for address in every if address not in self._by_address)
 
     async def move(self, old: LunAddress, new: LunAddress) -> None:
         """Show a volume at another LUN; nothing runs of whoever does not see it any more."""

@@ -7,6 +7,8 @@ Rules:
 2. Its store is opened once, when the first node asks, and then stays open: a store remembers a
    flush that failed (workers/store.py, rule 5), and must not forget it with a reconnect.
 3. A share whose metadata or data is not what it should be is not served; the others are.
+4. What was deleted is not made again: UUIDs are never used twice, so that a creation of it is one
+   that was on its way when its caller gave it up.
 
 ``MemoryShares`` is gone with the process; workers/share_dir.py keeps shares in a directory.
 """
@@ -18,6 +20,7 @@ import enum
 import re
 import secrets
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +34,7 @@ CHUNK_BYTES_MIN = 64 << 10
 CHUNK_BYTES_MAX = 64 << 20
 BLOCK_BYTES = (512, 4096)
 SHARES_MAX = 16384
+DELETED_MAX = 16384  # that are remembered: a creation is not on its way for longer (rule 4)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Wrap = Callable[[VolumeStore], VolumeStore]  # a filter in front of each store, for tests
@@ -121,6 +125,7 @@ class Shares(ABC):
     def __init__(self, wrap: Wrap = lambda store: store) -> None:
         self._by_uuid: dict[bytes, Share] = {}
         self._by_name: dict[str, Share] = {}
+        self._deleted: OrderedDict[tuple[bytes, str], None] = OrderedDict()  # UUIDs and places
         self._wrap = wrap
         self._lock = asyncio.Lock()  # rule 1
         self.gone: Callable[[Share], None] = lambda share: None  # deleted by another worker
@@ -209,6 +214,8 @@ class Shares(ABC):
                         "as asked for",
                     )
                 return
+            if (info.uuid, "") in self._deleted or (info.uuid, info.place) in self._deleted:
+                raise ShareError(ShareFault.MISSING, f"volume {info.name} has been deleted")
             if len(self._by_uuid) >= SHARES_MAX:
                 raise ShareError(ShareFault.UNUSABLE, f"there are {SHARES_MAX} volumes already")
             await self._create(info)
@@ -239,6 +246,12 @@ class Shares(ABC):
                 share.info = info
                 if share.store is not None:
                     share.store.size = size
+
+    def bury(self, uuid: bytes, place: str) -> None:
+        """Nothing of a volume is to be made here any more, or for one of its places (rule 4)."""
+        self._deleted[uuid, place] = None
+        if len(self._deleted) > DELETED_MAX:
+            self._deleted.popitem(last=False)
 
     async def delete(self, uuid: bytes) -> None:
         """Remove a share and its data.  One that is gone already is as good.

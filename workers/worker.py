@@ -87,10 +87,12 @@ class Worker:
         try:
             share = self.shares.get(uuid)
         except ShareError:
+            self.shares.bury(uuid, place)
             return  # gone already
         if place and share.info.place not in ("", place):  # empty: shared, or made before places
             detail = f"this is another part of volume {share.info.name}: are addresses mixed up?"
             raise ShareError(ShareFault.UNUSABLE, detail)
+        self.shares.bury(uuid, place)
         share.deleting = True
         await share.unused()
         self.nodes.forget_volume(share)

@@ -18,13 +18,15 @@ from tests.chaos.workload import Layout
 from tests.chaos.zones import Violation
 from tests.support import cdb
 from tests.support.ceph_cluster import CephCluster
-from tests.support.initiator import Initiator
+from tests.support.initiator import Initiator, LoginRefused
+from tests.support.iscsi_socket import Disconnected, NoAnswer
 
 CLIENTS = 4
 # Through several nodes everybody is to be in everybody's way; through one, to need space.
 _HOT_BLOCKS, _HOT_BLOCKS_OF_SEVERAL = 2048, 512
 # After the last fault everything has to go on by itself.
 HEAL_SECONDS = 40.0
+PACE_SECONDS = 0.1
 _BUSY = 0x08
 HEALED_OPERATIONS = 50  # of each client
 READ_BLOCKS = 256
@@ -163,6 +165,25 @@ def _wait_until_healed(clients: list[Client]) -> None:
         time.sleep(0.05)
 
 
+def logged_in(address: Address) -> Initiator:
+    """A session, as soon as there can be one: a node that was shut out has to begin anew first."""
+    host, port, target = address
+    deadline = time.monotonic() + HEAL_SECONDS
+    while True:
+        try:
+            iscsi = Initiator(host, port, target=target, timeout=HEAL_SECONDS)
+            try:
+                iscsi.login()
+            except BaseException:
+                iscsi.close()
+                raise
+            return iscsi
+        except (Disconnected, NoAnswer, LoginRefused, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(PACE_SECONDS)
+
+
 def _read_back(address: Address, history: History) -> int:
     """Reads, as a client of its own, every block that was ever written; how many those are."""
     written = {
@@ -171,10 +192,8 @@ def _read_back(address: Address, history: History) -> int:
         if event.op in (Op.WRITE, Op.SWAP)
         for block in event.versions
     }
-    host, port, target = address
     name, read = "reader", 0
-    with Initiator(host, port, target=target, timeout=HEAL_SECONDS) as iscsi:
-        iscsi.login()
+    with logged_in(address) as iscsi:
         deadline = time.monotonic() + HEAL_SECONDS
         for first in sorted({block // READ_BLOCKS * READ_BLOCKS for block in written}):
             operation = history.invoke(name, Op.READ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,8 @@ from tests.support.scrape import page
 
 EVERYBODY = {"initiator": "iqn.*"}
 _PAUSE_SECONDS = 0.2
+_REASON_CHARS = 120
+_NUMBERS = re.compile(r"\d+")  # ports and counts, so that the same reason is counted as one
 _LOGIN_SECONDS = 4.0
 _SIZE = 16 << 20
 _VISITOR = {"initiator": "iqn.2026-11.com.example:visitor", "volumes": {"disk0": "ro"}}
@@ -29,7 +32,8 @@ _EXPECTED = (NodeAway, Refused, Disconnected, NoAnswer, LoginRefused, OSError)
 
 
 class Churn:
-    """Runs in a thread until it is stopped; ``done`` and ``failed`` count by what was tried."""
+    """Runs in a thread until it is stopped; ``done`` and ``failed`` count by what was tried,
+    ``reasons`` why it failed."""
 
     def __init__(self, cluster: Cluster, seed: int) -> None:
         self._servers = [node.server for node in cluster.nodes]
@@ -39,6 +43,7 @@ class Churn:
         self.error: BaseException | None = None
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
 
     def __enter__(self) -> Churn:
         self._thread.start()
@@ -67,8 +72,9 @@ class Churn:
                     try:
                         attempt()
                         self.done[name] += 1
-                    except _EXPECTED:
+                    except _EXPECTED as exc:
                         self.failed[name] += 1
+                        self.reasons[f"{name}: {_NUMBERS.sub('N', str(exc))[:_REASON_CHARS]}"] += 1
         except BaseException as exc:
             self.error = exc
 

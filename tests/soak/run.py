@@ -21,15 +21,15 @@ from target.admin.client import AdminClient
 from target.config.values import parse_portal
 from tests.chaos.blocks import BLOCK_BYTES
 from tests.chaos.cluster import VOLUME_BYTES, Cluster, running_cluster
-from tests.chaos.run import HEAL_SECONDS, harm
+from tests.chaos.run import HEAL_SECONDS, PACE_SECONDS, harm, logged_in
 from tests.chaos.zones import Violation
 from tests.soak.churn import EVERYBODY, Churn
 from tests.soak.sample import Held, grown, left_on_workers, take, wait_until_quiet
 from tests.support import cdb
-from tests.support.initiator import Initiator
 
 NODES = 2
 ROUNDS_MIN = 2
+REASONS_LISTED = 12
 ROUND_SECONDS = 30.0
 _UNMAP = 0x08  # of WRITE SAME
 _ZEROED_BLOCKS = 32768  # by one command
@@ -48,9 +48,10 @@ class Report:
     operations: int = 0
     churned: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     violations: list[Violation] = field(default_factory=list)
     overdue: int = 0
-    left: int = 0  # shares of volumes that have gone; not yet part of what has to be clean
+    left: int = 0  # shares of volumes that have gone
     first: Held = field(default_factory=dict)
     last: Held = field(default_factory=dict)
 
@@ -61,7 +62,7 @@ class Report:
     @property
     def clean(self) -> bool:
         """Whether nothing was lost and nothing has grown."""
-        return not (self.violations or self.overdue or self.grown)
+        return not (self.violations or self.overdue or self.grown or self.left)
 
     def __str__(self) -> str:
         def listed(counts: Counter[str]) -> str:
@@ -75,6 +76,7 @@ class Report:
                 f"operations on blocks: {self.operations}",
                 f"beside them: {listed(self.churned)}",
                 f"of that refused while something was away: {listed(self.refused)}",
+                *(f"  {count:5} {why}" for why, count in self.reasons.most_common(REASONS_LISTED)),
                 f"commands that were not answered in time: {self.overdue}",
                 f"violations: {len(self.violations)}",
                 f"{'':24}{'first':>10}{'last':>10}",
@@ -113,19 +115,27 @@ def _round(cluster: Cluster, report: Report) -> None:
     report.operations += sum(done.operations.values())
     report.churned += churn.done
     report.refused += churn.failed
+    report.reasons += churn.reasons
     report.violations += done.violations
     report.overdue += done.overdue
     report.last = take(cluster)
-    report.left = left_on_workers(cluster)
+    report.left = _left(cluster)
     report.first = report.first or report.last  # rule 2
+
+
+def _left(cluster: Cluster) -> int:
+    """What is still on the workers when nodes have had time to delete it."""
+    deadline = time.monotonic() + HEAL_SECONDS
+    while (left := left_on_workers(cluster)) and time.monotonic() < deadline:
+        time.sleep(PACE_SECONDS)
+    return left
 
 
 def _zero(cluster: Cluster) -> None:
     """Rule 3."""
     server = cluster.nodes[0].server
     deadline = time.monotonic() + HEAL_SECONDS
-    with Initiator(server.host, server.port, target=server.iqn, timeout=HEAL_SECONDS) as iscsi:
-        iscsi.login()
+    with logged_in((server.host, server.port, server.iqn)) as iscsi:
         for first in range(0, VOLUME_BYTES // BLOCK_BYTES, _ZEROED_BLOCKS):
             command = cdb.write_same16(first, _ZEROED_BLOCKS, _UNMAP)
             while (task := iscsi.command(command, data_out=bytes(BLOCK_BYTES))).status:

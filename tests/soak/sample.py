@@ -69,7 +69,7 @@ def _processes(cluster: Cluster) -> Iterator[tuple[str, int, Path]]:
 
 
 def left_on_workers(cluster: Cluster) -> int:
-    """Shares of volumes that no node knows any more, or that are about to be deleted."""
+    """Shares of volumes that no node has any more."""
     return sum(
         path.name == CHURNED
         for member in cluster.members

@@ -18,6 +18,7 @@ from workers.fences import FenceError, Fences
 from workers.share_dir import ShareDir, ShareDirError
 from workers.shares import MemoryShares, ShareError, ShareFault, ShareInfo, Shares
 from workers.store import IoKind, StoreIo, StoreStatus
+from workers.worker import Worker
 
 INFO = ShareInfo("disk", bytes(range(16)), 1 << 20, 1 << 16, 512)
 
@@ -166,6 +167,24 @@ def test_delete_is_safe_to_repeat_and_leaves_what_is_not_ours(tmp_path: Path) ->
             await shares.create(INFO)
             await shares.delete(INFO.uuid)
             assert os.listdir(tmp_path / "volumes") == []
+
+    run(main())
+
+
+def test_a_creation_that_comes_after_the_deletion_makes_nothing(tmp_path: Path) -> None:
+    """It was on its way to a worker that was stopped; its caller has given it up."""
+
+    async def main() -> None:
+        async with Opened(tmp_path) as shares:
+            worker = Worker(shares, buffer_memory_bytes=64 << 20, io_threads=1)
+            here, elsewhere = replace(INFO, place="a"), replace(INFO, place="b")
+            await worker.delete(INFO.uuid, "a")
+            assert await fault_of(shares.create(here)) is ShareFault.MISSING
+            await shares.create(elsewhere)
+            await worker.delete(INFO.uuid)
+            assert await fault_of(shares.create(elsewhere)) is ShareFault.MISSING
+            assert os.listdir(tmp_path / "volumes") == []
+            await shares.create(replace(elsewhere, uuid=bytes(16)))  # another of that name
 
     run(main())
 

@@ -16,6 +16,7 @@ from target.config.load import load_serve_config
 from target.config.options import Options
 from target.datadir import DataDir, WorkerPlace
 from target.scsi.bus import SCSIBus
+from target.shared_catalog import Catalog
 from target.volume_changes import VolumeChanges
 from target.volume_errors import VolumeError, VolumeFault
 from target.volumes import Volumes
@@ -114,14 +115,17 @@ def test_into_a_store_where_nothing_was_to_be_deleted_yet(tmp_path: Path) -> Non
 def test_what_could_not_be_made_is_still_deleted_when_others_know_nothing_of_it(
     tmp_path: Path,
 ) -> None:
+    async def catalog() -> Catalog:
+        return Catalog()
+
     async def test() -> None:
         async with setup(tmp_path) as node:
             node.record.shared = True
             node.data.begin_delete(NAME)
-            await node.changes.follow({})
+            await node.changes.following.follow(catalog)
             assert node.data.is_deleting(NAME), "its data are there still"
             node.record.deleting = False
-            await node.changes.follow({})
+            await node.changes.following.follow(catalog)
             assert node.data.record(NAME) is None, "another node has deleted it"
 
     asyncio.run(test())

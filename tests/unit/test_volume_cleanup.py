@@ -54,11 +54,16 @@ class Node:
         identity = NodeIdentity(id="node", epoch=1)
         config = load_serve_config(Options())
         self.workers = WorkerVolumes(config, self.data, identity, log)
-        self.forgotten: list[str] = []
-        self.cleanup = Cleanup(self.data, lambda: self.workers, log, self._forget, _no_pool)
+        self.told: list[tuple[str, str, str]] = []  # what, name, UUID
+        self.cleanup = Cleanup(
+            self.data, lambda: self.workers, log, self._withdraw, self._forget, _no_pool
+        )
 
-    async def _forget(self, name: str) -> None:
-        self.forgotten.append(name)
+    async def _withdraw(self, name: str, record: VolumeRecord) -> None:
+        self.told.append(("withdraw", name, record.uuid))
+
+    async def _forget(self, name: str, record: VolumeRecord) -> None:
+        self.told.append(("forget", name, record.uuid))
 
     async def cleaned(self) -> None:
         """Nothing is left to be done."""
