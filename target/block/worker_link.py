@@ -232,6 +232,10 @@ class WorkerLink:
         for share in self._shares:
             share.settle()
 
+    def _release(self) -> None:
+        for share in self._shares:
+            self.queue.released(share)
+
     # --- its life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -375,8 +379,7 @@ class WorkerLink:
                     self._keep(self.store_id, self.instance)
                 if self.settled:
                     self._settle()
-                for share in self._shares:
-                    self.queue.released(share)
+                self._release()
         except (WorkerGone, NodeFenced) as exc:
             self.cut(str(exc))
 
@@ -396,8 +399,7 @@ class WorkerLink:
         self._served.set()
         self._failover.changed()
         self._settle()
-        for share in self._shares:
-            self.queue.released(share)
+        self._release()
         helpers = [
             asyncio.ensure_future(self._write(stream)),
             asyncio.ensure_future(self._probe(channel)),

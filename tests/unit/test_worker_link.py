@@ -6,10 +6,12 @@ What is proved here is docs/decisions/0010-retries-never-reorder.md.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import random
 import time
 import uuid as uuids
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -459,6 +461,18 @@ async def test_a_share_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
         assert status_of(found) is StoreStatus.UNAVAILABLE
         assert "no such volume" in str(found)
         assert len(it.fake.created) == 1
+
+
+@run
+async def test_nothing_is_left_of_a_volume_that_is_closed(tmp_path: Path) -> None:
+    """A connection lasts for months, and volumes come and go."""
+    async with setup(tmp_path) as it:
+        assert not await it.store.wait_open(10)
+        left = weakref.ref(it.store)
+        it.volume.close()
+        del it.store, it.volume
+        gc.collect()
+        assert left() is None
 
 
 @run
