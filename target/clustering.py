@@ -181,8 +181,7 @@ class Clustering:
         await self.node.untrack(volume.uuid.hex)
 
     async def stop(self) -> None:
-        """Leave."""
-        await self.catalog.close()
+        """Leave; the catalog is closed."""
         await self.node.stop()
         assert self._registry is not None, "made with the node"
         await self._registry.close()

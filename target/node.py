@@ -341,6 +341,8 @@ class Node:
             if self._volumes is not None:
                 await self._volumes.drain(self._config.shutdown_timeout_seconds)
                 self._volumes.give_up()
+        if self._clustering is not None:
+            await self._clustering.catalog.close()  # no volume comes or goes from now on
         if self._volumes is not None and not self.fenced.is_set():
             await self._volumes.flush()
         if self._clustering is not None:

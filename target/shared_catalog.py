@@ -37,6 +37,7 @@ UNIT: Final = "catalog"
 KEY: Final = "volumes"
 TRIES_MAX: Final = 100
 RETRY_SECONDS: Final = 0.5
+CLOSE_SECONDS: Final = 5.0
 PARTS: Final[tuple[PartName, ...]] = get_args(PartName)
 
 Records = dict[str, VolumeRecord]
@@ -287,7 +288,7 @@ class SharedCatalog:
     async def _follow(self, done: Callable[[], None]) -> None:
         while self.follow is not None:
             try:
-                for follow in [*self.follow_part.values(), self.follow]:
+                for follow in (*self.follow_part.values(), self.follow):
                     await follow(self._load_followed)
                 break
             except (DataDirError, OSError) as exc:
@@ -310,8 +311,11 @@ class SharedCatalog:
         raise AssertionError("a command for the catalog")
 
     async def close(self) -> None:
-        """Follow it no more."""
-        tasks = [*self._followed, *([self._publishing] if self._publishing is not None else [])]
+        """Follow it no more: what has begun is ended, if that does not take too long."""
+        self.follow = None
+        tasks = {*self._followed, *([self._publishing] if self._publishing is not None else [])}
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

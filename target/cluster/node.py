@@ -150,7 +150,7 @@ class ClusterNode(Notices):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             busy = False
-            for tracker in self._trackers.values():
+            for tracker in list(self._trackers.values()):
                 busy = busy or tracker.busy
                 if self.over:
                     await tracker.abandon()
@@ -161,7 +161,7 @@ class ClusterNode(Notices):
         except (RegistryAway, StaleNode) as exc:
             # The others find the lease over, and do what is to be done.
             self.log.warning("left without a word", reason=str(exc))
-            for tracker in self._trackers.values():
+            for tracker in list(self._trackers.values()):
                 await tracker.abandon()
 
     def track(

@@ -290,3 +290,29 @@ def test_a_catalog_that_cannot_be_read_now_is_asked_for_again(tmp_path: Path) ->
             assert (UNIT, KEY) == ("catalog", "volumes")
 
     asyncio.run(story())
+
+
+def test_who_closes_the_catalog_ends_what_it_follows_and_follows_nothing_more(
+    tmp_path: Path,
+) -> None:
+    """What a node does to end, over all its volumes, is not to meet one that comes or goes."""
+
+    async def story() -> None:
+        async with pair(tmp_path) as two:
+            await two.create(two.one, 0)
+            lock = two.other.changes._lock
+            await lock.acquire()
+            deleting = asyncio.ensure_future(two.one.changes.delete(NAME, force=True))
+            await until(lambda: bool(two.other.catalog._followed))
+            closing = asyncio.ensure_future(two.other.catalog.close())
+            await asyncio.sleep(0)
+            assert not closing.done()
+            lock.release()
+            await closing
+            assert not two.other.serves
+            await deleting
+            await until(lambda: not two.one.data.record(NAME))
+            await two.create(two.one, 0)
+            assert not two.other.serves
+
+    asyncio.run(story())
