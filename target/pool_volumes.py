@@ -20,6 +20,7 @@ import asyncio
 import uuid as uuids
 import weakref
 from collections.abc import Callable
+from typing import Final
 
 from target.block.volume import Volume
 from target.config.model import RadosPlace
@@ -28,9 +29,12 @@ from target.logs import Log
 from workers.rados_pool import RadosError
 from workers.rados_shares import RadosShares
 from workers.rados_store import RadosStore
+from workers.read_cache import ReadCache
 from workers.shares import ShareError, ShareInfo
-from workers.store import IoKind, StoreIo
+from workers.store import IoKind, StoreIo, VolumeStore
 from workers.write_behind import WriteBehind
+
+DIRTY_MAX: Final = 3 / 4  # of a cache, as with librbd (24 of 32 MiB)
 
 
 class PoolVolumes:
@@ -52,7 +56,7 @@ class PoolVolumes:
         self._on_lost = on_lost
         self._lost = False
         self._cache_bytes = place.cache_bytes
-        self._caches: weakref.WeakSet[WriteBehind] = weakref.WeakSet()
+        self._behind: weakref.WeakSet[WriteBehind] = weakref.WeakSet()
         shares.evicted = self._evicted
 
     @classmethod
@@ -102,8 +106,7 @@ class PoolVolumes:
         store = share.store
         if self._cache_bytes and not read_only:
             assert isinstance(store, RadosStore), "of a pool"
-            store = WriteBehind(store, self._cache_bytes)
-            self._caches.add(store)
+            store = self._cached(store, self._cache_bytes)
         return Volume(
             name,
             uuid,
@@ -113,6 +116,12 @@ class PoolVolumes:
             read_only=read_only,
             write_cache=write_cache,
         )
+
+    def _cached(self, store: RadosStore, nbytes: int) -> VolumeStore:
+        """Writes are kept before it, and in the rest of ``nbytes`` what was read."""
+        behind = WriteBehind(store, int(nbytes * DIRTY_MAX))
+        self._behind.add(behind)
+        return ReadCache(behind, lambda: nbytes - behind.kept_bytes)
 
     async def grow(self, record: VolumeRecord, size_bytes: int) -> None:
         """Make a volume larger in the pool.  Raises DataDirError; may be repeated."""
@@ -145,13 +154,13 @@ class PoolVolumes:
     @property
     def kept_bytes(self) -> int:
         """What was answered and is here alone (rule 3)."""
-        return sum(cache.kept_bytes for cache in self._caches)
+        return sum(cache.kept_bytes for cache in self._behind)
 
     async def drain(self, seconds: float) -> None:
         """Put it where it belongs, within that time."""
         loop = asyncio.get_running_loop()
         flushes = []
-        for cache in self._caches:
+        for cache in self._behind:
             flushed: asyncio.Future[StoreIo] = loop.create_future()
             cache.submit(StoreIo(IoKind.FLUSH, 0, 0, flushed.set_result))
             flushes.append(flushed)

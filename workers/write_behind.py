@@ -104,9 +104,13 @@ class WriteBehind(VolumeStore):
         self._lost = False
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         """Of the store, which may grow."""
         return self._store.size
+
+    @size.setter
+    def size(self, size: int) -> None:
+        self._store.size = size
 
     def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
         return False

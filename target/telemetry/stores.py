@@ -15,6 +15,7 @@ from target.scsi.lun import LunAddress
 from target.telemetry.families import counter, gauge, of_one
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
+from workers.read_cache import ReadCache
 
 if TYPE_CHECKING:
     from target.block.worker_link import WorkerLink
@@ -68,6 +69,14 @@ def volume_families(volumes: Volumes) -> Iterator[Metric]:
         gauge("volume_unflushed_bytes", "Answered, and not in the pool yet: --store …&cache"),
         volumes.kept_bytes,
     )
+    hits = counter(
+        "volume_cache_hits", "Reads answered from memory: --store …&cache", ("lun", "volume")
+    )
+    for lun, volume in served:
+        for store in volume.stores:
+            if isinstance(store, ReadCache):
+                hits.add_metric((str(lun), volume.name), store.hits)
+    yield hits
 
 
 def _sizes(part: Sequence[tuple[LunAddress, Volume]]) -> Metric:

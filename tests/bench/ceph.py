@@ -27,7 +27,7 @@ TGT_RBD = "tgt-rbd"
 # librbd answers a write from its cache; what is answered here is on the OSDs.
 TGT_RBD_UNCACHED = "tgt-rbd, no cache"
 RADOS_BENCHED = "rados bench"  # a client that comes with Ceph, and no server: no SCSI at all
-CACHE = "24M"  # rbd_cache_max_dirty
+CACHE = "32M"  # rbd_cache_size
 RBD_MODULE = Path("/usr/lib/tgt/backing-store/bs_rbd.so")
 ObjectStore = Literal["memstore", "bluestore"]
 
@@ -146,7 +146,7 @@ def rados_store(shared: SharedCluster) -> Candidate:
 
 
 def rados_cached(shared: SharedCluster) -> Candidate:
-    """The same with a cache, of as much as librbd's may have dirty."""
+    """The same with a cache as large as librbd's."""
     serve = partial(_serve_rados, shared, more=f"?cache={CACHE}")
     return Candidate(RADOS_CACHED, product_version(), serve, find_ceph() or "")
 

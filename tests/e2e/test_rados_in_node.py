@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import cdb
 from tests.support.ceph_cluster import CephCluster
 from tests.support.initiator import Initiator
 from tests.support.iscsi_task import Task
 from tests.support.lunmesh_server import LunmeshServer, ServerError
+from tests.support.scrape import scrape
 from tests.support.verified_writes import VerifiedWrites
 from tests.support.volume_command import VolumeCommand
 
@@ -28,6 +30,7 @@ BLOCK = 512
 SHUTTING_OUT = "shutting out the last life"
 LONG_SECONDS = 60.0
 GOOD, CHECK_CONDITION = 0x00, 0x02
+TEST_UNIT_READY = bytes(6)
 
 
 @pytest.fixture
@@ -240,3 +243,35 @@ def test_a_node_that_is_shut_out_says_what_it_had_not_flushed(
             assert read(successor, 0) == b"O", "what was flushed"
             assert read(successor, 1) == b"N"
             assert other.stop() == 0
+
+
+def test_behind_a_cache_what_was_read_is_in_memory_and_the_disk_grows(
+    store: list[str], tmp_path: Path
+) -> None:
+    with LunmeshServer(tmp_path / "server", ["disk0=1M"], arguments=with_cache(store)) as server:
+        volume = VolumeCommand(server)
+        volume.json("create", "db", "2M")
+        with Initiator(server.host, server.port, target=server.iqn) as session:
+            session.login()
+
+            def found() -> float:
+                return scrape(server.admin).get("volume_cache_hits_total", lun="1", volume="db")
+
+            until(lambda: session.command(TEST_UNIT_READY, lun=1).status == GOOD, "it is there")
+            page = cdb.read10(8, 8)
+            data = session.command(page, lun=1, read_length=8 * BLOCK).data_in
+            before = found()
+            until(
+                lambda: (
+                    session.command(page, lun=1, read_length=8 * BLOCK).data_in == data
+                    and found() > before
+                ),
+                "a read is answered from memory",
+            )
+            write(session, 9, b"w", 1)
+            assert read(session, 9, 1) == b"w"
+            volume.good("resize", "db", "4M")
+            last = 4 * MIB // BLOCK - 1
+            until(lambda: session.command(TEST_UNIT_READY, lun=1).status == GOOD, "it is told")
+            write(session, last, b"e", 1)
+            assert read(session, last, 1) == b"e"
