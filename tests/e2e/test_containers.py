@@ -71,9 +71,12 @@ def test_unprivileged_and_read_only(engine: Engine) -> None:
         engine.podman("exec", "one", "touch", "/opt/lunmesh/x")
     (image,) = json.loads(engine.podman("image", "inspect", IMAGE))
     assert "healthcheck.py" in " ".join(image["Healthcheck"]["Test"])
-    for absent in ("pip", "setuptools"):
+    python = ["exec", "one", "/opt/lunmesh/bin/python", "-c"]
+    hot = engine.podman(*python, "import target.iscsi.sender as it; print(it.__file__)")
+    assert hot.strip().endswith(".so"), "the hot path is compiled"
+    for absent in ("pip", "setuptools", "mypy"):
         with pytest.raises(ContainerError, match="No module named"):
-            engine.podman("exec", "one", "/opt/lunmesh/bin/python", "-c", f"import {absent}")
+            engine.podman(*python, f"import {absent}")
     engine.podman("stop", "--time", "20", "one")
     assert engine.podman("inspect", "one", "--format", "{{.State.ExitCode}}") == "0"
     engine.podman("rm", "one")

@@ -28,6 +28,8 @@ PYTHON: Final = "3.11"  # of that suite
 BASE: Final = "localhost/lunmesh-base"
 IMAGE: Final = "localhost/lunmesh"
 REDIS_IMAGE: Final = "localhost/lunmesh-redis"
+# pip judges "python_full_version < 3.11.3" (redis) by the Python that it runs on: async-timeout.
+WHEELS: Final = (".", "setuptools", "async-timeout", "mypy")
 TOOLS: Final = ("podman", "buildah", "podman-compose", "runc", "debootstrap", "iptables")
 
 # What Debian's redis:7 image is to compose.yaml: user 999, data in /data.
@@ -119,14 +121,13 @@ def _base_archive() -> Path:
 def _wheels() -> Path:
     """What the image's Python installs, for the constraints as they are."""
     wanted = (PROJECT_ROOT / "pyproject.toml").read_bytes()
-    wanted += (PROJECT_ROOT / "constraints.txt").read_bytes()
+    wanted += (PROJECT_ROOT / "constraints.txt").read_bytes() + " ".join(WHEELS).encode()
     folder = _cache() / f"wheels-{hashlib.sha256(wanted).hexdigest()[:12]}"
     if not folder.exists():
         aside = folder.with_suffix(f".{os.getpid()}")
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "-c", "constraints.txt"]
         pip += ["--python-version", PYTHON, "--only-binary=:all:", "-d", str(aside)]
-        # pip judges "python_full_version < 3.11.3" (redis) by the Python that it runs on.
-        _run([*pip, ".", "setuptools", "async-timeout"], 300)
+        _run([*pip, *WHEELS], 300)
         aside.rename(folder)
     return folder
 
