@@ -3,7 +3,10 @@
 Rules:
 
 1. Who may call stands in ``guard.py``.
-2. Requests are bounded in size and time; a mistake is answered with one line (``Problem``).  What
+2. A node that begins anew in its process has another server.  aiohttp keeps a thousand handlers of
+   servers that are long gone (``web_app._cached_build_middleware``), so what it gets is none that a
+   whole life of a node hangs from.
+3. Requests are bounded in size and time; a mistake is answered with one line (``Problem``).  What
    takes longer goes on when the time is over, since half a change helps nobody.
 """
 
@@ -70,7 +73,8 @@ class AdminServer:
         self._tls = tls
         self._caller = Guard(token, tls, log)
         app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
-        app.add_routes(routes)
+        self._handlers: list[Handler] = []
+        app.add_routes([self._behind_door(route) for route in routes])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def start(self) -> Portal:
@@ -89,6 +93,18 @@ class AdminServer:
     async def stop(self) -> None:
         """Answer what has begun, within a second."""
         await self._runner.cleanup()
+        self._handlers.clear()
+
+    def _behind_door(self, route: web.AbstractRouteDef) -> web.RouteDef:
+        """Rule 2."""
+        assert isinstance(route, web.RouteDef), "files have their handlers"
+        number = len(self._handlers)
+        self._handlers.append(route.handler)
+
+        async def door(request: web.Request) -> web.StreamResponse:
+            return await self._handlers[number](request)
+
+        return web.RouteDef(route.method, route.path, door, route.kwargs)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:

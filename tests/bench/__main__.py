@@ -171,8 +171,8 @@ class Bench:
         self._document["spied"] = True
         for server in servers:
             found = spy_on(server, rows, seconds=chosen.seconds, size=chosen.size, folder=scratch)
-            for row, shares in found.items():
-                print_shares(self._console, server.name, row, shares)
+            for row, (cost, shares) in found.items():
+                print_shares(self._console, server.name, row, cost, shares)
 
     def _print_lines(self, about: dict[str, str]) -> None:
         for name, value in about.items():

@@ -143,11 +143,11 @@ def _timed(run: Callable[[], Run], endpoint: Endpoint) -> Sample:
 
 def spy_on(
     server: Candidate, rows: Sequence[Row], *, seconds: float, size: int, folder: Path
-) -> dict[str, list[Counter[str]]]:
-    """For each row, the samples of each process of ``server`` by component."""
+) -> dict[str, tuple[float, list[Counter[str]]]]:
+    """For each row, the CPU time of an I/O (s), and of each process the samples by component."""
     blocks = tuple(sorted({row.workload.block_bytes for row in rows}))
     own = Path(tempfile.mkdtemp(dir=folder))
-    shares: dict[str, list[Counter[str]]] = {}
+    shares: dict[str, tuple[float, list[Counter[str]]]] = {}
     with server.serve(Disks(own, size, blocks)) as endpoint:
         for row in rows:
             block = row.workload.block_bytes
@@ -156,7 +156,8 @@ def spy_on(
             )
             for file in endpoint.files[block]:
                 warm(file, block)
+            cost = _timed(run, endpoint).cpu_per_io
             with spying(endpoint.pids) as found:
                 run()
-            shares[row.name] = [found[pid] for pid in endpoint.pids]
+            shares[row.name] = cost, [found[pid] for pid in endpoint.pids]
     return shares

@@ -270,16 +270,24 @@ def print_goals(console: Console, judged: Sequence[Verdict]) -> None:
     console.print(table)
 
 
-def print_shares(console: Console, server: str, row: str, by_process: list[Counter[str]]) -> None:
-    """Where the CPU time of each process went; the target is the first, Redis has no frames."""
+def print_shares(
+    console: Console, server: str, row: str, cost: float, by_process: list[Counter[str]]
+) -> None:
+    """Where the CPU time of each process went; the target is the first, Redis has no frames.
+
+    ``cost`` is that of an I/O, in seconds, all processes together.
+    """
     by_process = [found for found in by_process if found.total()]
     table = Table(title=f"{server}: {row}: share of CPU time", title_justify="left")
     table.add_column("")
     names = ["target", *(f"worker {number}" for number in range(1, len(by_process)))]
     for name in names:
         table.add_column(name, justify="right")
+    if len(names) == 1:
+        table.add_column(f"of {cost * 1e6:.2f} µs", justify="right")
     total: Counter[str] = sum(by_process, Counter())
     for component, _ in total.most_common():
         cells = [100 * found[component] / max(1, found.total()) for found in by_process]
-        table.add_row(component, *(f"{cell:.0f} %" for cell in cells))
+        spent = [f"{cells[0] / 100 * cost * 1e6:.2f}"] if len(names) == 1 else []
+        table.add_row(component, *(f"{cell:.0f} %" for cell in cells), *spent)
     console.print(table)

@@ -1,5 +1,7 @@
 """Where a server's CPU time goes, by py-spy (`make bench ARGS='--spy …'`): shares by component.
 
+A share of what an I/O costs in a run before that, which nobody looks at, is what a component costs.
+
 py-spy looks at each thread that runs, many times a second.  What it finds inside C code counts for
 the Python frame that called it: the event loop's frame stands for uvloop, gRPC's callbacks and
 system calls, a bare thread for gRPC's poller.  It slows a server down, so such a run is not timed.
@@ -20,6 +22,8 @@ from pathlib import Path
 RATE = 250  # samples a second
 SECONDS_MAX = 600
 COMPONENTS = (  # the first whose mark is in the innermost frame
+    ("target/iscsi/portal", "the socket: recv and sendmsg"),
+    ("workers/file_store", "the page cache: preadv and pwritev"),
     ("target/iscsi", "iSCSI"),
     ("target/scsi", "SCSI"),
     ("target/hba", "SCSI"),
