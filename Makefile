@@ -5,6 +5,8 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 # The whole run is bounded: pytest stops after this many seconds and says which test was running.
 TEST_SECONDS ?= 2280
+# Files of tests run side by side: most of them wait for something most of the time.
+TEST_WORKERS ?= 2
 # Flags of `make run`, `test`, `bench`, `load`, `failures`, `soak`, `chaos` and `simulate`: make run ARGS='--volume disk0=10G'
 ARGS ?=
 
@@ -42,7 +44,8 @@ run: install ## Serve a disk: make run ARGS='--volume disk0=10G'
 	@exec $(BIN)/lunmesh serve $(ARGS)
 
 test: install debian-packages lint ## Install, lint and run every test
-	@exec $(BIN)/python -m pytest --session-timeout=$(TEST_SECONDS) --durations=30 $(ARGS)
+	@exec $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadgroup \
+		--session-timeout=$(TEST_SECONDS) --durations=30 $(ARGS)
 
 lint: install ## Style, types and the import contract
 	$(BIN)/ruff check

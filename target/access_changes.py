@@ -45,7 +45,7 @@ class AccessChanges(CatalogPart[AccessEntry]):
     async def put(self, entry: AccessEntry) -> AccessEntry:
         """Add an entry, or replace the one for the same initiators, user and target.
 
-        Raises ValueError, VolumeError or OSError.
+        Raises ValueError, VolumeError, OSError or NotEverywhere.
         """
         entry = entry.checked()
         if entry.target and self._target.targets.find(entry.target) is None:
@@ -69,7 +69,7 @@ class AccessChanges(CatalogPart[AccessEntry]):
     ) -> None:
         """Remove an entry; the last one only if ``everybody`` may log in from then on.
 
-        Raises VolumeError or OSError.
+        Raises VolumeError, OSError or NotEverywhere.
         """
         key = (initiator.strip().lower(), user, target.strip().lower())
 

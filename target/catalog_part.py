@@ -5,6 +5,8 @@ Rules:
 1. A change is kept first, and counts as done when it is in force on every node: who may not be
    logged in any more is logged out, and nothing runs that may not.
 2. A node that is away reads the catalog before it serves again.
+3. Of several nodes, one whose disk does not take a change goes by it all the same, and says so: the
+   copy is of use only to a registry that has lost its memory.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import asyncio
 from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
 
+from target.catalog_following import Trouble, reason_of
 from target.cluster.registry import RegistryAway, StaleNode
 from target.datadir import DataDir, PartName
 from target.logs import Log
 from target.shared_catalog import Load, SharedCatalog
-from target.volume_errors import VolumeError, VolumeFault
+from target.volume_errors import NotEverywhere, VolumeError, VolumeFault
 
 T = TypeVar("T")
 
@@ -34,8 +37,9 @@ class CatalogPart(Generic[T]):
         self._shared = shared
         self._log = log
         self._lock = asyncio.Lock()
+        self._unkept = ""  # why what is in force is not on this node's disk
         if shared is not None:
-            shared.follow_part[self.name] = self.follow
+            shared.add_follower(self.title, self.follow)
 
     @property
     def kept(self) -> tuple[T, ...]:
@@ -49,7 +53,7 @@ class CatalogPart(Generic[T]):
     async def change(self, edit: Callable[[tuple[T, ...]], tuple[T, ...]]) -> None:
         """Make of what there is what ``edit`` makes of it; it may raise.
 
-        Raises VolumeError or OSError.
+        Raises VolumeError, OSError or NotEverywhere.
         """
         async with self._lock:
             if self._shared is None:
@@ -60,21 +64,40 @@ class CatalogPart(Generic[T]):
                 except (RegistryAway, StaleNode) as exc:
                     raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
             await self._use(values)
-        if self._shared is not None and not await self._shared.announce():
-            self._log.warning(f"not every node has followed a change of the {self.title} yet")
+        if self._shared is not None:
+            if self._unkept:
+                await self._shared.following.go()  # tells so, and tries again
+            if late := await self._shared.announce(self.title):
+                raise NotEverywhere(late)
 
-    async def follow(self, load: Load) -> None:
-        """Do here what another node has done.  Raises RegistryAway, DataDirError or OSError."""
+    async def follow(self, load: Load) -> Trouble:
+        """Do here what another node has done; what it could not.
+
+        Raises RegistryAway or DataDirError.
+        """
         async with self._lock:
             catalog = await load()
             if catalog is None:
-                return
+                return {}
             values = getattr(catalog, self.name) or ()
             if values != self.kept:
                 await self._use(values)
+            elif self._unkept:
+                self._keep(values)
+        return {self.title: f"in force, but not kept: {self._unkept}"} if self._unkept else {}
+
+    def _keep(self, values: tuple[T, ...]) -> None:
+        """Rule 3.  A node alone raises OSError, and nothing has changed."""
+        try:
+            self._data.keep_part(self.name, values, anyway=self._shared is not None)
+            self._unkept = ""
+        except OSError as exc:
+            if self._shared is None:
+                raise
+            self._unkept = reason_of(exc)
 
     async def _use(self, values: tuple[T, ...]) -> None:
-        self._data.keep_part(self.name, values)
+        self._keep(values)
         in_force: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.apply(values, lambda: in_force.set_result(None))
         await in_force

@@ -16,6 +16,7 @@ import msgspec
 from target.block.volume import Volume
 from target.block.worker_errors import WorkerGone
 from target.block.worker_link import Others
+from target.cluster.footprint import Footprint
 from target.cluster.node import ClusterNode
 from target.cluster.redis_link import RedisLink
 from target.cluster.redis_registry import RedisRegistry
@@ -25,10 +26,15 @@ from target.datadir import DataDir, DataDirError
 from target.identity import NodeIdentity
 from target.logs import Log
 from target.node_list import MemberInfo, NodeList, decode_info
+from target.reservation_file import ReservationCopy
 from target.scsi.logical_unit import LogicalUnit
-from target.scsi.reservations.exclusive import PortLost
+from target.scsi.reservations.exclusive import PortCame
+from target.scsi.reservations.state import with_port
 from target.shared_catalog import SharedCatalog
+from target.shared_counters import SharedCounters
 from target.shared_document import SharedDocument
+from target.shared_reservations import SharedReservations
+from target.shared_sessions import SharedSessions
 from target.worker_volumes import WorkerVolumes
 
 JOIN_SECONDS: Final = 10.0  # how long a start waits for Redis
@@ -55,6 +61,7 @@ class Clustering:
         self._registry: RedisRegistry | None = None
         self._floor = identity.epoch
         self._peers = identity.peers
+        self._number = identity.number
         self._id = config.node_id or identity.id
         self.nodes = NodeList(self._id, time.monotonic)
         self.node = ClusterNode(
@@ -72,7 +79,10 @@ class Clustering:
             on_members=self.nodes.update,
         )
         self._units: dict[str, LogicalUnit] = {}
+        self.footprint = Footprint(self.node, self.link.memory_bytes)
         self.catalog = SharedCatalog(self.node, data, log)
+        self.sessions = SharedSessions(self.node)
+        self.counters = SharedCounters(self.node, time.monotonic)
 
     def _make_registry(self, notices: Notices) -> Registry:
         assert self._registry is None, "once"
@@ -83,7 +93,7 @@ class Clustering:
     async def join(self, portals: Sequence[Portal], iqn: str) -> NodeIdentity:
         """Become a member that serves the target ``iqn`` at ``portals``; the epoch of this life.
 
-        Raises RegistryAway or DataDirError.
+        Raises RegistryAway, WrongFormat or DataDirError.
         """
         assert self._registry is not None, "made with the node"
         labels = {str(portal): portal.group for portal in portals if portal.group}
@@ -92,7 +102,7 @@ class Clustering:
         deadline = time.monotonic() + JOIN_SECONDS
         while True:
             try:
-                await self.node.join(self._floor, encoded, self._peers)
+                await self.node.join(self._floor, encoded, self._peers, self._number)
                 break
             except RegistryAway as exc:
                 if time.monotonic() > deadline:
@@ -104,13 +114,24 @@ class Clustering:
                 raise DataDirError(f"node {name} serves these disks as {iqn}: give --iqn {iqn}")
         await self._registry.start()
         self.node.start()
-        self._log.info("joined", node=self.node.id, epoch=self.node.epoch, number=self.node.number)
-        return NodeIdentity(id=self.node.id, epoch=self.node.epoch, peers=self.node.peers)
+        self.footprint.start()
+        node = self.node
+        self._log.info(
+            "joined", node=node.id, epoch=node.epoch, number=node.number, format=node.format
+        )
+        return NodeIdentity(
+            id=self.node.id,
+            epoch=self.node.epoch,
+            number=self.node.number,
+            peers=self.node.peers,
+        )
 
-    def gate(self, volume: Volume, unit: LogicalUnit, workers: WorkerVolumes) -> None:
-        """Serve ``unit`` together with the others."""
+    def gate(
+        self, volume: Volume, unit: LogicalUnit, workers: WorkerVolumes, copy: ReservationCopy
+    ) -> None:
+        """Serve ``unit`` together with the others; ``copy`` is of its reservations."""
         lun = volume.uuid.hex
-        reservations = SharedDocument(self.node, lun, "reservations")
+        reservations = SharedReservations(self.node, lun, copy, self._log)
         settings = SharedDocument(self.node, lun, "settings")
 
         async def load() -> None:
@@ -118,7 +139,7 @@ class Clustering:
             said = False
             while True:
                 try:
-                    unit.reservations.keep_in(reservations, await reservations.kept())
+                    unit.reservations.keep_in(reservations, await reservations.recover())
                     unit.settings.keep_in(settings, await settings.kept())
                     break
                 except RegistryAway:
@@ -132,19 +153,25 @@ class Clustering:
                         )
                     said = True
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
-            # The sessions of an earlier life of this node are gone.
-            unit.reservations.lose(PortLost(self.node.number), _nobody_waits)
+            came = asyncio.Event()
+            new = with_port(unit.reservations.state, self.node.number) != unit.reservations.state
+            unit.reservations.lose(PortCame(self.node.number), came.set)
+            if new:
+                await came.wait()
 
-        async def gone(node: str, fenced: bool) -> None:
-            lost_port = self.node.numbers.get(node) if fenced else None
+        async def look(lost_port: int | None = None) -> None:
             while True:
                 if await _looked(unit, lost_port):
                     return
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
 
+        async def gone(node: str, fenced: bool) -> None:
+            await look(self.node.numbers.get(node) if fenced else None)
+
         self._units[lun] = unit
+        fencer = workers.fencer(volume)
         tracker = self.node.track(
-            lun, unit, workers.fencer(volume), load, gone, workers.doubts(volume)
+            lun, unit, fencer, load, gone, look, workers.doubts(volume), fencer.covers
         )
         workers.know_whether_sole(volume, lambda: tracker.alone and self.node.leased)
         unit.gate = tracker
@@ -182,6 +209,9 @@ class Clustering:
 
     async def stop(self) -> None:
         """Leave; the catalog is closed."""
+        await self.sessions.close()
+        await self.counters.close()
+        await self.footprint.stop()
         await self.node.stop()
         assert self._registry is not None, "made with the node"
         await self._registry.close()
@@ -199,7 +229,3 @@ async def _looked(unit: LogicalUnit, lost_port: int | None) -> bool:
     unit.reservations.look(done(), lost_port=lost_port)
     unit.settings.look(done())
     return all(await asyncio.gather(*looked))
-
-
-def _nobody_waits() -> None:
-    return

@@ -25,18 +25,19 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from target.chap_users import UserRecord
+from target.chap_users import Mutual, UserRecord
 from target.config import VolumeConfig, format_size
 from target.scsi.access_list import AccessEntry
 from target.target_records import Targets
 from workers.file_store import create_sparse
+from workers.format import format_of
 
 FORMAT: Final = 1
 PLACE_KEY_CHARS: Final = 12  # random, told apart among the few workers of a volume
 CATALOG_BYTES_MAX: Final = 64 << 20
 
 
-PartName = Literal["targets", "access", "users"]
+PartName = Literal["targets", "access", "users", "mutual"]
 """What the catalog has beside the volumes (``target/catalog_part.py``)."""
 
 
@@ -44,7 +45,7 @@ class DataDirError(Exception):
     """The data directory cannot be used; the text says why, in one line."""
 
 
-class WorkerPlace(msgspec.Struct, kw_only=True):
+class WorkerPlace(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A worker of a volume.  Which chunks it has follows from ``key``, and only from that."""
 
     key: str
@@ -58,21 +59,21 @@ class WorkerPlace(msgspec.Struct, kw_only=True):
     doomed: bool = False
 
 
-class PoolPlace(msgspec.Struct, kw_only=True):
+class PoolPlace(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A pool of Ceph's that keeps a volume, reached by the node itself."""
 
     store_id: str  # the cluster and the pool (workers/rados_pool.py)
     created: bool = False  # it was made there: one that is missing now is lost, not new
 
 
-class MigrationRecord(msgspec.Struct, kw_only=True):
+class MigrationRecord(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A migration that runs.  Its journal says how far it is (target/migration_log.py)."""
 
     id: str
     workers: list[WorkerPlace]  # where the volume is to be
 
 
-class VolumeRecord(msgspec.Struct, kw_only=True):
+class VolumeRecord(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What the catalog keeps of a volume: what initiators recognise it by must not change."""
 
     uuid: str
@@ -113,15 +114,19 @@ class VolumeRecord(msgspec.Struct, kw_only=True):
         return [*self.in_use, *self.retired]
 
 
-class _Catalog(msgspec.Struct, kw_only=True):
-    format: int = FORMAT
+class _Catalog(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Without what is as it is by default: an older version refuses what it does not know."""
+
+    format: int
     volumes: dict[str, VolumeRecord] = {}
     # By pool: this node there, as Ceph knows it, until it has left with nothing in flight.
     pools: dict[str, str] = {}
     targets: Targets = ()  # beside the one of each node's configuration
     access: tuple[AccessEntry, ...] = ()  # who may use what (target/scsi/access_list.py)
     users: tuple[UserRecord, ...] = ()  # with their secrets (target/chap_users.py)
+    mutual: Mutual = ()  # with its secret
     followed: str = ""  # the catalog of all nodes, if this is a copy of it
+    followed_version: int = 0  # at least so far
 
 
 def in_use(path: Path) -> bool:
@@ -175,14 +180,12 @@ class DataDir:
         file = self.path / "catalog.json"
         raw = read_bounded(file, CATALOG_BYTES_MAX)
         if raw is None:
-            return _Catalog()
+            return _Catalog(format=FORMAT)
         try:
-            catalog = msgspec.json.decode(raw, type=_Catalog)
+            check_format(file, raw, FORMAT)
+            return msgspec.json.decode(raw, type=_Catalog)
         except (msgspec.DecodeError, msgspec.ValidationError) as exc:
             raise DataDirError(f"{file} cannot be read: {exc}") from exc
-        if catalog.format != FORMAT:
-            raise DataDirError(f"{file} has format {catalog.format}, this version knows {FORMAT}")
-        return catalog
 
     def _write(self) -> None:
         data = msgspec.json.format(msgspec.json.encode(self._catalog))
@@ -198,9 +201,14 @@ class DataDir:
         values: tuple[Any, ...] = getattr(self._catalog, name)
         return values
 
-    def keep_part(self, name: PartName, values: tuple[Any, ...]) -> None:
-        """Keep that.  Raises OSError."""
-        self._change(self._catalog, **{name: values})
+    def keep_part(self, name: PartName, values: tuple[Any, ...], *, anyway: bool = False) -> None:
+        """Keep that.  Raises OSError; with ``anyway`` it counts even then, for this process."""
+        try:
+            self._change(self._catalog, **{name: values})
+        except OSError:
+            if anyway:
+                setattr(self._catalog, name, values)
+            raise
 
     def record(self, name: str) -> VolumeRecord | None:
         """What the catalog keeps of a volume, if there is one."""
@@ -311,6 +319,7 @@ class DataDir:
         except OSError:
             self._catalog.volumes[name] = record
             raise
+        self.reservations_of(record).unlink(missing_ok=True)
 
     def begin_delete(self, name: str) -> None:
         """Keep that a volume is to go: whatever happens, it will.  Raises OSError."""
@@ -507,13 +516,26 @@ class DataDir:
         """Which catalog of all nodes this one has followed (``target/shared_catalog.py``)."""
         return self._catalog.followed
 
-    def follow(self, catalog: str) -> None:
+    @property
+    def followed_version(self) -> int:
+        """How far, at least."""
+        return self._catalog.followed_version
+
+    def follow(self, catalog: str, version: int) -> None:
         """Keep that.  Raises OSError."""
-        self._change(self._catalog, followed=catalog)
+        if (catalog, version) != (self.followed, self.followed_version):
+            self._change(self._catalog, followed=catalog, followed_version=version)
 
     def close(self) -> None:
         """Give up the directory."""
         os.close(self._lock)
+
+
+def check_format(file: Path, raw: bytes, known: int) -> None:
+    """Before the rest is looked at.  Raises DataDirError, or msgspec.DecodeError."""
+    found = format_of(raw)
+    if found != known:
+        raise DataDirError(f"{file} has format {found}, this version knows {known}")
 
 
 def read_bounded(file: Path, bytes_max: int) -> bytes | None:

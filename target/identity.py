@@ -11,19 +11,20 @@ from typing import Final
 
 import msgspec
 
-from target.datadir import DataDirError, read_bounded, write_atomically
+from target.datadir import DataDirError, check_format, read_bounded, write_atomically
 
 FORMAT: Final = 1
 ID_BYTES: Final = 8
 FILE_BYTES_MAX: Final = 1 << 20
 
 
-class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
+class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """This life of this node."""
 
     format: int = FORMAT
     id: str
     epoch: int
+    number: int = 0  # among the other nodes, and of its target port; 0: it has never joined them
     # The other nodes when last heard of, and their epochs: of what a Redis that has forgotten them
     # would not say.
     peers: dict[str, int] = {}
@@ -36,14 +37,12 @@ def last_epoch(data_dir: Path, random_id: str) -> NodeIdentity:
         raw = read_bounded(file, FILE_BYTES_MAX)
         if raw is None:
             return NodeIdentity(id=random_id, epoch=0)
-        last = msgspec.json.decode(raw, type=NodeIdentity)
+        check_format(file, raw, FORMAT)
+        return msgspec.json.decode(raw, type=NodeIdentity)
     except OSError as exc:
         raise DataDirError(f"{file}: {exc.strerror}") from exc
     except (msgspec.DecodeError, msgspec.ValidationError) as exc:
         raise DataDirError(f"{file} cannot be read: {exc}") from exc
-    if last.format != FORMAT:
-        raise DataDirError(f"{file} has format {last.format}, this version knows {FORMAT}")
-    return last
 
 
 def keep_epoch(data_dir: Path, identity: NodeIdentity) -> None:

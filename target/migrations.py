@@ -29,12 +29,14 @@ class Migrations:
     """Those that run.  ``on_end`` is called when one has left workers behind."""
 
     def __init__(
-        self, data: DataDir, pool: BufferPool, log: Log, on_end: Callable[[], None]
+        self, data: DataDir, pool: BufferPool, log: Log, on_end: Callable[[], None], rate: int
     ) -> None:
+        """``rate`` is in bytes that each copies a second; 0: no limit."""
         self._data = data
         self._pool = pool
         self._log = log
         self._on_end = on_end
+        self._rate = rate
         self._running: dict[str, tuple[Mover, float, asyncio.Task[None]]] = {}
 
     def start(self, volume: Volume, journal: MigrationLog) -> None:
@@ -51,6 +53,7 @@ class Migrations:
             random=random.random,
             one_medium=_one_medium,
             finish=lambda: self._data.end_migration(volume.name),
+            rate=self._rate,
         )
 
         async def run() -> None:

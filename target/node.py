@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,13 +33,16 @@ from target.iscsi.portal import Portal
 from target.iscsi.session import plan_window
 from target.iscsi.target import IscsiTarget, TargetOptions
 from target.logs import Log
+from target.node_counters import NodeCounters, node_counters
 from target.processes.inlet import Inlet
 from target.ready import ReadyInfo, ReadyLun
 from target.scsi.bus import SCSIBus
-from target.sight import Sight
+from target.shared_sessions import sessions_of
+from target.sight import Sight, end_nexus
 from target.target_changes import TargetChanges
-from target.user_changes import UserChanges
+from target.user_changes import MutualChanges, UserChanges
 from target.volume_changes import VolumeChanges
+from target.volume_following import TITLE
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
 from workers.grpc_environment import prepare_grpc
@@ -75,6 +79,7 @@ class Node:
     targets: TargetChanges
     access: AccessChanges
     users: UserChanges
+    mutual: MutualChanges
 
     def __init__(self, config: ServeConfig, log: Log, inlet: Inlet | None = None) -> None:
         """With ``inlet`` another process listens, at the addresses that ``config`` has."""
@@ -129,15 +134,16 @@ class Node:
             port_designators=lambda name: port_designators(name, number, number),
             clustering=self._clustering,
             on_lost=self._lost,
+            on_fenced=self._shut_out,
         )
         if self._clustering is not None:
             self._volumes.identity = identity
             nodes = self._clustering.nodes
             bus.live_ports, bus.gone_ports = nodes.live_ports, nodes.gone_ports
+            bus.all_ports = self._clustering.node.numbers_known
             nodes.changed = bus.ports_changed
             self._volumes.shared = self._clustering.catalog
         self.changes = VolumeChanges(self._volumes, self._sessions, self._log)
-        self._volumes.follow = self.changes.following.follow
         await self._volumes.start(all_volumes=all_volumes)
         chap = _chap_policy(config.chap, config.mutual_chap)
         self._target = self._make_target(bus, pool, number, chap)
@@ -148,9 +154,17 @@ class Node:
             self._data, self._target, self._volumes.target_of, config.acls, shared, self._log
         )
         self.users = UserChanges(self._data, self._target, chap, shared, self._log)
+        self.mutual = MutualChanges(self._data, self.users, shared, self._log)
+        if shared is not None and all_volumes:
+            shared.add_follower(TITLE, self.changes.following.follow)
+            await shared.following.begin()
         self._target.advertised = [(str(portal), portal.group) for portal in config.advertise]
         if self._clustering is not None:
             self._target.other_portals = self._clustering.nodes.other_portals
+            self._clustering.catalog.on_end_nexus = partial(end_nexus, self._target)
+            self._clustering.sessions.own = partial(sessions_of, self.name, self._target)
+            self._target.on_sessions = self._clustering.sessions.changed
+            self._clustering.counters.start(self.counters)
         # Where no CPU is to spare, who looks for commands keeps another from answering them.
         place = config.cluster.place if config.cluster is not None else None
         busy = place.count if place is not None else 1
@@ -186,6 +200,24 @@ class Node:
     def _lost(self, reason: str) -> None:
         self.lost = reason
         self.on_lost()
+
+    def _shut_out(self, reason: str) -> None:
+        """A worker refuses this life: no command of it is answered, and none comes any more.
+
+        Initiators go another way when a connection ends; a command that fails they may give up.  A
+        node among others starts anew.  One that is alone has a double, with its data directory, or
+        was shut out by hand: to go on would be to shut the other one out.
+        """
+        self._log.error("this node has been shut out", reason=reason)
+        if self._inlet is not None:
+            self._inlet.shut()
+        for portal in self._portals:
+            portal.close()
+        self.fenced.set()
+        if self._clustering is not None:
+            self._clustering.node.fenced()
+        else:
+            self._lost(reason)
 
     def _make_clustering(self, config: ClusterConfig) -> Clustering:
         assert self._data is not None, "opened first"
@@ -266,6 +298,20 @@ class Node:
             self.volumes,
             self._portals,
             self._clustering,
+        )
+
+    async def counters(self, every_seconds: float = 0.0) -> NodeCounters:
+        """Those of this node, now; once it has been started."""
+        epoch = self._clustering.node.epoch if self._clustering is not None else 0
+        parts = self.parts
+        return await node_counters(
+            parts.target,
+            parts.volumes.remote.links if parts.volumes.remote is not None else (),
+            node=self.name,
+            epoch=epoch,
+            connections=sum(len(portal.channels) for portal in parts.portals),
+            clock=time.monotonic,
+            every_seconds=every_seconds,
         )
 
     def _drop_sessions(self, reason: str) -> None:

@@ -1,12 +1,17 @@
-"""Reservations that outlive the loss of power, for a node that serves its volumes alone.
+"""Reservations that outlive the loss of power, beside a node's data.
 
-``reservations/UUID.json`` of the data directory has what APTPL asks to keep of one volume; without
-that there is no file.  The node's own restart counts as loss of power.  The file goes by the UUID
-of the volume: it stays with it when its LUN changes.
+``reservations/UUID.json`` of the data directory has what APTPL asks to keep of one volume.  The
+file goes by the UUID of the volume: it stays with it when its LUN changes.
+
+Of a node that serves its volumes alone it is all that there is (``ReservationFile``), and its
+restart counts as loss of power; without APTPL there is no file.  Where nodes serve a volume
+together each has a copy of what they keep in their registry (``ReservationCopy``), with its
+version, and also of the fact that there is nothing to keep any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +19,13 @@ from typing import Final
 
 import msgspec
 
-from target.datadir import DataDirError, read_bounded, sync_directory, write_atomically
+from target.datadir import (
+    DataDirError,
+    check_format,
+    read_bounded,
+    sync_directory,
+    write_atomically,
+)
 from target.scsi.documents import DocumentStore, Kept
 from target.scsi.reservations.state import (
     EMPTY,
@@ -36,15 +47,10 @@ _STATUS: Final = {
 }
 
 
-class _Format(msgspec.Struct):
-    """Of whatever version the rest is."""
-
-    format: int
-
-
-class _File(msgspec.Struct, frozen=True, kw_only=True):
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: int = FORMAT
-    state: ReservationState
+    version: int = 0  # of what nodes keep together; 0: it was a node alone that wrote it
+    state: ReservationState = EMPTY
 
 
 class ReservationFile(DocumentStore):
@@ -54,7 +60,7 @@ class ReservationFile(DocumentStore):
         """Raises DataDirError."""
         self._path = path
         self._executor = executor
-        self._lasting: ReservationState | None = _read(path)  # None: nobody knows what is there
+        self._lasting: ReservationState | None = _read(path).state  # None: nobody knows
         self.kept = Kept(0, b"")
         if self._lasting != EMPTY:
             self.kept = Kept(1, encode_state(after_power_loss(self._lasting)))
@@ -79,7 +85,7 @@ class ReservationFile(DocumentStore):
         def work() -> None:
             nonlocal failure
             try:
-                _write(self._path, lasting)
+                _write(self._path, _File(state=lasting))
             except OSError as exc:
                 failure = exc
 
@@ -95,24 +101,69 @@ class ReservationFile(DocumentStore):
         self._executor.run(work, written)
 
 
-def _read(path: Path) -> ReservationState:
+class ReservationCopy:
+    """What a node has of the reservations that nodes keep together."""
+
+    def __init__(self, path: Path, executor: BlockingExecutor) -> None:
+        """Raises DataDirError."""
+        self._path = path
+        self._executor = executor
+        self._file = _read(path)
+
+    @property
+    def version(self) -> int:
+        """As of which it is; later ones may have changed nothing that lasts."""
+        return self._file.version
+
+    @property
+    def state(self) -> ReservationState:
+        """What is left of it when all have been off."""
+        return self._file.state
+
+    def keeps(self, kept: Kept) -> bool:
+        """Whether it has what is to last of that version."""
+        return kept.version <= self.version or _lasting(kept) == self.state
+
+    async def write(self, kept: Kept) -> None:
+        """Have it on stable storage.  Raises OSError."""
+        file = _File(version=kept.version, state=_lasting(kept))
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        failure: OSError | None = None
+
+        def work() -> None:
+            nonlocal failure
+            try:
+                _write(self._path, file)
+            except OSError as exc:
+                failure = exc
+
+        self._executor.run(work, lambda: None if written.done() else written.set_result(None))
+        await written
+        if failure is not None:
+            raise failure
+        self._file = file
+
+
+def _lasting(kept: Kept) -> ReservationState:
+    return after_power_loss(decode_state(kept.document))
+
+
+def _read(path: Path) -> _File:
     try:
         raw = read_bounded(path, FILE_BYTES_MAX)
         if raw is None:
-            return EMPTY
-        version = msgspec.json.decode(raw, type=_Format).format
-        if version != FORMAT:
-            raise DataDirError(f"{path} has format {version}, this version knows {FORMAT}")
-        return msgspec.json.decode(raw, type=_File).state
+            return _File()
+        check_format(path, raw, FORMAT)
+        return msgspec.json.decode(raw, type=_File)
     except OSError as exc:
         raise DataDirError(f"{path}: {exc.strerror}") from exc
     except msgspec.DecodeError as exc:
         raise DataDirError(f"{path} cannot be read: {exc}") from exc
 
 
-def _write(path: Path, state: ReservationState) -> None:
-    if state == EMPTY:
+def _write(path: Path, file: _File) -> None:
+    if file == _File():
         path.unlink(missing_ok=True)
         sync_directory(path.parent)
     else:
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(_File(state=state))))
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(file)))

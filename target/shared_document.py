@@ -1,13 +1,12 @@
 """What nodes keep together of a logical unit (reservations, settings): documents of their registry.
 
-One state for all of them.  APTPL is kept as Redis keeps what it has: docs/cluster.md says what that
-takes.
+One state for all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
 from target.block.volume import VolumeBusy
@@ -20,17 +19,26 @@ T = TypeVar("T")
 
 
 class SharedDocument(DocumentStore):
-    """The document ``key`` of the unit ``lun``."""
+    """The document ``key`` of the unit ``lun``, as Redis keeps what it has."""
+
+    lasting = False
 
     def __init__(self, node: ClusterNode, lun: str, key: str) -> None:
+        self.lun = lun
         self._node = node
         self._key = key
-        self._lun = lun
         self._calls: set[asyncio.Task[None]] = set()
 
     async def kept(self) -> Kept:
         """What is kept now.  Raises RegistryAway."""
-        return Kept(*await self._node.registry.load(self._lun, self._key))
+        return Kept(*await self._node.registry.load(self.lun, self._key))
+
+    async def put(self, version: int, document: bytes, becomes: int = 0) -> bool:
+        """Replace that version, by ``becomes``.  Raises RegistryAway or StaleNode."""
+        node = self._node
+        return await node.registry.replace(
+            self.lun, node.id, node.epoch, self._key, version, document, becomes
+        )
 
     def load(self, done: Callable[[Kept | Exception], None]) -> None:
         self._call(self.kept, done)
@@ -38,17 +46,14 @@ class SharedDocument(DocumentStore):
     def replace(
         self, version: int, document: bytes, done: Callable[[bool | Exception], None]
     ) -> None:
-        node = self._node
-
-        async def replaced() -> bool:
-            return await node.registry.replace(
-                self._lun, node.id, node.epoch, self._key, version, document
-            )
-
-        self._call(replaced, done)
+        self._call(lambda: self.put(version, document), done)
 
     def _call(self, ask: Callable[[], Awaitable[T]], done: Callable[[T | Exception], None]) -> None:
-        task = asyncio.ensure_future(self._answer(ask, done))
+        self.spawn(self._answer(ask, done))
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Have it done."""
+        task = asyncio.ensure_future(work)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 

@@ -1,7 +1,4 @@
-"""What happens in this node, and in the others as far as all know of it.
-
-Commands of this node are told as they are here; those of others as the registry has them.
-"""
+"""What happens in this node, and in the others as far as all know of it."""
 
 from __future__ import annotations
 
@@ -9,21 +6,25 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from target.cluster.registry import KnownTask, RegistryAway
+from target.cluster.registry import RegistryAway
 from target.iscsi.target import IscsiTarget
 from target.scsi.bus import SCSIBus
-from target.scsi.logical_unit import LogicalUnit
 from target.scsi.lun import LunAddress
-from target.scsi.request import SCSIRequest, State, print_request
 from target.scsi.reservations.names import NexusName
-from target.scsi.unit_events import EndTask
-from target.sight_info import NodeInfo, ReservationInfo, SessionInfo, TaskInfo, TaskList
+from target.scsi.unit_events import EndNexus, EndTask
+from target.shared_sessions import sessions_of
+from target.sight_info import NodeInfo, ReservationInfo, SessionInfo, SessionList, TaskList
+from target.task_list import TaskLister, TaskQuery
 from target.volume_errors import VolumeError, VolumeFault
 
 if TYPE_CHECKING:
     from target.clustering import Clustering
 
-TASKS_MAX: Final = 1000  # in one answer
+SESSIONS_MAX: Final = 10_000  # in one answer
+EVERY_TASK: Final = TaskQuery()  # as far as an answer goes
+LOGOUT_SECONDS: Final = 3  # that an initiator has for it, until it is dropped
+DROP_LOOK_SECONDS: Final = 0.2  # how often to look whether it has gone
+DROP_LOOKS_MAX: Final = 75  # for the logout, the last bytes, and the list of another node
 
 
 class Sight:
@@ -45,8 +46,7 @@ class Sight:
         self._target = target
         self._bus = bus
         self._clustering = clustering
-        self._clock = clock
-        self._wall = wall
+        self._lister = TaskLister(node_id, bus, self._name_of, clustering, clock=clock, wall=wall)
 
     async def nodes(self) -> list[NodeInfo]:
         """This node and the others, by name."""
@@ -62,6 +62,10 @@ class Sight:
             )
             return [alone]
         found = []
+        try:
+            behind = await self._clustering.catalog.following.behind()
+        except RegistryAway:
+            behind = {}
         for member, portals in await self._clustering.members():
             silent = "serving" if member.left_ms > 0 else "silent"
             found.append(
@@ -73,27 +77,78 @@ class Sight:
                     lease_seconds_left=round(member.left_ms / 1000, 1),
                     portals=portals,
                     here=member.node == self._id,
+                    behind=behind.get(member.node, {}),
                 )
             )
         return sorted(found, key=lambda node: node.id)
 
-    def sessions(self) -> list[SessionInfo]:
-        """The sessions of this node, by TSIH; discovery aside."""
-        return [
-            SessionInfo(
-                node=self._id,
-                tsih=session.tsih,
-                initiator=session.initiator,
-                isid=session.isid.hex(),
-                target=self._name_of(session.nexus.target),
-                address=channel.peer,
-                commands=len(session.tasks),
-                header_digest=session.parameters.header_digest,
-                data_digest=session.parameters.data_digest,
-            )
-            for session, channel in sorted(self._target.channels.items(), key=lambda s: s[0].tsih)
-            if session.nexus is not None and session.parameters is not None
-        ]
+    async def sessions(self) -> SessionList:
+        """The sessions of this node, by TSIH, and those of the others; discovery aside."""
+        found, others = await self._known_sessions()
+        more = len(found) > SESSIONS_MAX
+        return SessionList(sessions=found[:SESSIONS_MAX], more=more, others=others)
+
+    async def _known_sessions(self) -> tuple[list[SessionInfo], bool]:
+        """And whether those of the other nodes are among them."""
+        found = sessions_of(self._id, self._target)
+        if self._clustering is None:
+            return found, False
+        try:
+            return found + await self._clustering.sessions.others(), True
+        except RegistryAway:
+            return found, False  # what is known here is told all the same
+
+    async def node(self, name: str) -> NodeInfo:
+        """One of ``nodes``.  Raises VolumeError."""
+        for it in await self.nodes():
+            if it.id == name:
+                return it
+        raise VolumeError(VolumeFault.MISSING, f"no node {name[:80]!r}: see lunmesh node list")
+
+    async def session(self, session_id: str) -> SessionInfo:
+        """One of ``sessions``.  Raises VolumeError."""
+        found, others = await self._known_sessions()
+        for it in found:
+            if it.id == session_id:
+                return it
+        elsewhere = session_id.rpartition("/")[0] != self._id
+        if self._clustering is not None and elsewhere and not others:
+            raise VolumeError(VolumeFault.AWAY, "the sessions of other nodes are not known now")
+        said = f"no session {session_id[:300]!r}: see lunmesh session list"
+        raise VolumeError(VolumeFault.MISSING, said)
+
+    async def drop(self, session_id: str) -> None:
+        """Have its initiator log out, or its connection closed, on whichever node it is.
+
+        Raises VolumeError.  Nothing keeps the initiator from coming back.
+        """
+        wanted = await self.session(session_id)
+        served = self._target.targets.find(wanted.target)
+        try:
+            port = await self._port_of(wanted.node)
+        except KeyError:
+            served = None
+        if served is None:
+            raise VolumeError(VolumeFault.MISSING, f"session {session_id!r} is over")
+        nexus = NexusName(wanted.initiator, bytes.fromhex(wanted.isid), port)
+        event = EndNexus(nexus, served.key)
+        end_nexus(self._target, event)
+        if wanted.node != self._id and self._clustering is not None:
+            if not self._clustering.catalog.at_format_2:
+                why = "a node did not understand it when this one joined"
+                raise VolumeError(VolumeFault.CONFLICT, f"ask node {wanted.node} itself: {why}")
+            await self._clustering.catalog.tell(event)  # who has not heard it is seen below
+        for _ in range(DROP_LOOKS_MAX):
+            await asyncio.sleep(DROP_LOOK_SECONDS)
+            try:
+                it = await self.session(session_id)
+            except VolumeError as exc:
+                if exc.fault is VolumeFault.MISSING:
+                    return
+                raise
+            if (it.initiator, it.isid) != (wanted.initiator, wanted.isid):
+                return
+        raise VolumeError(VolumeFault.AWAY, f"session {session_id!r} was to end, and has not yet")
 
     def _name_of(self, target: str) -> str:
         return self._target.targets.name_of(target) or target
@@ -116,60 +171,9 @@ class Sight:
             if state.registrations or state.reserved_by is not None
         ]
 
-    async def tasks(self) -> TaskList:
+    async def tasks(self, query: TaskQuery = EVERY_TASK) -> TaskList:
         """The commands that have not ended, the oldest first."""
-        found = [
-            self._own(unit, req) for unit in self._bus.units.values() for req in unit.tasks_of()
-        ]
-        others = False
-        if self._clustering is not None:
-            try:
-                found += await self._of_others(self._clustering)
-                others = True
-            except RegistryAway:
-                pass  # what is known here is told all the same
-        found.sort(key=lambda task: -task.age_seconds)
-        return TaskList(tasks=found[:TASKS_MAX], more=len(found) > TASKS_MAX, others=others)
-
-    def _own(self, unit: LogicalUnit, req: SCSIRequest) -> TaskInfo:
-        nexus = req.attachment.nexus
-        isid = nexus.isid.hex()
-        return TaskInfo(
-            id=_id(self._id, unit.address, req.tag, nexus.initiator, isid),
-            node=self._id,
-            target=self._name_of(unit.address.target),
-            lun=req.attachment.number,
-            initiator=nexus.initiator,
-            isid=isid,
-            tag=req.tag,
-            state=State(req.state).name.lower(),
-            age_seconds=round(self._clock() - req.started_at, 3),
-            request=print_request(req),
-        )
-
-    async def _of_others(self, clustering: Clustering) -> list[TaskInfo]:
-        found: list[TaskInfo] = []
-        for lun, unit in clustering.units():
-            for known in await clustering.node.registry.tasks(lun, TASKS_MAX + 1):
-                if known.node != self._id and len(found) <= TASKS_MAX:
-                    found.append(self._known(unit, known))
-        return found
-
-    def _known(self, unit: LogicalUnit, known: KnownTask) -> TaskInfo:
-        initiator, isid, lun, tag, began, cdb = known.info.split(" ")
-        name = unit.command_for(bytes.fromhex(cdb)).name
-        return TaskInfo(
-            id=_id(known.node, unit.address, int(tag, 16), initiator, isid),
-            node=known.node,
-            target=self._name_of(unit.address.target),
-            lun=int(lun),
-            initiator=initiator,
-            isid=isid,
-            tag=int(tag, 16),
-            state="blocked" if known.blocked else "running",
-            age_seconds=round(self._wall() - float(began), 3),
-            request=f"{name} lun={lun} tag=0x{tag} cdb={cdb}",
-        )
+        return await self._lister.find(query)
 
     async def _port_of(self, node: str) -> int:
         """Raises KeyError."""
@@ -194,12 +198,24 @@ class Sight:
             if not unit.end_task(event):
                 raise VolumeError(VolumeFault.MISSING, f"task {task_id!r} is over")
             return
-        if unit.gate is None:
+        if unit.gate is None or self._clustering is None:
             raise VolumeError(VolumeFault.MISSING, f"no node {node!r} here")
+        known, all_known = await self._lister.elsewhere(task_id)
+        if not known:
+            if not all_known:
+                raise VolumeError(VolumeFault.AWAY, "not all commands of other nodes are known")
+            raise VolumeError(VolumeFault.MISSING, f"task {task_id!r} is over")
         told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         unit.gate.tell(event, told.set_result)
         if not await told:
             raise VolumeError(VolumeFault.AWAY, f"node {node} has not answered")
+
+
+def end_nexus(target: IscsiTarget, event: EndNexus) -> None:
+    """Do what an operator wants of the node that ``event`` is about, if it is this one."""
+    nexus = event.nexus
+    if nexus.port == target.bus.port:
+        target.end_nexus(nexus.initiator, nexus.isid, event.target, LOGOUT_SECONDS)
 
 
 def _port(nexus: NexusName | None) -> str:
@@ -207,7 +223,3 @@ def _port(nexus: NexusName | None) -> str:
     if nexus is None:
         return ""
     return f"{nexus.initiator},i,0x{nexus.isid.hex()} at port {nexus.port}"
-
-
-def _id(node: str, address: LunAddress, tag: int, initiator: str, isid: str) -> str:
-    return f"{node}/{address}/{tag:x}/{initiator},i,0x{isid}"

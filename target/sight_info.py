@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+TASKS_MAX: Final = 1000  # in one answer
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,20 +19,35 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds_left: float | None  # None: it needs none
     portals: list[str]
     here: bool  # the one that was asked
+    behind: dict[str, str] = {}  # what of the catalog it has not followed yet, and why
+
+
+class SessionWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session may send, and its share of the pool of buffers."""
+
+    credits: int  # commands that it may have here at once
+    outstanding: int  # those of them that have come and not ended
+    reserved_bytes: int  # set aside for what may come with them
+    reserved_used_bytes: int
+    held_bytes: int  # beside those: of reads, and of writes that were asked for
+    limit_bytes: int  # of them
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A session of the node that was asked."""
+    """A session of an initiator, on any node; discovery aside."""
 
+    id: str  # for `lunmesh session show` and `drop`
     node: str
     tsih: int
     initiator: str
     isid: str  # hexadecimal
     target: str
     address: str
-    commands: int  # that have not ended
+    user: str  # of CHAP; empty: no proof was asked for
+    commands: int | None  # that have not ended; null: of another node than the one that was asked
     header_digest: bool  # CRC32C
     data_digest: bool
+    window: SessionWindow | None = None  # null: of another node than the one that was asked
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,12 +92,16 @@ class NodeList(msgspec.Struct, frozen=True, kw_only=True):
 class SessionList(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/sessions"""
 
-    sessions: list[SessionInfo]
+    sessions: list[SessionInfo]  # those of the node that was asked first
+    more: bool  # there are more than these
+    others: bool  # those of other nodes are among them
 
 
 class TaskList(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/tasks"""
 
     tasks: list[TaskInfo]  # oldest first
-    more: bool  # there are more than these
-    others: bool  # those of other nodes are among them
+    total: int  # commands that fit the filter
+    known: int  # without a filter
+    next: str  # the cursor for what follows these; empty: nothing does
+    others: bool  # those of other nodes are among them, all of them

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from target.catalog_part import CatalogPart
 from target.config.load import TARGETS_MAX
 from target.iscsi.target import IscsiTarget
@@ -44,7 +46,7 @@ class TargetChanges(CatalogPart[TargetRecord]):
         ]
 
     async def create(self, record: TargetRecord) -> TargetInfo:
-        """Serve another target.  Raises ValueError, VolumeError or OSError."""
+        """Serve another target.  Raises ValueError, VolumeError, OSError or NotEverywhere."""
         record = record.checked()
         if self._target.targets.find(record.name) is not None:
             raise VolumeError(VolumeFault.CONFLICT, f"there is a target {record.name} already")
@@ -57,13 +59,45 @@ class TargetChanges(CatalogPart[TargetRecord]):
             return (*records, record)
 
         await self.change(edit)
-        return next(it for it in self.all() if it.name == record.name)
+        return self._info(record.name)
+
+    async def set_portal_groups(self, record: TargetRecord) -> TargetInfo:
+        """Have other portals lead to a target; sessions at those that do not any more end.
+
+        The node's own target is in the catalog while it is limited.
+        Raises ValueError, VolumeError, OSError or NotEverywhere.
+        """
+        record = record.checked()
+        served = self._target.targets.find(record.name)
+        if served is None:
+            raise _no_target(record.name)
+        if served.name in self._volumes.configured_targets:
+            raise VolumeError(VolumeFault.CONFLICT, f"target {served.name} is configured here")
+        record = msgspec.structs.replace(record, name=served.name)
+        own = not served.key
+
+        def edit(records: Targets) -> Targets:
+            if own:
+                others = tuple(it for it in records if it.name != record.name)
+                return (*others, record) if record.portal_groups else others
+            if all(it.name != record.name for it in records):
+                raise _no_target(record.name)
+            return tuple(record if it.name == record.name else it for it in records)
+
+        await self.change(edit)
+        return self._info(record.name)
+
+    def _info(self, name: str) -> TargetInfo:
+        return next(it for it in self.all() if it.name == name)
 
     async def delete(self, name: str) -> None:
-        """Serve a target no more, in which there is no volume.  Raises VolumeError or OSError.
+        """Serve a target no more, in which there is no volume.
 
+        Raises VolumeError, OSError or NotEverywhere.
         A volume that another node puts there at the same time is found by nobody until it is moved.
         """
+        if name == self._target.targets.own.name:  # the catalog may have it, since it is limited
+            raise VolumeError(VolumeFault.CONFLICT, f"target {name} is there anyway")
         left = [it.name for at, it in self._volumes.by_address.items() if at.target == name]
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
@@ -74,7 +108,7 @@ class TargetChanges(CatalogPart[TargetRecord]):
         def edit(records: Targets) -> Targets:
             others = tuple(other for other in records if other.name != name)
             if len(others) == len(records):
-                raise VolumeError(VolumeFault.MISSING, f"no target {name[:80]!r} in the catalog")
+                raise _no_target(name)
             return others
 
         await self.change(edit)
@@ -82,3 +116,7 @@ class TargetChanges(CatalogPart[TargetRecord]):
     def apply(self, values: Targets, done: Callable[[], None]) -> None:
         """Serve them, and those that are configured."""
         self._target.set_targets(self._volumes.targets(), done)
+
+
+def _no_target(name: str) -> VolumeError:
+    return VolumeError(VolumeFault.MISSING, f"no target {name[:80]!r} in the catalog")

@@ -29,8 +29,8 @@ from target.logs import Log
 from target.migration_log import MigrationLog
 from target.scsi.limits import LUNS_MAX
 from target.scsi.lun import LunAddress
-from target.volume_errors import VolumeError, VolumeFault
-from target.volume_following import VolumeFollowing
+from target.volume_errors import NotEverywhere, VolumeError, VolumeFault
+from target.volume_following import TITLE, VolumeFollowing, titled
 from target.volume_info import VolumeInfo
 from target.volumes import Volumes
 
@@ -49,10 +49,13 @@ class VolumeChanges:
     async def create(
         self, wanted: VolumeConfig, *, workers: Sequence[str], lun: int | None = None
     ) -> VolumeInfo:
-        """Make a volume of a size and show it to initiators.  Raises VolumeError or OSError."""
+        """Make a volume of a size and show it to initiators.
+
+        Raises VolumeError, OSError or NotEverywhere.
+        """
         async with self._lock:
             info = await self._create(wanted, workers, lun)
-        await self._tell_others()
+        await self._tell_others(wanted.name)
         return info
 
     async def _create(
@@ -118,18 +121,18 @@ class VolumeChanges:
     async def remap(self, name: str, target: str, lun: int | None, *, force: bool) -> VolumeInfo:
         """Show a volume at another LUN, perhaps of another target; the initiators are told.
 
-        Raises VolumeError or OSError.
+        Raises VolumeError, OSError or NotEverywhere.
         """
         async with self._lock:
             old, key = self._made(name), self._key_of(target)
             if key != old.target or lun not in (None, old.number):
                 self._check_unused(name, old, force)
                 new = self._address(key, lun)
-                await self._share(name, lambda shared: _set_address(shared, new))
+                await self._share(name, lambda shared: _set_address(shared, new), new)
                 self._data.remap(name, new.number, new.target)
                 await self._volumes.move(old, new)
                 self._log.info("volume mapped", volume=name, lun=new)
-        await self._tell_others()
+        await self._tell_others(name)
         return self._volumes.one(name)
 
     def _made(self, name: str) -> LunAddress:
@@ -155,10 +158,13 @@ class VolumeChanges:
             )
 
     async def resize(self, name: str, size_bytes: int) -> VolumeInfo:
-        """Grow a volume under its initiators, who are told.  Raises VolumeError or OSError."""
+        """Grow a volume under its initiators, who are told.
+
+        Raises VolumeError, OSError or NotEverywhere.
+        """
         async with self._lock:
             info = await self._resize(name, size_bytes)
-        await self._tell_others()
+        await self._tell_others(name)
         return info
 
     async def _resize(self, name: str, size_bytes: int) -> VolumeInfo:
@@ -204,11 +210,16 @@ class VolumeChanges:
             )
 
     async def delete(self, name: str, *, force: bool) -> None:
-        """Take a volume away from initiators, then its data.  Raises VolumeError or OSError."""
+        """Take a volume away from initiators, then its data.
+
+        Raises VolumeError, OSError or NotEverywhere.
+        """
         async with self._lock:
             await self._delete(name, force)
-        await self._tell_others()  # nobody may have it open when its data go
-        self._volumes.cleanup.begin()
+        try:
+            await self._tell_others(name)  # nobody may have it open when its data go
+        finally:
+            self._volumes.cleanup.begin()
 
     async def _delete(self, name: str, force: bool) -> None:
         address = self._volumes.address_of(name)
@@ -325,8 +336,16 @@ class VolumeChanges:
 
     # --- several nodes: volume_following.py is the other side ------------------------------------
 
-    async def _share(self, name: str, edit: Callable[[VolumeRecord], None]) -> None:
-        """Change a record for all nodes.  Raises VolumeError."""
+    async def _share(
+        self,
+        name: str,
+        edit: Callable[[VolumeRecord], None],
+        address: LunAddress | None = None,
+    ) -> None:
+        """Change a record for all nodes, if no other volume is at ``address``.
+
+        Raises VolumeError.
+        """
         shared = self._volumes.shared
         if shared is None:
             return
@@ -334,6 +353,8 @@ class VolumeChanges:
         def change(records: dict[str, VolumeRecord]) -> bool:
             if name not in records:
                 raise VolumeError(VolumeFault.MISSING, f"no volume {name!r}")
+            if address is not None:
+                _check_free(records, name, address)
             edit(records[name])
             return True
 
@@ -355,9 +376,8 @@ class VolumeChanges:
         def change(records: dict[str, VolumeRecord]) -> bool:
             if name in records:
                 raise VolumeError(VolumeFault.CONFLICT, f"volume {name!r} is there already")
-            for other, its in records.items():
-                if (its.target, its.lun) == (record.target, record.lun):
-                    raise VolumeError(VolumeFault.CONFLICT, f"LUN {its.lun} is volume {other!r}")
+            if record.lun is not None:
+                _check_free(records, name, LunAddress(record.target, record.lun))
             records[name] = copy.deepcopy(theirs)
             return True
 
@@ -367,10 +387,11 @@ class VolumeChanges:
             raise VolumeError(VolumeFault.AWAY, str(exc)) from exc
         shared.adopt(name, theirs)
 
-    async def _tell_others(self) -> None:
+    async def _tell_others(self, name: str) -> None:
+        """Raises NotEverywhere."""
         shared = self._volumes.shared
-        if shared is not None and not await shared.announce():
-            self._log.warning("not every node has followed a change of the volumes yet")
+        if shared is not None and (late := await shared.announce(titled(name), TITLE)):
+            raise NotEverywhere(late)
 
     def _discard(self, name: str) -> None:
         """What could not be made is nobody's yet."""
@@ -386,6 +407,14 @@ def _lengthen(file: os.PathLike[str], size_bytes: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _check_free(records: dict[str, VolumeRecord], name: str, address: LunAddress) -> None:
+    """Raise VolumeError: another volume is there, of which this node may not have heard yet."""
+    for other, its in records.items():
+        # One that is being deleted is gone from every node before anything newer is there.
+        if other != name and not its.deleting and (its.target, its.lun) == tuple(address):
+            raise VolumeError(VolumeFault.CONFLICT, f"LUN {its.lun} is volume {other!r}")
 
 
 def _set_size(record: VolumeRecord, size_bytes: int) -> None:

@@ -22,12 +22,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from target.block.worker_errors import ShareRefused, WorkerGone
 from target.cluster.registry import RegistryAway, StaleNode
 from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
 from target.logs import Log
+from target.volume_info import DeletionInfo
 
 if TYPE_CHECKING:
     from target.pool_volumes import PoolVolumes
@@ -59,6 +61,8 @@ class Cleanup:
         self._withdraw = withdraw
         self._on_forgotten = on_forgotten
         self._task: asyncio.Task[None] | None = None
+        self._said: dict[str, str] = {}  # by name, why something is there still
+        self._done: dict[str, int] = {}  # by UUID, the workers that have deleted a volume's data
         # While it is held, no share that a migration has left is deleted (rule 3), and the places
         # that one plans, which count as retired until it has begun, are left alone.
         self.held = asyncio.Lock()
@@ -70,7 +74,7 @@ class Cleanup:
 
     async def _delete(self, delay: float) -> None:
         await asyncio.sleep(delay)
-        said: dict[str, str] = {}
+        said = self._said = {}
         while names := self._to_delete():
             for name in names:
                 record = self._data.record(name)
@@ -133,10 +137,11 @@ class Cleanup:
 
     async def _delete_data_of(self, name: str, record: VolumeRecord) -> str:
         """Returns why they are there still."""
+        self._done[record.uuid] = 0
         try:
             await self._withdraw(name, record)
             if record.workers is not None:
-                await self._workers().delete(record)
+                await self._workers().delete(record, partial(self._done.__setitem__, record.uuid))
             elif record.pool is not None:
                 await self._pool(name, record).delete(record)
             await self._on_forgotten(name, record)
@@ -144,7 +149,18 @@ class Cleanup:
                 self._data.forget(name)
         except (WorkerGone, ShareRefused, RegistryAway, StaleNode, DataDirError, OSError) as exc:
             return str(exc)
+        del self._done[record.uuid]
         return ""
+
+    def info(self, name: str, record: VolumeRecord) -> DeletionInfo | None:
+        """How far the data of a volume are deleted; None: they are not to go."""
+        if not record.deleting:
+            return None
+        return DeletionInfo(
+            workers_total=len(record.places),
+            workers_done=self._done.get(record.uuid, 0),
+            trouble=self._said.get(name, ""),
+        )
 
     async def stop(self) -> None:
         """What is left is left to the next start."""

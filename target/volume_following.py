@@ -7,22 +7,32 @@ Rules:
 2. A volume that another node has deleted is gone from here at once.  Whether its data go is that
    node's concern, and everybody's if it does not come to that: each goes on with it after a while.
 3. What is being deleted here never comes back, whatever the catalog says: some of it is gone.
+4. A volume that cannot be followed keeps no other from it, and is told by name.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 from target.block.worker_errors import ShareRefused, WorkerGone
-from target.datadir import VolumeRecord
+from target.catalog_following import Trouble, reason_of
+from target.datadir import DataDirError, VolumeRecord
 from target.logs import Log
 from target.scsi.lun import LunAddress
 from target.shared_catalog import Load
+from target.volume_errors import VolumeError, VolumeFault
 from target.volumes import Volumes
 
 HELP_SECONDS: Final = 5.0  # by then who deletes a volume has done so
+TITLE: Final = "volumes"
+
+
+def titled(name: str) -> str:
+    """What a volume is called where it has not been followed."""
+    return f"volume {name}"
 
 
 class VolumeFollowing:
@@ -35,19 +45,23 @@ class VolumeFollowing:
         self._log = log
         self._theirs: set[str] = set()  # UUIDs of what other nodes delete (rule 2)
 
-    async def follow(self, load: Load) -> None:
-        """Do here what other nodes have done.  Raises RegistryAway, DataDirError or OSError."""
+    async def follow(self, load: Load) -> Trouble:
+        """Do here what other nodes have done; what it could not.  Raises RegistryAway."""
+        trouble: Trouble = {}
         async with self._lock:
             catalog = await load()
             if catalog is None:
-                return
+                return {}
             records = catalog.volumes
             for name, mine in self._data.volumes.items():
-                await self._follow_deletion(name, mine, records.get(name))
-            await self._follow_moves(records)
+                with _told(trouble, name):
+                    await self._follow_deletion(name, mine, records.get(name))
+            await self._follow_moves(records, trouble)
             for name, record in records.items():
                 if not record.deleting:
-                    await self._follow_record(name, record)
+                    with _told(trouble, name):
+                        await self._follow_record(name, record)
+        return trouble
 
     async def _follow_deletion(
         self, name: str, mine: VolumeRecord, theirs: VolumeRecord | None
@@ -71,7 +85,7 @@ class VolumeFollowing:
         self._data.begin_delete(name)
         self._volumes.cleanup.begin(HELP_SECONDS)
 
-    async def _follow_moves(self, records: dict[str, VolumeRecord]) -> None:
+    async def _follow_moves(self, records: dict[str, VolumeRecord], trouble: Trouble) -> None:
         """Each goes where nothing is any more; if they are in a circle, one makes room first."""
         moves: dict[str, LunAddress] = {}
         for name, record in records.items():
@@ -84,21 +98,26 @@ class VolumeFollowing:
         while moves:
             taken = self._volumes.by_address
             name = next((name for name, new in moves.items() if new not in taken), "")
-            if name:
-                new = moves.pop(name)
-            else:
-                name, aim = next(iter(moves.items()))
-                in_the_way = taken[aim].name
+            aim = moves.pop(name) if name else None
+            if aim is None:
+                name, wanted = next(iter(moves.items()))
+                in_the_way = taken[wanted].name
                 if in_the_way not in moves:
-                    self._log.error("cannot follow a move", volume=name, lun=aim)
+                    trouble[titled(name)] = _taken(wanted, in_the_way)
                     del moves[name]
                     continue
-                new = self._volumes.free_address(aim.target)
-            old = self._volumes.address_of(name)
-            assert old is not None, "it was there"
-            self._data.remap(name, new.number, new.target)
-            await self._volumes.move(old, new)
-            self._log.info("volume mapped elsewhere", volume=name, lun=new)
+                aim = self._volumes.free_address(wanted.target)
+            with _told(trouble, name):
+                await self._move(name, aim)
+            if titled(name) in trouble:
+                moves.pop(name, None)
+
+    async def _move(self, name: str, new: LunAddress) -> None:
+        old = self._volumes.address_of(name)
+        assert old is not None, "it was there"
+        self._data.remap(name, new.number, new.target)
+        await self._volumes.move(old, new)
+        self._log.info("volume mapped elsewhere", volume=name, lun=new)
 
     async def _follow_record(self, name: str, record: VolumeRecord) -> None:
         mine, address = self._data.record(name), self._volumes.address_of(name)
@@ -119,10 +138,24 @@ class VolumeFollowing:
         if record.lun is None:
             return  # configured elsewhere
         address = LunAddress(record.target, record.lun)
-        if address in self._volumes.by_address:
-            return
+        other = self._volumes.by_address.get(address)
+        if other is not None:
+            raise VolumeError(VolumeFault.CONFLICT, _taken(address, other.name))
         mine = shared.adopt(name, record)
         volume = await self._volumes.open(name, mine, mine.read_only)
         await self._volumes.workers().wait_open(volume)
         self._volumes.add(address, volume)
         self._log.info("volume created elsewhere", volume=name, lun=address)
+
+
+@contextlib.contextmanager
+def _told(trouble: Trouble, name: str) -> Iterator[None]:
+    """Rule 4."""
+    try:
+        yield
+    except (VolumeError, DataDirError, OSError) as exc:
+        trouble[titled(name)] = reason_of(exc)
+
+
+def _taken(address: LunAddress, name: str) -> str:
+    return f"LUN {address} is volume {name!r} there"

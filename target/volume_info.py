@@ -24,6 +24,14 @@ class MigrationInfo(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""  # why it does not get on; it tries again
 
 
+class DeletionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the data of a volume that is gone are deleted."""
+
+    workers_total: int  # that have a share of it; 0: the node itself has the data
+    workers_done: int
+    trouble: str = ""  # why one is not; it is asked again
+
+
 class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A volume of a node."""
 
@@ -41,4 +49,5 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     pool: str | None = None  # of Ceph's, that the node reaches itself
     workers: list[WorkerInfo] = []  # where its chunks are, if not here
     migration: MigrationInfo | None = None
+    deletion: DeletionInfo | None = None
     retired: list[str] = []  # workers that it has left, and where its share is not deleted yet

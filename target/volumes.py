@@ -11,8 +11,9 @@ import contextlib
 import os
 import uuid as uuids
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from target.block.pool import BufferPool
@@ -26,7 +27,7 @@ from target.iscsi.targets import TargetList
 from target.logs import Log
 from target.migration_log import MigrationLog
 from target.migrations import Migrations
-from target.reservation_file import ReservationFile
+from target.reservation_file import ReservationCopy, ReservationFile
 from target.scsi.bus import SCSIBus
 from target.scsi.disk import DiskDevice
 from target.scsi.limits import LUNS_MAX
@@ -45,7 +46,7 @@ from workers.store import StoreError
 if TYPE_CHECKING:
     from target.clustering import Clustering
     from target.pool_volumes import PoolVolumes
-    from target.shared_catalog import Load, SharedCatalog
+    from target.shared_catalog import SharedCatalog
     from target.worker_volumes import WorkerVolumes
 
 STAT_BLOCK_BYTES: Final = 512
@@ -56,7 +57,8 @@ class Volumes:
     """The volumes, and the bus that shows them to initiators.
 
     ``port_designators`` are of a target's port, by its name (VPD page 83h).  ``on_lost`` is told
-    why, when the volumes cannot be served any more.
+    why, when the volumes cannot be served any more; ``on_fenced``, when a worker refuses this life
+    of the node, before any command ends for it.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Volumes:
         port_designators: Callable[[str], Sequence[bytes]],
         clustering: Clustering | None = None,
         on_lost: Callable[[str], None] = lambda reason: None,
+        on_fenced: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._config = config
         self.data = data
@@ -81,15 +84,15 @@ class Volumes:
         self.clustering = clustering
         self.identity: NodeIdentity | None = None  # of a node among others, which has joined
         self._on_lost = on_lost
+        self._on_fenced = on_fenced
         self._pool: PoolVolumes | None = None
         self._workers: WorkerVolumes | None = None
         self._started = False
         self._journals: dict[str, MigrationLog] = {}  # of migrations that are to be resumed
         self._by_address: dict[LunAddress, Volume] = {}
         self.shared: SharedCatalog | None = None  # of a node among others
-        self.follow: Callable[[Load], Awaitable[None]] | None = None
         self.cleanup = Cleanup(data, self.workers, log, self._withdraw, self._forgotten, self.pool)
-        self.migrations = Migrations(data, pool, log, self.cleanup.begin)
+        self.migrations = Migrations(data, pool, log, self.cleanup.begin, config.migration_rate)
 
     # --- their life -------------------------------------------------------------------------------
 
@@ -119,8 +122,6 @@ class Volumes:
             self.add(address, await self.open(wanted.name, record, wanted.readonly))
         if all_volumes:
             await self._open_created()
-        if self.shared is not None and self.follow is not None:
-            self.shared.follow = self.follow
         self._started = True
         if self._workers is not None:
             await self._workers.start()
@@ -201,7 +202,9 @@ class Volumes:
 
             identity = self.identity or begin_epoch(self.data.path, os.urandom(NODE_ID_BYTES).hex())
             strangers = self.clustering.strangers if self.clustering is not None else None
-            self._workers = WorkerVolumes(self._config, self.data, identity, self._log, strangers)
+            self._workers = WorkerVolumes(
+                self._config, self.data, identity, self._log, strangers, self._on_fenced
+            )
             if self._started:
                 self._workers.begin()
         return self._workers
@@ -223,6 +226,11 @@ class Volumes:
         """Those that are configured, and those that the catalog has."""
         return served_targets(self._config.iqn, self._config.targets, self.data.part("targets"))
 
+    @property
+    def configured_targets(self) -> frozenset[str]:
+        """Names that the catalog cannot change anything about here."""
+        return frozenset(it.name for it in self._config.targets)
+
     def target_name(self, key: str) -> str:
         """What initiators know a target by (``LunAddress.target``)."""
         return key or self._config.iqn
@@ -241,7 +249,8 @@ class Volumes:
         )
         unit = self._bus.add(address.number, disk, address.target)
         if self.clustering is not None:
-            self.clustering.gate(volume, unit, self.workers())
+            copy = ReservationCopy(self._reservations_of(volume), self._executor)
+            self.clustering.gate(volume, unit, self.workers(), copy)
         else:
             self.reserve(volume, unit)
         self._by_address[address] = volume
@@ -263,10 +272,13 @@ class Volumes:
 
     def reserve(self, volume: Volume, unit: LogicalUnit) -> None:
         """Have ``unit`` know who has reserved the volume.  Raises DataDirError."""
+        store = ReservationFile(self._reservations_of(volume), self._executor)
+        unit.reservations.keep_in(store, store.kept)
+
+    def _reservations_of(self, volume: Volume) -> Path:
         record = self.data.record(volume.name)
         assert record is not None, "the catalog has all of them"
-        store = ReservationFile(self.data.reservations_of(record), self._executor)
-        unit.reservations.keep_in(store, store.kept)
+        return self.data.reservations_of(record)
 
     def grown(self, address: LunAddress, size_bytes: int) -> None:
         """All stores of a volume have ``size_bytes`` now: use them, and tell the initiators."""
@@ -377,6 +389,7 @@ class Volumes:
             pool=self._pool_name(record),
             workers=self._worker_infos(address, record),
             migration=self._migration_info(name, record),
+            deletion=self.cleanup.info(name, record),
             retired=[place.address for place in record.retired],
         )
 

@@ -13,10 +13,9 @@ import random
 import time
 import uuid as uuids
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
 
 from target.block.failover import Failover
 from target.block.layout import Layout, MovingLayout
@@ -34,8 +33,7 @@ from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
 from target.identity import NodeIdentity
 from target.logs import Log
 from target.volume_info import WorkerInfo
-
-FENCE_RETRY_SECONDS: Final = 0.2
+from target.worker_fencing import WorkerFencer, remote_stores
 
 
 class WorkerVolumes:
@@ -48,12 +46,14 @@ class WorkerVolumes:
         identity: NodeIdentity,
         log: Log,
         strangers: Strangers | None = None,
+        on_fenced: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """``strangers`` is of a node among others (``worker_link.py`` rule 6)."""
+        """``strangers`` and ``on_fenced``: ``worker_link.py``, rules 6 and 7."""
         self._config = config
         self._data = data
         self._identity = identity
         self._strangers = strangers
+        self._on_fenced = on_fenced
         self._log = log
         self._links: dict[WorkerAddress, WorkerLink] = {}
         # Of the stores that some volume has.
@@ -101,12 +101,12 @@ class WorkerVolumes:
         Raises DataDirError.  Stores that the volume does not have yet are made; who does not use
         the layout closes them.
         """
-        stores = self._stores_at(volume.name, record, places, _stores(volume))
+        stores = self._stores_at(volume.name, record, places, remote_stores(volume))
         return Layout(stores, Placement(volume.uuid, [place.key for place in places]))
 
     def know_stores(self, layout: Layout, places: Sequence[WorkerPlace]) -> None:
         """Note in ``places`` which of them are of a shared store."""
-        by_key = {store.info.place: store for store in _stores(layout)}
+        by_key = {store.info.place: store for store in remote_stores(layout)}
         for place in places:
             place.store_id = by_key[place.key].store_id or place.store_id
 
@@ -167,9 +167,10 @@ class WorkerVolumes:
         link = self._links.get(address)
         if link is None:
             tls: WorkerTls | None = self._config.worker_tls
+            checksum = self._config.worker_checksum
             link = self._links[address] = WorkerLink(
                 address,
-                lambda: WorkerChannel(address, tls),
+                lambda: WorkerChannel(address, tls, checksum),
                 node=self._identity.id,
                 epoch=self._identity.epoch,
                 sequences=self._sequences,
@@ -178,9 +179,10 @@ class WorkerVolumes:
                 io_seconds=self._config.worker_timeout_seconds,
                 log=self._log,
                 failover=self._failover,
-                checksum=self._config.worker_checksum,
+                checksum=checksum,
                 on_instance=partial(self._worker_is, address),
                 strangers=self._strangers,
+                on_fenced=self._on_fenced,
             )
             if self._started:
                 link.start()
@@ -199,43 +201,28 @@ class WorkerVolumes:
         """How it stands with the workers of ``volume``."""
         return [
             WorkerInfo(address=str(s.link.address), served=not s.reason, reason=s.reason)
-            for s in _stores(volume)
+            for s in remote_stores(volume)
         ]
 
     async def wait_open(self, volume: Volume | Layout) -> str:
         """Wait until all workers serve ``volume``; returns why one does not, empty if all do."""
         seconds = self._config.worker_wait_seconds
-        reasons = await asyncio.gather(*(s.wait_open(seconds) for s in _stores(volume)))
+        reasons = await asyncio.gather(*(s.wait_open(seconds) for s in remote_stores(volume)))
         return next(filter(None, reasons), "")
 
-    def fencer(self, volume: Volume) -> Callable[[str, int], Awaitable[None]]:
-        """A function of (node, epoch) that returns when all workers of ``volume`` refuse it."""
-
-        async def at_one(store: RemoteStore, node: str, epoch: int) -> None:
-            while True:
-                try:
-                    await store.link.fence(node, epoch)
-                    return
-                except (WorkerGone, ShareRefused) as exc:
-                    self._log.debug(
-                        "not fenced yet", worker=str(store.link.address), reason=str(exc)
-                    )
-                await asyncio.sleep(FENCE_RETRY_SECONDS)
-
-        async def fence(node: str, epoch: int) -> None:
-            await asyncio.gather(*(at_one(store, node, epoch) for store in _stores(volume)))
-
-        return fence
+    def fencer(self, volume: Volume) -> WorkerFencer:
+        """What tells the workers of ``volume`` whom to refuse."""
+        return WorkerFencer(volume, self._log)
 
     def know_whether_sole(self, volume: Volume, sole: Callable[[], bool]) -> None:
         """``sole()``: whether no other node serves ``volume`` now."""
-        _stores(volume)[0].group.sole = sole
+        remote_stores(volume)[0].group.sole = sole
 
     def doubts(self, volume: Volume) -> Callable[[int, int, Callable[[], None]], bool]:
         """A function of (LBA, blocks, done): whether writes to them are in doubt now, and then
         ``done()`` when that is over.  Zero blocks stand for all.
         """
-        group = _stores(volume)[0].group
+        group = remote_stores(volume)[0].group
 
         def after_doubts(lba: int, blocks: int, done: Callable[[], None]) -> bool:
             start = lba * volume.block_bytes
@@ -249,18 +236,31 @@ class WorkerVolumes:
 
         Raises WorkerGone or ShareRefused; those that are larger by then do no harm.
         """
-        for store in _stores(volume):
+        for store in remote_stores(volume):
             try:
                 await store.grow(size)
             except WorkerGone as exc:
                 raise WorkerGone(f"worker {store.link.address}: {exc}") from exc
 
-    async def delete(self, record: VolumeRecord) -> None:
-        """Delete the shares of a volume.  Raises WorkerGone or ShareRefused; may be repeated."""
+    async def delete(self, record: VolumeRecord, told: Callable[[int], None]) -> None:
+        """Delete the shares of a volume; ``told`` of how many are gone.  May be repeated.
+
+        Raises WorkerGone or ShareRefused, when all others have been asked as well.
+        """
+        done = 0
+        problem: WorkerGone | ShareRefused | None = None
         for place in record.places:
-            async with self._channel(place) as channel:
-                with contextlib.suppress(NoSuchShare):
-                    await channel.delete_volume(uuids.UUID(record.uuid).bytes)
+            try:
+                async with self._channel(place) as channel:
+                    with contextlib.suppress(NoSuchShare):
+                        await channel.delete_volume(uuids.UUID(record.uuid).bytes)
+            except (WorkerGone, ShareRefused) as exc:
+                problem = exc
+            else:
+                done += 1
+                told(done)
+        if problem is not None:
+            raise problem
 
     async def store_id_at(self, place: WorkerPlace) -> str:
         """The shared store that the worker of ``place`` has now; empty: it has a local one.
@@ -325,9 +325,3 @@ class WorkerVolumes:
         await self._failover.close()
         for link in self._links.values():
             await link.close()
-
-
-def _stores(volume: Volume | Layout) -> list[RemoteStore]:
-    stores = [store for store in volume.stores if isinstance(store, RemoteStore)]
-    assert len(stores) == len(volume.stores), "a volume on workers"
-    return stores

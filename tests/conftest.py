@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,24 @@ from hypothesis import settings
 from tests.support.ceph_cluster import CephCluster, find_ceph
 from tests.support.redis_server import RedisServer
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A run in a shell's background ignores Ctrl-C; what the tests start shall not inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("lunmesh", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("lunmesh")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this same hook, and only once
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What goes to one process where several run: a file, and all that has a machine of its own.
+
+    Two virtual machines, or one beside containers, are too slow for each other on two processors.
+    """
+    for item in items:
+        heavy = any(item.get_closest_marker(name) for name in ("vm", "containers"))
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("machines" if heavy else file))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ python=${PYTHON_BIN:-.venv/bin/python}
 mkdir -p "$out"
 "$python" -m grpc_tools.protoc -I proto \
     --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" \
-    proto/lunmesh/worker/v1/worker.proto
-for package in lunmesh lunmesh/worker lunmesh/worker/v1; do
+    proto/lunmesh/worker/v2/worker.proto
+for package in lunmesh lunmesh/worker lunmesh/worker/v2; do
     : >"$out/$package/__init__.py"
 done

@@ -10,6 +10,8 @@ Rules:
    for.  So no client can make another wait for ever, whatever it hoards.
 2. What is left is taken by whoever needs it, each up to its fair part, which shrinks when clients
    come; one that holds more than its part then gets nothing new until it is below.
+3. What is lent (lent.py) is set aside for as long as a client is there: out of what is left, half
+   of it at most, and never out of what is guaranteed.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Pool:
         self.shares_max = shares_max
         self.extra_total = total - guaranteed * shares_max
         self.extra_used = 0
+        self.lent = 0
         self.used = 0
         self.shares = 0
 
@@ -50,10 +53,11 @@ class Pool:
 class PoolShare:
     """What one client holds."""
 
-    __slots__ = ("_pool", "held")
+    __slots__ = ("_lent", "_pool", "held")
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._lent = 0
         self.held = 0
 
     def room(self) -> int:
@@ -73,9 +77,31 @@ class PoolShare:
         assert nbytes <= self.held, "buffers given back twice"
         self._change(-nbytes)
 
+    def lend(self, nbytes: int) -> bool:
+        """Set bytes aside until ``close`` (rule 3); False: there are none for that."""
+        pool = self._pool
+        if pool.lent + nbytes > pool.extra_total // 2:
+            return False
+        if pool.extra_used + nbytes > pool.extra_total:
+            return False
+        self._set_lent(self._lent + nbytes)
+        return True
+
+    def keep(self) -> None:
+        """Nothing is lent after all."""
+        self._set_lent(0)
+
+    def _set_lent(self, nbytes: int) -> None:
+        pool, more = self._pool, nbytes - self._lent
+        self._lent = nbytes
+        pool.lent += more
+        pool.extra_used += more
+        pool.used += more
+
     def close(self) -> None:
         """The client is gone, and all that it held has come back."""
         assert self.held == 0, f"{self.held} bytes of buffers leaked"
+        self.keep()
         self._pool.shares -= 1
 
     def _extra(self) -> int:

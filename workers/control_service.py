@@ -1,4 +1,4 @@
-"""lunmesh.worker.v1.Control: shares of volumes, status, fences, drain.
+"""lunmesh.worker.v2.Control: shares of volumes, status, fences, drain.
 
 What a store says (no space, read-only …) is a status in the response.  What is wrong with the
 request itself is a gRPC status: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION.
@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import grpc
 from grpc import aio
-from lunmesh.worker.v1 import worker_pb2 as pb
-from lunmesh.worker.v1 import worker_pb2_grpc
+from lunmesh.worker.v2 import worker_pb2 as pb
+from lunmesh.worker.v2 import worker_pb2_grpc
 
 from workers.fences import FenceError
 from workers.file_store import STATUS_BY_ERRNO
@@ -70,6 +70,10 @@ class ControlService(worker_pb2_grpc.ControlServicer):
             status = STATUS_TO_WIRE[StoreStatus.UNAVAILABLE]
             return pb.OpenVolumeResponse(status=status, detail=worker.refusing)
         await _check_node(request.node, context)
+        if request.HasField("checksum") and request.checksum != worker.checksum:
+            ours, theirs = ("on", "off") if worker.checksum else ("off", "on")
+            detail = f"the worker has checksum {ours}, the node worker-checksum {theirs}"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, detail)
         try:
             worker.nodes.check(request.node, request.epoch)
         except StaleEpoch as exc:
@@ -97,8 +101,9 @@ class ControlService(worker_pb2_grpc.ControlServicer):
             shared=shares.shared,
             store_id=shares.store_id,
             instance=shares.instance,
-            volatile_id=shares.volatile_id,
+            volatile_id=shares.volatile_id_of(share),
             read_token=self._grants.offer(share.store) if self._grants is not None else b"",
+            read_only=share.store.read_only,
             others=[
                 pb.NodeFence(node=name, epoch=epoch)
                 for name, epoch in worker.nodes.others(node, share)[:LIST_MAX]

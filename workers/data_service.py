@@ -1,18 +1,22 @@
-"""lunmesh.worker.v1.Data over gRPC: the streams of the nodes.
+"""lunmesh.worker.v2.Data: the streams of the nodes, over gRPC and over sockets beside it.
 
-One reader and one writer for each stream.  Messages are bytes here (workers/wire.py); what they
-mean is in workers/stream.py.
+One writer for each stream, and one reader of what comes by gRPC; another one of the socket that a
+node on this machine is offered (worker.proto, rule 12).  Messages are bytes here (workers/wire.py);
+what they mean is in workers/stream.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import grpc
 from grpc import aio
 
 from workers.buffers import PoolFull
+from workers.grants import Grants, OfferedSocket
+from workers.message_socket import MessageSocket
 from workers.nodes import End, Node, StaleEpoch, TooManyNodes
 from workers.store import StoreStatus
 from workers.stream import ClientStream
@@ -20,6 +24,7 @@ from workers.wire import (
     STREAM_METHOD,
     Answer,
     Batch,
+    Parts,
     WireError,
     WireFault,
     pack_answers,
@@ -47,8 +52,9 @@ Context = aio.ServicerContext[bytes, bytes]
 class DataService:
     """The streams of ``worker``."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, grants: Grants | None = None) -> None:
         self._worker = worker
+        self._grants = grants  # if there are nodes on this machine to lend memory to
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For ``Server.add_generic_rpc_handlers``."""
@@ -61,9 +67,11 @@ class DataService:
         worker = self._worker
         try:
             data: Any = await context.read()
-            if data is aio.EOF:
-                return
+            if data is aio.EOF:  # also where the first message is too large for gRPC
+                raise WireError(WireFault.MALFORMED, "the stream has ended without a message")
             first = unpack_batch(data, checksum=worker.checksum)
+            if first.payload_bytes:  # before any of it is held until the stream's turn
+                raise WireError(WireFault.OUT_OF_CREDIT, "payload before any credit was given")
             if worker.refusing:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, worker.refusing)
             node = worker.nodes.enter(first.node, first.epoch)
@@ -73,7 +81,7 @@ class DataService:
             await context.abort(CODE_OF_FAULT[exc.fault], str(exc))
         except StaleEpoch as exc:
             answers = [Answer(wire.sequence, StoreStatus.STALE_EPOCH) for wire in first.ios]
-            await context.write(pack_answers(1, answers))
+            await context.write(b"".join(pack_answers(1, answers)))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(exc))
         except (TooManyNodes, PoolFull) as exc:
             reason = str(exc) or "too many nodes for the worker's --buffer-memory"
@@ -83,7 +91,9 @@ class DataService:
         log = worker.log.bind(node=node.name, epoch=node.epoch, peer=context.peer())
         log.info("stream begins")
         try:
-            await _Session(worker, stream, wake, context).run(first)
+            # A socket, if this can be a node of this machine.
+            offered = self._grants.connect() if self._grants is not None else None
+            await _Session(worker, stream, wake, context, offered).run(first)
         finally:
             if node.stream is stream:
                 node.stream = None
@@ -110,6 +120,7 @@ class DataService:
             wake=wake,
             loop=worker.loop,
             checksum=worker.checksum,
+            lend=self._grants.lend if self._grants is not None else lambda nbytes: None,
         )
         node.stream = stream
         return stream, wake
@@ -128,30 +139,41 @@ class _Stale(Exception):
 
 
 class _Session:
-    """The reader and the writer of one stream."""
+    """The readers and the writer of one stream."""
 
     def __init__(
-        self, worker: Worker, stream: ClientStream, wake: asyncio.Event, context: Context
+        self,
+        worker: Worker,
+        stream: ClientStream,
+        wake: asyncio.Event,
+        context: Context,
+        offered: OfferedSocket | None,
     ) -> None:
         self._worker = worker
         self._stream = stream
         self._wake = wake
         self._context = context
+        self._offered = offered
+        self._answer: Callable[[Parts], Awaitable[None]] = self._write_call
         self._read_all = False  # the node has said that it sends no more
 
     async def run(self, first: Batch) -> None:
         """Until the node has no more to say, breaks the rules, or may not go on."""
-        context, stream = self._context, self._stream
-        stream.greet()
-        reader = asyncio.ensure_future(self._read(first))
+        context, stream, offered = self._context, self._stream, self._offered
+        stream.greet(offered.token if offered is not None else b"")
+        readers = [asyncio.ensure_future(self._read(first))]
+        if offered is not None:
+            messages = MessageSocket(offered.ours)
+            readers.append(asyncio.ensure_future(self._read_socket(messages)))
         writer = asyncio.ensure_future(self._write())
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if reader.done() and reader.exception() is None:
+            await asyncio.wait({*readers, writer}, return_when=asyncio.FIRST_COMPLETED)
+            errors = [reader.exception() for reader in readers if reader.done()]
+            error = next((error for error in errors if error is not None), None)
+            if errors and error is None:
                 self._read_all = True
                 self._wake.set()
                 await asyncio.wait({writer})
-            error = reader.exception() if reader.done() else None
             refusal = stream.refusal(error.batch) if isinstance(error, _Stale) else None
             code, details = self._verdict(error)
             # Everything is given back now: a peer that reads nothing may keep us here for long.
@@ -159,13 +181,16 @@ class _Session:
             stream.finish()
             await asyncio.wait({writer})
             if refusal is not None:
-                await context.write(refusal)
+                await self._write_call(refusal)
             if code is not None:
                 await context.abort(code, details)
         finally:
-            reader.cancel()
-            writer.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            for task in (*readers, writer):
+                task.cancel()
+            await asyncio.gather(*readers, writer, return_exceptions=True)
+            if offered is not None:
+                messages.close()
+                offered.theirs.close()
 
     def _verdict(self, error: BaseException | None) -> tuple[grpc.StatusCode | None, str]:
         """What the node is told at the end; None: all is well."""
@@ -184,15 +209,34 @@ class _Session:
         return (CODE_OF_END[reason], reason.value) if reason is not None else (None, "")
 
     async def _read(self, batch: Batch) -> None:
-        worker, stream, context = self._worker, self._stream, self._context
         while True:
-            self._check(batch)
-            stream.refusing = worker.draining
-            stream.receive(batch)
-            data: Any = await context.read()
+            await self._receive(batch)
+            data: Any = await self._context.read()
             if data is aio.EOF:
                 return
-            batch = unpack_batch(data, checksum=worker.checksum)
+            batch = self._unpack(data)
+
+    async def _read_socket(self, messages: MessageSocket) -> None:
+        """What comes there is answered there; an end is for gRPC to tell."""
+        data = await messages.read()
+        self._answer = messages.write
+        while data is not None:
+            await self._receive(self._unpack(data))
+            data = await messages.read()
+
+    async def _write_call(self, message: Parts) -> None:
+        await self._context.write(b"".join(message))
+
+    def _unpack(self, data: bytes) -> Batch:
+        return unpack_batch(data, checksum=self._worker.checksum, memory=self._stream.memory)
+
+    async def _receive(self, batch: Batch) -> None:
+        stream = self._stream
+        self._check(batch)
+        stream.refusing = self._worker.draining
+        stream.receive(batch)
+        if stream.crowded:
+            await stream.room()
 
     def _check(self, batch: Batch) -> None:
         """Rule 3 of worker.proto, on every message."""
@@ -209,7 +253,7 @@ class _Session:
         while stream.end_reason is None:
             wake.clear()
             while (message := stream.take()) is not None:
-                await self._context.write(message)
+                await self._answer(message)
             if self._read_all and not stream.unanswered:
                 return
             if stream.end_reason is None:

@@ -1,5 +1,9 @@
 """Threads for I/O that waits: a bounded number of them, and one wake-up for many completions.
 
+A worker has more of them than one client may keep busy (``disk_threads``, workers/scheduler.py rule
+2), and others for what makes data durable: however slow a disk is, and however many volumes are
+being flushed, there is a thread for everybody else's I/O.
+
 ``concurrent.futures`` costs a future, a lock and a wake-up of the event loop per job.  Here a job
 is two callables, and the loop is woken once for all that has ended (workers/delivery.py).
 """
@@ -8,9 +12,12 @@ from __future__ import annotations
 
 import queue
 import threading
+from typing import Final
 
 from workers.delivery import CallSoonThreadsafe, Delivery, Job
 from workers.uring import Uring
+
+PARTS: Final = 2  # of a worker's threads; one is the most that one client and volume have
 
 
 class BlockingExecutor:
@@ -22,8 +29,13 @@ class BlockingExecutor:
     """
 
     def __init__(
-        self, threads: int, call_soon_threadsafe: CallSoonThreadsafe, uring: Uring | None = None
+        self,
+        threads: int,
+        call_soon_threadsafe: CallSoonThreadsafe,
+        uring: Uring | None = None,
+        syncs: BlockingExecutor | None = None,
     ) -> None:
+        self.syncs = syncs if syncs is not None else self  # for flushes
         self.uring = uring  # for those that can do without a thread
         self._jobs: queue.SimpleQueue[tuple[Job, Job] | None] = queue.SimpleQueue()
         self._delivery = Delivery(call_soon_threadsafe)
@@ -45,10 +57,17 @@ class BlockingExecutor:
         return self._jobs.qsize()
 
     def run(self, work: Job, done: Job) -> None:
-        """Queue a job; call from the loop's thread only."""
+        """Queue a job; call from the loop's thread only.
+
+        Raises RuntimeError where there is no thread for it, and the system gives none.
+        """
         assert not self._closed, "executor is closed"
         if len(self._threads) < self._threads_max and self._jobs.qsize() >= self._idle:
-            self._spawn()
+            try:
+                self._spawn()
+            except RuntimeError:
+                if not self._threads:
+                    raise
         self.jobs += 1
         self._jobs.put((work, done))
 
@@ -56,8 +75,8 @@ class BlockingExecutor:
         thread = threading.Thread(
             target=self._serve, name=f"lunmesh-io-{len(self._threads)}", daemon=True
         )
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _serve(self) -> None:
         while True:
@@ -80,5 +99,15 @@ class BlockingExecutor:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+        if self.syncs is not self:
+            self.syncs.close()
         if self.uring is not None:
             self.uring.close()
+
+
+def disk_threads(
+    io_threads: int, call_soon_threadsafe: CallSoonThreadsafe, uring: Uring | None = None
+) -> BlockingExecutor:
+    """Those of a worker, of which one client may keep ``io_threads`` busy at one volume."""
+    syncs = BlockingExecutor(io_threads, call_soon_threadsafe)
+    return BlockingExecutor(PARTS * io_threads, call_soon_threadsafe, uring, syncs)

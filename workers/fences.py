@@ -2,7 +2,8 @@
 
 A fence says: of this node, every epoch up to and including this one is over.  It is in force from
 the moment it arrives, and on stable storage before it is answered, so that a worker that crashed
-and came back still refuses what it promised to refuse.
+and came back still refuses what it promised to refuse.  A disk that is full by then must not keep a
+dead node's place from being taken: room is made at the start, while there is some.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from workers.format import format_of
 from workers.limits import NODE_CHARS_MAX
 
 FORMAT: Final = 1
@@ -43,6 +45,11 @@ class Fences:
         """Take over what was kept.  What cannot be read must not be served over: FenceError."""
         for node, epoch in _decode(data).items():
             self._fences[node] = max(epoch, self._fences.get(node, -1))
+
+    async def make_room(self) -> None:
+        """Keep what there is, before anything is to be added.  Raises OSError."""
+        async with self._lock:
+            await self._save(_encode(self._fences))
 
     def refuses(self, node: str, epoch: int) -> bool:
         """Whether this epoch of this node is over."""
@@ -90,9 +97,9 @@ def _decode(data: bytes | None) -> dict[str, int]:
     if data is None:
         return {}
     try:
-        kept = msgspec.json.decode(data, type=_Kept)
+        found = format_of(data)
+        if found != FORMAT:
+            raise FenceError(f"the fences have format {found}, this version knows {FORMAT}")
+        return msgspec.json.decode(data, type=_Kept).fences
     except ValueError as exc:
         raise FenceError(f"the fences cannot be read: {exc}") from exc
-    if kept.format != FORMAT:
-        raise FenceError(f"the fences have format {kept.format}, this version knows {FORMAT}")
-    return kept.fences

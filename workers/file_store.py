@@ -12,16 +12,18 @@ Rules:
    gate stays closed for a while and I/O goes to the threads, where it holds up nobody.
 3. FUA is ``RWF_DSYNC``; a flush is ``fdatasync``.  Once one of these fails, whatever the error, the
    kernel has dropped dirty pages that were acknowledged, and it says so only once: nothing that
-   promises durability succeeds any more until the store is opened anew.
+   promises durability succeeds any more until the store is opened anew.  A process that opens it
+   then learns of it by the mark (workers/sync_mark.py), if there is one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -34,6 +36,7 @@ from workers.fallocate import (
     fallocate,
 )
 from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore
+from workers.sync_mark import SyncMark
 
 # An I/O on the spot that took longer was not "at hand".  Less would take a preempted process for a
 # slow disk; a throttled write sleeps for 10 to 200 ms.
@@ -66,9 +69,10 @@ class FileStore(VolumeStore):
         size: int | None = None,
         read_only: bool = False,
         clock: Callable[[], float] = monotonic,
+        mark: SyncMark | None = None,
     ) -> None:
         flags = os.O_RDONLY if read_only else os.O_RDWR
-        self._fd = os.open(path, flags | os.O_CLOEXEC)
+        self._fd = _open(path, flags)
         try:
             _lock(self._fd, path, read_only)
             actual = _size_of(self._fd)
@@ -86,10 +90,11 @@ class FileStore(VolumeStore):
         self._gate_opens_at = 0.0
         self._gate_closed_seconds = GATE_CLOSED_SECONDS
         self._sync_lost = ""  # the first failure of a flush (rule 3)
+        self._mark = mark
 
     def open_for_reading(self) -> int:
         # This very file, whatever has its name by now.
-        return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        return _open(f"/proc/self/fd/{self._fd}", os.O_RDONLY)
 
     # --- on the spot ----------------------------------------------------------------------------
 
@@ -142,7 +147,12 @@ class FileStore(VolumeStore):
             self._submit(io)
 
     def _submit(self, io: StoreIo) -> None:
-        self._executor.run(lambda: self._perform(io), lambda: io.done(io))
+        executor = self._executor.syncs if io.kind is IoKind.FLUSH else self._executor
+        try:
+            executor.run(lambda: self._perform(io), lambda: io.done(io))
+        except RuntimeError as exc:  # no thread
+            io.status, io.detail = StoreStatus.UNAVAILABLE, str(exc)
+            io.done(io)
 
     def _perform(self, io: StoreIo) -> None:
         durable = io.fua or io.kind is IoKind.FLUSH
@@ -180,6 +190,13 @@ class FileStore(VolumeStore):
         self._write_from(io.buffers, io.offset, io.fua)
 
     def _write_from(self, buffers: Sequence[memoryview], offset: int, fua: bool) -> None:
+        if fua:
+            with self._marked():
+                self._write_all(buffers, offset, fua)
+        else:
+            self._write_all(buffers, offset, fua)
+
+    def _write_all(self, buffers: Sequence[memoryview], offset: int, fua: bool) -> None:
         flags = os.RWF_DSYNC if fua else 0
         rest = list(buffers)
         while rest:
@@ -227,10 +244,25 @@ class FileStore(VolumeStore):
         self._sync()
 
     def _sync(self) -> None:
+        with self._marked():
+            try:
+                os.fdatasync(self._fd)
+            except OSError as exc:
+                raise self._lost(exc) from exc
+
+    @contextlib.contextmanager
+    def _marked(self) -> Iterator[None]:
+        """Around what asks the kernel for durability; after one that was lost the mark stays."""
+        if self._mark is None:
+            yield
+            return
+        self._mark.begin()
         try:
-            os.fdatasync(self._fd)
-        except OSError as exc:
-            raise self._lost(exc) from exc
+            yield
+        except OSError:  # nothing was done
+            self._mark.end()
+            raise
+        self._mark.end()
 
     def _lost(self, exc: OSError) -> _Failed:
         """Rule 3."""
@@ -256,6 +288,8 @@ class FileStore(VolumeStore):
 
     def close(self) -> None:
         os.close(self._fd)
+        if self._mark is not None:
+            self._mark.close()
 
 
 _PERFORM: Final[dict[IoKind, Callable[[FileStore, StoreIo], None]]] = {
@@ -274,6 +308,18 @@ class _Failed(Exception):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+
+
+def _open(path: Path | str, flags: int) -> int:
+    """A descriptor whose reads do not keep the time of access: that is a tenth of a cached one.
+
+    It takes the owner of the file to ask for that; anybody else gets one that does.
+    """
+    flags |= os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, flags)
 
 
 def _lock(fd: int, path: Path, read_only: bool) -> None:

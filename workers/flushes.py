@@ -7,7 +7,11 @@ clients cost two flushes at a time, not one each.
 
 from __future__ import annotations
 
-from workers.store import IoKind, StoreIo, VolumeStore
+import logging
+
+from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
+
+log = logging.getLogger(__name__)
 
 
 class FlushGroup:
@@ -17,6 +21,7 @@ class FlushGroup:
         self._store = store
         self._waiting: list[StoreIo] = []
         self._running: list[StoreIo] = []
+        self._flush: StoreIo | None = None  # what runs for those
 
     def submit(self, io: StoreIo) -> None:
         """``io.done`` is called when a flush that began after this call has ended."""
@@ -26,9 +31,17 @@ class FlushGroup:
 
     def _begin(self) -> None:
         self._running, self._waiting = self._waiting, []
-        self._store.submit(StoreIo(IoKind.FLUSH, 0, self._store.size, self._ended))
+        flush = self._flush = StoreIo(IoKind.FLUSH, 0, self._store.size, self._ended)
+        try:
+            self._store.submit(flush)
+        except Exception as bug:
+            log.exception("internal error at the beginning of a flush")
+            if self._flush is flush:
+                flush.status, flush.detail = StoreStatus.WRITE_FAILED, repr(bug)
+                self._ended(flush)
 
     def _ended(self, flush: StoreIo) -> None:
+        self._flush = None
         ended, self._running = self._running, []
         if self._waiting:
             self._begin()

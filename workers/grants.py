@@ -1,8 +1,10 @@
-"""Descriptors for reading, which a worker hands to nodes on its own machine.
+"""Descriptors, which a worker hands to nodes on its own machine.
 
 What such a node finds in the page cache it need not ask the worker for.  ``OpenVolumeResponse`` has
 a token; who shows it on the socket beside the worker's Unix socket (``grant_path``) gets the
-descriptor of the share's file, opened for reading.
+descriptor of the share's file, opened for reading.  Memory for payload (workers/lent.py) and a
+socket for messages (workers/message_socket.py) are handed over likewise, by tokens in the first
+message of a stream.
 
 Rules:
 
@@ -20,8 +22,11 @@ import os
 import secrets
 import socket
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
 
+from workers.lent import LentMemory
 from workers.limits import TOKEN_BYTES, grant_path
 from workers.store import VolumeStore
 
@@ -31,24 +36,54 @@ CLIENT_SECONDS_MAX: Final = 2.0
 GIVEN: Final = b"\1"  # a descriptor comes with some byte, at least one
 
 
+class OfferedSocket(NamedTuple):
+    """Both ends are the caller's to close; whoever shows the token gets ``theirs``."""
+
+    ours: socket.socket
+    theirs: socket.socket
+    token: bytes
+
+
 class Grants:
     """Those of the worker that listens on the Unix socket ``path``."""
 
     def __init__(self, path: str) -> None:
         self._path = grant_path(path)
-        self._stores: OrderedDict[bytes, VolumeStore] = OrderedDict()  # by token
+        self._offers: OrderedDict[bytes, Callable[[], int]] = OrderedDict()  # by token
         self._socket: socket.socket | None = None
-        self._task: asyncio.Task[None] | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
     def offer(self, store: VolumeStore) -> bytes:
         """A token for the file of ``store``; empty: there is none that could be read."""
         if self._socket is None or not store.has_file:
             return b""
-        if len(self._stores) == GRANTS_MAX:
-            self._stores.popitem(last=False)
+        return self._offer(store.open_for_reading)
+
+    def lend(self, nbytes: int) -> tuple[LentMemory, bytes] | None:
+        """Memory of that size, and the token for it; None: there is none to be had."""
+        if self._socket is None:
+            return None
+        try:
+            memory = LentMemory(nbytes)
+        except OSError:
+            return None
+        return memory, self._offer(memory.open)
+
+    def connect(self) -> OfferedSocket | None:
+        """A socket for the messages of a stream; None: there is none to be had."""
+        if self._socket is None:
+            return None
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            return None
+        return OfferedSocket(ours, theirs, self._offer(theirs.detach))
+
+    def _offer(self, open_it: Callable[[], int]) -> bytes:
+        if len(self._offers) == GRANTS_MAX:
+            self._offers.popitem(last=False)
         token = secrets.token_bytes(TOKEN_BYTES)
-        self._stores[token] = store
+        self._offers[token] = open_it
         return token
 
     def start(self) -> None:
@@ -67,34 +102,52 @@ class Grants:
         finally:
             os.umask(mask)
         self._socket = listener
-        self._task = asyncio.ensure_future(self._accept(listener))
+        self._watch()
 
     async def stop(self) -> None:
         """Grant no more."""
-        if self._socket is None:
+        listener, self._socket = self._socket, None
+        if listener is None:
             return
-        tasks = [*self._clients, *([self._task] if self._task is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._socket.close()
-        self._socket = None
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+        listener.close()
+        clients = list(self._clients)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 
-    async def _accept(self, listener: socket.socket) -> None:
+    def _accept(self) -> None:
+        assert self._socket is not None
+        try:
+            client, _ = self._socket.accept()
+        except OSError:
+            return
+        client.setblocking(False)
+        task = asyncio.ensure_future(self._serve(client))
+        self._clients.add(task)
+        task.add_done_callback(partial(self._served, client))
+        self._watch()
+
+    def _watch(self) -> None:
+        """Accept connections while there is room for one more (rule 2)."""
         loop = asyncio.get_running_loop()
-        while True:
-            while len(self._clients) >= CLIENTS_MAX:
-                await asyncio.wait(self._clients, return_when=asyncio.FIRST_COMPLETED)
-            client, _ = await loop.sock_accept(listener)
-            task = asyncio.ensure_future(self._serve(client))
-            self._clients.add(task)
-            task.add_done_callback(self._clients.discard)
+        if self._socket is None:
+            return
+        if len(self._clients) < CLIENTS_MAX:
+            loop.add_reader(self._socket.fileno(), self._accept)
+        else:
+            loop.remove_reader(self._socket.fileno())
+
+    def _served(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        self._clients.discard(task)
+        client.close()  # here: a task that was cancelled may never have begun
+        self._watch()
 
     async def _serve(self, client: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with client, contextlib.suppress(OSError, TimeoutError):
+        with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(CLIENT_SECONDS_MAX):
                 token = b""
                 while len(token) < TOKEN_BYTES:
@@ -102,10 +155,10 @@ class Grants:
                     if not part:
                         return
                     token += part
-            store = self._stores.pop(token, None)
-            if store is None:
+            open_it = self._offers.pop(token, None)
+            if open_it is None:
                 return
-            fd = store.open_for_reading()
+            fd = open_it()
             try:
                 socket.send_fds(client, [GIVEN], [fd])
             finally:

@@ -1,4 +1,4 @@
-"""The bounds of the wire between a target node and a worker: lunmesh.worker.v1, rule 6.
+"""The bounds of the wire between a target node and a worker: lunmesh.worker.v2, rule 6.
 
 Both sides keep to them and both sides check them.  Imports nothing.
 """
@@ -25,9 +25,17 @@ CREDIT_BYTES_MIN: Final = 2 << 20  # what a stream can always get: one COMPARE_A
 # --- of a grant to read (workers/grants.py) ------------------------------------------------------
 TOKEN_BYTES: Final = 16
 
+# --- of the memory that a worker lends (workers/lent.py) ------------------------------------------
+LENT_BYTES: Final = 4 << 20  # to each stream, out of its credit
+LENT_PAYLOAD_BYTES_MIN: Final = 16 << 10  # less is cheaper to send in the message
+
+
+# --- of the socket beside a stream (workers/message_socket.py) ------------------------------------
+LENGTH_BYTES: Final = 4  # of the length before each message, little endian
+
 
 def grant_path(path: str) -> str:
-    """The socket on which the worker with the Unix socket ``path`` grants reads."""
+    """The socket on which the worker with the Unix socket ``path`` gives descriptors."""
     return f"{path}.fd"
 
 

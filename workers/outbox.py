@@ -16,7 +16,7 @@ from typing import Final
 
 from workers.buffers import PoolShare
 from workers.limits import DETAIL_CHARS_MAX, MESSAGE_IOS_MAX, PAYLOAD_BYTES_MAX
-from workers.wire import Answer, pack_answers
+from workers.wire import NO_OFFERS, Answer, Offers, Parts, pack_answers
 
 GATHER_ANSWERS: Final = 32
 GATHER_SECONDS: Final = 0.005
@@ -50,9 +50,9 @@ class Outbox:
         self.going_out = 0  # bytes of ``share`` in the message that left last
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing waits to leave."""
-        return not self._answers
+    def waiting(self) -> int:
+        """Answers that have not left."""
+        return len(self._answers)
 
     def add(self, answer: Answer, held: int, detail: str, running: int) -> None:
         """An answer whose payload holds ``held`` bytes of the share; ``running`` I/Os still run."""
@@ -87,7 +87,7 @@ class Outbox:
         """Whether what there is waits for more."""
         return self._timer is not None
 
-    def pack(self, credit: int) -> bytes:
+    def pack(self, credit: int, offers: Offers = NO_OFFERS) -> Parts:
         """The next message: as many answers as it may have, with ``credit`` for the node."""
         assert self.going_out == 0, "the message before has not gone out"
         answers: list[Answer] = []
@@ -99,7 +99,12 @@ class Outbox:
         self.messages += 1
         detail, self._detail = self._detail, ""
         return pack_answers(
-            self.messages, answers, request_credit=credit, detail=detail, checksum=self._checksum
+            self.messages,
+            answers,
+            request_credit=credit,
+            detail=detail,
+            offers=offers,
+            checksum=self._checksum,
         )
 
     def sent(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from workers.format import format_of
 from workers.rados_store import PREFIX
 from workers.shares import ShareError, ShareFault, ShareInfo
 
@@ -41,9 +42,9 @@ def decode_catalog(data: bytes | None) -> dict[str, Volume]:
     if data is None:
         return {}
     try:
+        if (version := format_of(data)) != FORMAT:
+            raise ValueError(f"has format {version}, this version knows {FORMAT}")
         catalog = msgspec.json.decode(data, type=Catalog)
-        if catalog.format != FORMAT:
-            raise ValueError(f"has format {catalog.format}, this version knows {FORMAT}")
         for volume in catalog.volumes:
             info_of(volume).check()
     except ValueError as exc:  # msgspec's are

@@ -76,7 +76,7 @@ class RadosShares(Shares):
         self,
         client: RadosClient,
         reconnect: Callable[[], Awaitable[RadosClient]],
-        wrap: Wrap = lambda store: store,
+        wrap: Wrap = lambda name, store: store,
     ) -> None:
         super().__init__(wrap)
         self._reconnect = reconnect
@@ -87,7 +87,7 @@ class RadosShares(Shares):
 
     @classmethod
     async def connect(
-        cls, pool: str, conf: Path, user: str = "", wrap: Wrap = lambda store: store
+        cls, pool: str, conf: Path, user: str = "", wrap: Wrap = lambda name, store: store
     ) -> RadosShares:
         """Raises RadosError."""
         again = partial(RadosClient.connect, pool, conf, user)
@@ -205,7 +205,8 @@ class RadosShares(Shares):
 
         await self._change_volumes(add)
 
-    async def _open(self, info: ShareInfo) -> VolumeStore:
+    async def _open(self, share: Share) -> VolumeStore:
+        info = share.info
         return RadosStore(self._client, info.uuid, info.size, info.chunk_bytes)
 
     async def _resize(self, old: ShareInfo, new: ShareInfo, store: VolumeStore | None) -> None:

@@ -4,11 +4,12 @@ What a store can do on the spot never comes here (workers/stream.py).
 
 Rules:
 
-1. At most ``slots`` I/Os run.  Little more than the store's threads is enough to keep those busy,
-   and what has not begun can still be cancelled, miss its deadline, or be dropped.
+1. At most ``slots`` I/Os run, each with a thread of its own where a store needs one.  What has not
+   begun can still be cancelled, miss its deadline, or be dropped.
 2. A flow is one client's I/O on one volume.  Flows take turns; one flow has at most its part of the
    slots, and one part always stays free, so that a newcomer is served at once, however slow the
-   volumes of the others are.
+   volumes of the others are, as long as they are fewer than the slots.  A flush takes no slot: a
+   store has one at a time, and flushes have threads of their own.
 3. An I/O that brings data back begins only when its client can take the data: buffers and credit
    are its own before it begins, so nothing that runs ever waits for a client.
 """
@@ -16,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -24,6 +26,8 @@ from typing import Final, Protocol
 from workers.nodes import Node, OpenShare
 from workers.store import IoKind, StoreIo, StoreStatus
 from workers.wire import WireIo
+
+log = logging.getLogger(__name__)
 
 # How often what waits is looked over for missed deadlines, when nothing else happens.
 SWEEP_SECONDS: Final = 0.05
@@ -59,6 +63,7 @@ class ServedIo(StoreIo):
         "arrived",
         "client",
         "deadline",
+        "ended",
         "hold",
         "opened",
         "reserved",
@@ -83,15 +88,18 @@ class ServedIo(StoreIo):
         self.arrived = 0.0  # of the loop's clock
         self.reserved = -1  # bytes taken by reserve_answer; -1: not yet
         self.started = False  # given to a store
+        self.ended = False  # the client knows
 
     def fail(self, status: StoreStatus, detail: str = "") -> None:
-        """End it before it has begun."""
+        """End it: it has not begun, or could not."""
         self.status, self.detail = status, detail
-        self.client.ended(self)
+        _done(self)
 
 
 def _done(io: StoreIo) -> None:
     assert isinstance(io, ServedIo)
+    assert not io.ended, "an I/O that has ended twice"
+    io.ended = True
     io.client.ended(io)
 
 
@@ -153,19 +161,26 @@ class Scheduler:
         if self._pumping:
             return  # a store that ends things on the spot: the outer call goes on
         self._pumping = True
-        now = self._loop.time()
-        passed = 0
-        while self._turns and passed < len(self._turns):
-            key, _ = self._turns.popitem(last=False)
-            flow = self._flows[key]
-            passed = 0 if self._serve(flow, now) else passed + 1
+        try:
+            now = self._loop.time()
+            passed = 0
+            while self._turns and passed < len(self._turns):
+                key, _ = self._turns.popitem(last=False)
+                passed = 0 if self._take_turn(key, now) else passed + 1
+        finally:
+            self._pumping = False
+            if self._turns and self._sweep is None:
+                self._sweep = self._loop.call_later(SWEEP_SECONDS, self._swept)
+
+    def _take_turn(self, key: _Key, now: float) -> bool:
+        flow = self._flows[key]
+        try:
+            return self._serve(flow, now)
+        finally:  # whatever goes wrong with one I/O, the others have their turns
             if flow.queue:
                 self._turns[key] = None
             elif not flow.running:
                 self._flows.pop(key, None)
-        self._pumping = False
-        if self._turns and self._sweep is None:
-            self._sweep = self._loop.call_later(SWEEP_SECONDS, self._swept)
 
     def _serve(self, flow: _Flow, now: float) -> bool:
         """One I/O of a flow has its turn; False if it has to wait."""
@@ -224,12 +239,17 @@ class Scheduler:
 
 
 def start(io: ServedIo) -> None:
-    """Give an I/O to its store."""
+    """Give an I/O to its store.  A store that fails to take it has a bug, and others to serve."""
     io.started = True
     io.client.node.begin()
     if io.kind is IoKind.READ and not io.buffers:
         io.buffers = (memoryview(bytearray(io.length)),)
-    if io.kind is IoKind.FLUSH:
-        io.opened.flushes.submit(io)
-    else:
-        io.opened.store.submit(io)
+    try:
+        if io.kind is IoKind.FLUSH:
+            io.opened.flushes.submit(io)
+        else:
+            io.opened.store.submit(io)
+    except Exception as bug:
+        log.exception("internal error at the beginning of an I/O")
+        if not io.ended:
+            io.fail(StoreStatus.WRITE_FAILED, repr(bug))

@@ -15,8 +15,9 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
-from lunmesh.worker.v1 import worker_pb2, worker_pb2_grpc
+from lunmesh.worker.v2 import worker_pb2, worker_pb2_grpc
 
+from workers.callers import NamedCallers
 from workers.control_service import ControlService
 from workers.data_service import DataService
 from workers.grants import Grants
@@ -55,11 +56,15 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files.  With ``ca``, clients must show a certificate that it has signed."""
+    """PEM files.  With ``ca``, clients must show a certificate that it has signed.
+
+    With ``client_name``, one for that name (client_names.py).
+    """
 
     certificate: Path
     key: Path
     ca: Path | None = None
+    client_name: str | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
         """Raises OSError."""
@@ -89,14 +94,17 @@ class WorkerServer:
         local = direct_reads and address.startswith("unix:")
         self._grants = Grants(address.removeprefix("unix:")) if local else None
         self._server: aio.Server | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Accept connections; returns the port, 1 for a Unix socket.
 
         Raises ServerError, and OSError for files that cannot be read.
         """
-        server = aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
-        server.add_generic_rpc_handlers((DataService(self._worker).handler(),))
+        name = self._tls.client_name if self._tls is not None else None
+        judges = [] if name is None else [NamedCallers(name)]
+        server = aio.server(interceptors=judges, options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+        server.add_generic_rpc_handlers((DataService(self._worker, self._grants).handler(),))
         add_control: Any = worker_pb2_grpc.add_ControlServicer_to_server  # generated, untyped
         control = ControlService(self._worker, self._health.enter_graceful_shutdown, self._grants)
         add_control(control, server)
@@ -111,9 +119,19 @@ class WorkerServer:
                 self._worker.log.warning("no direct reads", reason=str(exc))
         await server.start()
         self._server = server
-        for name in ("", *SERVICES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._tell_health()
+        self._worker.refusing_changed = self._refusing_changed
         return port
+
+    def _refusing_changed(self) -> None:
+        self._telling = asyncio.ensure_future(self._tell_health())
+
+    async def _tell_health(self) -> None:
+        """As the worker is now; nothing more once it stops."""
+        serving = health_pb2.HealthCheckResponse.SERVING
+        status = health_pb2.HealthCheckResponse.NOT_SERVING if self._worker.refusing else serving
+        for name in ("", *SERVICES):
+            await self._health.set(name, status)
 
     def _bind(self, server: aio.Server) -> int:
         credentials = self._tls.credentials() if self._tls is not None else None
@@ -129,23 +147,30 @@ class WorkerServer:
         finally:
             os.umask(mask)
 
-    async def stop(self, timeout_seconds: float) -> None:
-        """Say that we go, finish what runs within the bound, flush, end the streams."""
+    async def stop(self, timeout_seconds: float) -> str:
+        """Say that we go, finish what runs within the bound, flush, end the streams.
+
+        Returns what was not to be made durable, and why; empty: nothing was left.
+        """
         worker = self._worker
+        problem = ""
         await self._health.enter_graceful_shutdown()
         try:
             async with asyncio.timeout(timeout_seconds):
                 status, detail = await worker.drain()
             if status is not StoreStatus.OK:
-                worker.log.error("the last flush failed", reason=detail)
+                problem = f"the last flush failed: {detail}"
         except TimeoutError:
             worker.log.error("I/Os still run", number=worker.running)
+            if not worker.shares.shared:  # there, what was answered is durable
+                problem = f"I/Os still ran after {timeout_seconds:g} s, and nothing was flushed"
         for node in worker.nodes.all():
             node.end_stream(End.STOPPING)
         if self._grants is not None:
             await self._grants.stop()
         if self._server is not None:
             await self._server.stop(STOP_GRACE_SECONDS)
+        return problem
 
 
 def _refuse_taken_socket(address: str) -> None:

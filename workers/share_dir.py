@@ -3,8 +3,10 @@
     DIR/
       lock                      held while a worker uses the directory
       fences.json               the epochs that are refused (workers/fences.py)
+      fences.json.new           room for the next ones (workers/kept_file.py)
       volumes/NAME/share.json   what the volume is; without it there is no such volume
       volumes/NAME/UUID.raw     its bytes, chunk n at n * chunk size
+      volumes/NAME/UUID.sync    whether a flush of it has failed (workers/sync_mark.py)
 
 Rules:
 
@@ -14,6 +16,7 @@ Rules:
 3. What cannot be read stays as it is, and is said.
 4. What a crash or a full disk has left of a volume that was being made, and has no bytes, goes:
    with the attempt that failed, with the deletion of the volume, or at the next start.
+5. On a file system that is read-only, what is there is served for reading.
 """
 
 from __future__ import annotations
@@ -29,17 +32,25 @@ from typing import Final
 
 import aiofiles.os
 import msgspec
+import structlog
 
 from workers.executor import BlockingExecutor
 from workers.file_store import FileStore, create_sparse
+from workers.format import format_of
+from workers.kept_file import KeptFile
 from workers.metadata import read_bounded, sync_directory, write_atomically
 from workers.shares import Share, ShareError, ShareFault, ShareInfo, Shares, Wrap
 from workers.store import VolumeStore
+from workers.sync_mark import NEVER, ErrorRecord, SyncMark
+
+log = structlog.get_logger()
 
 FORMAT: Final = 1
+_PID_CHARS: Final = 32
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 METADATA_BYTES_MAX: Final = 64 << 10
 _RAW: Final = re.compile(r"[0-9a-f]{32}\.raw")
+_MARK: Final = re.compile(r"[0-9a-f]{32}\.sync")
 _NEW_METADATA: Final = "share.json.new"  # write_atomically
 FENCES_BYTES_MAX: Final = 64 << 20
 
@@ -66,17 +77,18 @@ class ShareDir(Shares):
     kind = "file"
 
     def __init__(
-        self, path: Path, executor: BlockingExecutor, wrap: Wrap = lambda store: store
+        self, path: Path, executor: BlockingExecutor, wrap: Wrap = lambda name, store: store
     ) -> None:
         super().__init__(wrap)
         self.path = path
         self._volumes = path / "volumes"
+        self._fences = KeptFile(path / "fences.json")
         self._executor = executor
         # Page cache that was not flushed survives the process, not the machine.
         self.volatile_id = BOOT_ID.read_text().strip()
         try:
             self._volumes.mkdir(parents=True, exist_ok=True)
-            self._lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_fd = _open_lock(path / "lock")
         except OSError as exc:
             raise ShareDirError(f"store directory {path}: {exc.strerror}") from exc
         try:
@@ -86,18 +98,20 @@ class ShareDir(Shares):
             if isinstance(exc, OSError):
                 raise ShareDirError(f"store directory {path}: {exc.strerror}") from exc
             raise
+        self._errors = ErrorRecord(self._lock_fd)
 
     def _take_lock(self) -> None:
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            owner = os.pread(self._lock_fd, 32, 0).decode("ascii", "replace").strip()
-            owner = owner if re.fullmatch(r"\d+", owner) else "unknown"
+            owner = os.pread(self._lock_fd, _PID_CHARS, 0).decode("ascii", "replace").strip()
+            if not re.fullmatch(r"\d+", owner) or _is_read_only(self._lock_fd):
+                owner = "unknown"  # on a read-only file system it could not say
             raise ShareDirError(
                 f"store directory {self.path} is in use by process {owner}"
             ) from exc
-        os.ftruncate(self._lock_fd, 0)
-        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # full, or rule 5: it is for people
+            os.pwrite(self._lock_fd, f"{os.getpid()}\n".ljust(_PID_CHARS).encode(), 0)
 
     # --- what is there ----------------------------------------------------------------------------
 
@@ -107,7 +121,9 @@ class ShareDir(Shares):
             folder = self._volumes / name
             try:
                 data = await read_bounded(folder / "share.json", METADATA_BYTES_MAX)
-                self._add(Share(_info(data, name)))
+                info = _info(data, name)
+                self._add(Share(info))
+                (await self._mark(info)).close()  # all before any is served: ErrorRecord
             except FileNotFoundError:
                 if not await self._clear(folder):
                     warnings.append(f"{folder} has no share.json: not a volume, left as it is")
@@ -128,6 +144,12 @@ class ShareDir(Shares):
     def _raw(self, info: ShareInfo) -> Path:
         return self._volumes / info.name / f"{info.uuid.hex()}.raw"
 
+    def _mark_path(self, info: ShareInfo) -> Path:
+        return self._volumes / info.name / f"{info.uuid.hex()}.sync"
+
+    async def _mark(self, info: ShareInfo) -> SyncMark:
+        return await asyncio.to_thread(SyncMark, self._mark_path(info), self._errors)
+
     def _metadata(self, info: ShareInfo) -> Path:
         return self._volumes / info.name / "share.json"
 
@@ -141,6 +163,7 @@ class ShareDir(Shares):
         await self._remove_leftover(self._raw(info))
         try:
             await asyncio.to_thread(create_sparse, self._raw(info), info.size)
+            (await self._mark(info)).close()
             await sync_directory(self._volumes)
             await self._write_metadata(info)
         except OSError:
@@ -155,7 +178,7 @@ class ShareDir(Shares):
             for name in await aiofiles.os.listdir(folder):
                 file = folder / name
                 hole = _RAW.fullmatch(name) and not (await aiofiles.os.stat(file)).st_blocks
-                if hole or name == _NEW_METADATA:
+                if hole or name == _NEW_METADATA or _MARK.fullmatch(name):
                     await aiofiles.os.remove(file)
             await aiofiles.os.rmdir(folder)
             return True
@@ -193,7 +216,8 @@ class ShareDir(Shares):
 
     async def _delete(self, info: ShareInfo) -> None:
         folder = self._volumes / info.name
-        for file in (self._metadata(info), self._raw(info), folder / _NEW_METADATA):
+        left = folder / _NEW_METADATA
+        for file in (self._metadata(info), self._raw(info), self._mark_path(info), left):
             try:
                 await aiofiles.os.remove(file)
                 await sync_directory(folder)
@@ -206,7 +230,8 @@ class ShareDir(Shares):
                 raise
         await sync_directory(self._volumes)
 
-    async def _open(self, info: ShareInfo) -> VolumeStore:
+    async def _open(self, share: Share) -> VolumeStore:
+        info = share.info
         # The metadata as it is now, not as it was when the worker started: somebody may have
         # restored a backup over a running worker.
         metadata = self._metadata(info)
@@ -218,18 +243,37 @@ class ShareDir(Shares):
             raise ShareError(
                 ShareFault.UNUSABLE, f"{metadata} has changed behind the worker's back"
             )
-        return FileStore(self._raw(info), self._executor, size=info.size)
+        share.mark = mark = await self._mark(info)
+        try:
+            return self._file_store(info, mark)
+        except OSError:
+            mark.close()
+            raise
+
+    def _file_store(self, info: ShareInfo, mark: SyncMark) -> FileStore:
+        raw = self._raw(info)
+        try:
+            return FileStore(raw, self._executor, size=info.size, mark=mark)
+        except OSError as exc:
+            if exc.errno != errno.EROFS:
+                raise
+            log.warning("read-only", volume=info.name, file=str(raw))  # rule 5
+            return FileStore(raw, self._executor, size=info.size, mark=mark, read_only=True)
+
+    def volatile_id_of(self, share: Share) -> str:
+        lost = share.mark.lost if share.mark is not None else NEVER
+        return self.volatile_id if lost == NEVER else f"{self.volatile_id}/{lost}"
 
     # --- fences -----------------------------------------------------------------------------------
 
     async def load_fences(self) -> bytes | None:
         try:
-            return await read_bounded(self.path / "fences.json", FENCES_BYTES_MAX)
+            return await read_bounded(self._fences.path, FENCES_BYTES_MAX)
         except FileNotFoundError:
             return None
 
     async def save_fences(self, data: bytes) -> None:
-        await write_atomically(self.path / "fences.json", data)
+        await asyncio.to_thread(self._fences.replace, data)
 
     def close(self) -> None:
         super().close()
@@ -238,9 +282,9 @@ class ShareDir(Shares):
 
 def _info(data: bytes, name: str) -> ShareInfo:
     """share.json of the folder ``name``; raises ValueError or ShareError."""
+    if (version := format_of(data)) != FORMAT:
+        raise ValueError(f"has format {version}, this version knows {FORMAT}")
     found = msgspec.json.decode(data, type=_Metadata)
-    if found.format != FORMAT:
-        raise ValueError(f"has format {found.format}, this version knows {FORMAT}")
     info = ShareInfo(
         found.name,
         bytes.fromhex(found.uuid),
@@ -253,6 +297,19 @@ def _info(data: bytes, name: str) -> ShareInfo:
     if info.name != name:
         raise ValueError(f"is of volume {info.name}")
     return info
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        if exc.errno != errno.EROFS or not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # it can be locked all the same
+
+
+def _is_read_only(fd: int) -> bool:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
 
 
 def _extend(raw: Path, size: int) -> None:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from workers.limits import SIZE_BYTES_MAX
 from workers.memory_store import MemoryStore
 from workers.store import VolumeStore
+from workers.sync_mark import SyncMark
 
 NAME_CHARS_MAX = 64
 PLACE_CHARS_MAX = 64
@@ -37,7 +38,7 @@ SHARES_MAX = 16384
 DELETED_MAX = 16384  # that are remembered: a creation is not on its way for longer (rule 4)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-Wrap = Callable[[VolumeStore], VolumeStore]  # a filter in front of each store, for tests
+Wrap = Callable[[str, VolumeStore], VolumeStore]  # a filter in front of a volume's store, for tests
 
 
 class ShareFault(enum.Enum):
@@ -93,6 +94,7 @@ class Share:
     store: VolumeStore | None = None
     deleting: bool = False
     users: int = 0  # I/Os that run or wait
+    mark: SyncMark | None = None  # where the end of the process is not the end of the data
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self) -> None:
@@ -105,6 +107,10 @@ class Share:
         self.users -= 1
         if not self.users:
             self._unused.set()
+
+    def sync_lost(self) -> bool:
+        """A flush has failed, and that is about to be said.  False: nobody will know later."""
+        return self.mark is None or self.mark.lose()
 
     async def unused(self) -> None:
         """Wait until no I/O needs the store."""
@@ -122,7 +128,7 @@ class Shares(ABC):
     volatile_id: str = ""  # another one: what was answered and not flushed may be lost
     slots: int = 0  # I/Os that its stores take at once; 0: what the worker's threads can do
 
-    def __init__(self, wrap: Wrap = lambda store: store) -> None:
+    def __init__(self, wrap: Wrap = lambda name, store: store) -> None:
         self._by_uuid: dict[bytes, Share] = {}
         self._by_name: dict[str, Share] = {}
         self._deleted: OrderedDict[tuple[bytes, str], None] = OrderedDict()  # UUIDs and places
@@ -143,7 +149,7 @@ class Shares(ABC):
     async def _delete(self, info: ShareInfo) -> None: ...
 
     @abstractmethod
-    async def _open(self, info: ShareInfo) -> VolumeStore: ...
+    async def _open(self, share: Share) -> VolumeStore: ...
 
     async def load(self) -> list[str]:
         """Find the shares that there are; returns what deserves a warning."""
@@ -188,6 +194,10 @@ class Shares(ABC):
         names = sorted(other for other in self._by_name if other > name)[:limit]
         return [self._by_name[other].info for other in names]
 
+    def volatile_id_of(self, share: Share) -> str:
+        """Of an open share: another one when what was answered and not flushed may be lost."""
+        return self.volatile_id
+
     @property
     def count(self) -> int:
         """How many shares there are."""
@@ -229,7 +239,7 @@ class Shares(ABC):
             if share.deleting:
                 raise ShareError(ShareFault.UNUSABLE, f"volume {share.info.name} is being deleted")
             if share.store is None:
-                share.store = self._wrap(await self._open(share.info))
+                share.store = self._wrap(share.info.name, await self._open(share))
             return share
 
     async def resize(self, uuid: bytes, size: int) -> None:
@@ -291,7 +301,7 @@ class MemoryShares(Shares):
 
     kind = "memory"
 
-    def __init__(self, wrap: Wrap = lambda store: store) -> None:
+    def __init__(self, wrap: Wrap = lambda name, store: store) -> None:
         super().__init__(wrap)
         self.volatile_id = secrets.token_hex(8)  # it ends with the process
         self._fences: bytes | None = None
@@ -305,8 +315,8 @@ class MemoryShares(Shares):
     async def _delete(self, info: ShareInfo) -> None:
         """The store was closed, and its memory with it."""
 
-    async def _open(self, info: ShareInfo) -> VolumeStore:
-        return MemoryStore(info.size)
+    async def _open(self, share: Share) -> VolumeStore:
+        return MemoryStore(share.info.size)
 
     async def load_fences(self) -> bytes | None:
         return self._fences

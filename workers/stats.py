@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
+from workers.failure_log import FailureLog
 from workers.store import StoreStatus
 
 # Upper bounds of the buckets, seconds; what takes longer goes into one more.
@@ -25,6 +26,7 @@ class WorkerStats:
         self.received_bytes = 0  # payload of writes
         self.sent_bytes = 0  # payload of reads
         self.failures: Counter[StoreStatus] = Counter()  # I/Os that did not end well
+        self.failure_log = FailureLog()  # of these, for people
         self.evictions = 0  # times that the store has shut this process out
         # I/Os that the store could not do on the spot, from their arrival to their end:
         self.buckets = [0] * (len(BOUNDS_SECONDS) + 1)

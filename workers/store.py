@@ -30,6 +30,9 @@ from dataclasses import dataclass, field
 class IoKind(enum.Enum):
     """What a store can be asked to do with a byte range."""
 
+    # enum's own is a function of Python's, and hashes the name: too much for each look-up.
+    __hash__ = object.__hash__
+
     READ = "read"
     WRITE = "write"
     ZERO = "zero"  # reads as zeros afterwards; the space stays allocated
@@ -41,6 +44,8 @@ class IoKind(enum.Enum):
 
 class StoreStatus(enum.Enum):
     """How an I/O ended.  Exhaustive: one table in the target maps each to sense data."""
+
+    __hash__ = object.__hash__
 
     OK = "ok"
     MISCOMPARE = "miscompare"  # COMPARE_AND_WRITE found other bytes; nothing was written
@@ -108,6 +113,7 @@ class VolumeStore(ABC):
     size: int  # bytes
     read_only: bool = False
     at_hand: bool = True  # False: read_now and write_now are not worth a call, they always fail
+    writes_at_hand: bool = True  # False: write_now is not
     has_file: bool = False  # its bytes are those of one file: ``open_for_reading``
     shared: bool = False  # True: any worker can serve any chunk (RADOS); False: only its own can
 
@@ -126,6 +132,9 @@ class VolumeStore(ABC):
     @abstractmethod
     def submit(self, io: StoreIo) -> None:
         """Start ``io``; ``io.done`` is called when it has ended (rule 2)."""
+
+    def cancel(self, io: StoreIo) -> None:  # noqa: B027  # a store need not
+        """Nobody wants ``io`` any more: if it has not begun, it may end at once, or soon."""
 
     @abstractmethod
     def close(self) -> None:

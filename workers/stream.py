@@ -1,6 +1,6 @@
 """One node's stream: its messages become I/Os, their outcomes become messages.
 
-No socket here: messages come in as bytes, and go out as bytes when :meth:`ClientStream.take` is
+No socket here: messages come in as bytes, and go out in pieces when :meth:`ClientStream.take` is
 asked for them (workers/data_service.py does both).
 
 Rules:
@@ -13,23 +13,32 @@ Rules:
    buffers, where it stays until its message has gone out.
 5. Once the stream has ended, for whatever reason, nothing more begins, and what still runs is
    answered to nobody.
+6. A node on this machine is lent memory for payload (lent.py), as long as there is any to lend.
+7. While as many answers wait to leave as a stream may have I/Os, no more messages are read: a node
+   that keeps the bounds never comes to that, and one that reads no answers costs no memory.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from workers.buffers import BufferMemory
-from workers.limits import STREAM_IOS_MAX
+from workers.lent import LentMemory
+from workers.limits import LENT_BYTES, STREAM_IOS_MAX
 from workers.nodes import End, Node, OpenShare
 from workers.outbox import Outbox
 from workers.scheduler import NO_DEADLINE, Hold, Scheduler, ServedIo, start
 from workers.stats import WorkerStats
 from workers.store import IoKind, StoreStatus
 from workers.wire import (
+    NO_OFFERS,
+    NO_PAYLOAD,
     Answer,
     Batch,
+    Offers,
+    Parts,
     WireError,
     WireFault,
     WireIo,
@@ -55,6 +64,7 @@ class ClientStream:
         wake: asyncio.Event,
         loop: asyncio.AbstractEventLoop,
         checksum: bool = True,
+        lend: Callable[[int], tuple[LentMemory, bytes] | None] = lambda nbytes: None,
     ) -> None:
         stats.streams += 1
         self._stats = stats
@@ -77,9 +87,38 @@ class ClientStream:
         self._outbox = Outbox(self._answers, wake, checksum, loop)
         self._numbers = 0  # of messages in
         self._greeting = False  # a message is due, with or without answers
+        self._offers = NO_OFFERS  # to go out with the first message
+        self._lent = self._lend(lend)
         self._closed = False
+        self._room = asyncio.Event()  # for more answers (rule 7)
+
+    def _lend(self, lend: Callable[[int], tuple[LentMemory, bytes] | None]) -> LentMemory | None:
+        """Rule 6."""
+        lent = lend(LENT_BYTES) if self._requests.lend(LENT_BYTES) else None
+        if lent is None:
+            self._requests.keep()
+            return None
+        memory, token = lent
+        self._offers = Offers(token, LENT_BYTES)
+        return memory
+
+    @property
+    def memory(self) -> memoryview:
+        """What was lent to the node; empty: nothing."""
+        return self._lent.view if self._lent is not None else NO_PAYLOAD
 
     # --- messages in ------------------------------------------------------------------------------
+
+    @property
+    def crowded(self) -> bool:
+        """Whether no message is to be read before :meth:`room` (rule 7)."""
+        return self._outbox.waiting >= STREAM_IOS_MAX
+
+    async def room(self) -> None:
+        """Wait until the node has taken answers, or the stream has ended."""
+        while self.crowded:
+            self._room.clear()
+            await self._room.wait()
 
     def receive(self, batch: Batch) -> None:
         """Serve a message; raises WireError.  The epoch has been checked."""
@@ -103,7 +142,7 @@ class ClientStream:
         stats = self._stats
         stats.messages += 1
         stats.ios += len(batch.ios)
-        stats.received_bytes += batch.payload_bytes
+        stats.received_bytes += sum(len(wire.payload) for wire in batch.ios)
         hold = Hold(batch.payload_bytes)
         hold.users = 1  # this method's: until all I/Os have been looked at
         try:
@@ -134,7 +173,22 @@ class ClientStream:
             self._queue(wire, opened, hold)
 
     def _refuse(self, wire: WireIo, status: StoreStatus, detail: str) -> None:
+        opened = self.node.volumes.get(wire.volume)
+        self._told(wire, "" if opened is None else opened.share.info.name, status, detail)
         self._answer(Answer(wire.sequence, status), 0, detail)
+
+    def _told(self, io: WireIo | ServedIo, volume: str, status: StoreStatus, detail: str) -> None:
+        if status is not StoreStatus.OK and self.end_reason is None:
+            self._stats.failure_log.ended(
+                status,
+                detail,
+                self._loop.time(),
+                node=self.node.name,
+                volume=volume,
+                kind=io.kind,
+                offset=io.offset,
+                length=io.length,
+            )
 
     def _recalled(self, wire: WireIo) -> bool:
         known = self.node.recall(wire.sequence)
@@ -196,6 +250,8 @@ class ClientStream:
     def ended(self, io: ServedIo) -> None:
         """An I/O has ended, in a store or before it began."""
         io.opened.share.ended()
+        if io.status is StoreStatus.SYNC_LOST:
+            io.opened.share.sync_lost()
         if io.started:
             self._stats.ended(self._loop.time() - io.arrived)
             if io.kind is IoKind.COMPARE_AND_WRITE and _executed(io.status):
@@ -217,6 +273,7 @@ class ClientStream:
         self._answer_credit += reserved - used
         if used < reserved:
             self._answers.give(reserved - used)
+        self._told(io, io.opened.share.info.name, io.status, io.detail)
         answer = Answer(io.sequence, io.status, payload, io.miscompare_offset)
         self._answer(answer, used, io.detail)
         self._scheduler.pump()
@@ -237,21 +294,24 @@ class ClientStream:
             self._answers.give(held)
             self._close_if_done()
 
-    def greet(self) -> None:
-        """The node is served from now on: its first credit goes out."""
+    def greet(self, socket_token: bytes = b"") -> None:
+        """The node is served from now on: its first credit goes out, and what it is offered."""
+        self._offers = self._offers._replace(socket_token=socket_token)
         self._greeting = True
         self._wake.set()
 
-    def take(self) -> bytes | None:
+    def take(self) -> Parts | None:
         """The next message, or None if there is nothing to say.  The last one has gone out."""
         if self._outbox.sent():
             self._scheduler.pump()
         outbox = self._outbox
-        waits = outbox.empty or outbox.gathering
+        waits = not outbox.waiting or outbox.gathering
         if self.end_reason is not None or (waits and not self._greeting):
             return None
         self._greeting = False
-        message = outbox.pack(self._new_credit())
+        offers, self._offers = self._offers, NO_OFFERS
+        message = outbox.pack(self._new_credit(), offers)
+        self._room.set()
         self._stats.sent_bytes += outbox.going_out
         return message
 
@@ -264,7 +324,7 @@ class ClientStream:
         self._request_credit += credit
         return credit
 
-    def refusal(self, batch: Batch) -> bytes:
+    def refusal(self, batch: Batch) -> Parts:
         """The last message: all of ``batch`` is of an epoch that is over."""
         answers = [Answer(wire.sequence, StoreStatus.STALE_EPOCH) for wire in batch.ios]
         return pack_answers(self._outbox.messages + 1, answers)
@@ -276,11 +336,12 @@ class ClientStream:
         if self.end_reason is not None:
             return
         self.end_reason = reason
-        self._scheduler.drop(self)
         self._outbox.drop()
         self._requests.give(self._request_credit)
         self._request_credit = 0
+        self._scheduler.drop(self)  # the last of these closes the shares of the buffers
         self._wake.set()
+        self._room.set()
         self._close_if_done()
 
     def finish(self) -> None:
@@ -292,12 +353,14 @@ class ClientStream:
     @property
     def unanswered(self) -> bool:
         """Whether I/Os run or wait, or answers do."""
-        return bool(self._ios) or not self._outbox.empty
+        return bool(self._ios) or self._outbox.waiting > 0
 
     def _close_if_done(self) -> None:
         if self._closed or self.end_reason is None or self._ios or self._outbox.going_out:
             return
         self._closed = True
+        if self._lent is not None:
+            self._lent.close()
         self._answers.close()
         self._requests.close()
 

@@ -1,4 +1,4 @@
-"""The messages of Data.Stream: packed arrays and one run of payload bytes, to and from I/Os.
+"""The messages of Data.Stream: records and one run of payload bytes, to and from I/Os.
 
 Both ends of a stream use it: a target node packs :class:`Outgoing` and unpacks :class:`Answers`,
 a worker unpacks a :class:`Batch` and packs :class:`Answer`.  The stream is opened with
@@ -7,11 +7,12 @@ protobuf messages of worker.proto all the same.
 
 Rules:
 
-1. Payload is copied once on its way out, into the message, and not at all on its way in: what was
-   received stays where it is, and its I/Os have slices of it.  The protobuf runtime would copy it
-   twice each way; it never sees that field here.
-2. A message is checked whole before any of it is used: bounds, lengths of arrays, kinds, the sum of
-   the payload, CRC32C.  What is wrong with it is a :class:`WireError`; a peer cannot cause another
+1. Payload is not copied here on its way out: a message is made as the pieces that it consists of,
+   good until their I/Os end.  On its way in, what was received stays where it is, and its I/Os have
+   slices of it.  The protobuf runtime would copy it twice each way; it sees that field of small
+   messages only.
+2. A message is checked whole before any of it is used: bounds, records, kinds, the sum of the
+   payload, CRC32C.  What is wrong with it is a :class:`WireError`; a peer cannot cause another
    exception.
 3. Ours is asserted: what is handed to ``pack_…`` keeps the bounds of workers/limits.py.
 
@@ -24,7 +25,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from lunmesh.worker.v1 import worker_pb2
+from lunmesh.worker.v2 import worker_pb2
 
 from workers.limits import (
     EXTENT_BYTES,
@@ -35,18 +36,20 @@ from workers.limits import (
     RANGE_BYTES_MAX,
 )
 from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus
+from workers.wire_fields import NO_PAYLOAD as NO_PAYLOAD
+from workers.wire_fields import Parts as Parts
 from workers.wire_fields import WireError as WireError
 from workers.wire_fields import WireFault as WireFault
 from workers.wire_fields import (
-    check_arrays,
+    check_all_used,
+    check_records,
     checksum_of,
-    join_payload,
-    mapped,
+    cut_payload,
     parse,
-    slices_of,
+    with_payload,
 )
 
-STREAM_METHOD: Final = "/lunmesh.worker.v1.Data/Stream"
+STREAM_METHOD: Final = "/lunmesh.worker.v2.Data/Stream"
 FLAG_FUA: Final = 1
 
 KIND_TO_WIRE: Final[dict[IoKind, Any]] = {
@@ -62,6 +65,8 @@ STATUS_FROM_WIRE: Final[dict[int, StoreStatus]] = {
 
 _BATCH_PAYLOAD: Final = worker_pb2.IoBatch.DESCRIPTOR.fields_by_name["payload"].number
 _ANSWERS_PAYLOAD: Final = worker_pb2.IoAnswers.DESCRIPTOR.fields_by_name["payload"].number
+_IO: Final = struct.Struct("<QQIIIIIBB")  # worker.proto, IoBatch.ios
+_ANSWER: Final = struct.Struct("<QIIIB")  # IoAnswers.answers
 _EXTENT: Final = struct.Struct("<QB")
 
 
@@ -72,6 +77,7 @@ class Outgoing(NamedTuple):
     volume: int  # handle from Control.OpenVolume
     deadline_ms: int  # from receipt; 0: none
     io: StoreIo
+    lent: int | None = None  # where its payload lies in the memory that was lent; None: to be sent
 
 
 class WireIo(NamedTuple):
@@ -108,6 +114,17 @@ class Answer(NamedTuple):
     miscompare_offset: int = 0  # bytes from the start of the compared range
 
 
+class Offers(NamedTuple):
+    """What a worker's first message offers to a node on its machine: tokens (workers/grants.py)."""
+
+    lent_token: bytes = b""  # for memory (worker.proto, rule 11); empty: there is none
+    lent_bytes: int = 0  # its size
+    socket_token: bytes = b""  # for a socket (rule 12); empty: there is none
+
+
+NO_OFFERS: Final = Offers()
+
+
 class Answers(NamedTuple):
     """A message from a worker."""
 
@@ -116,6 +133,13 @@ class Answers(NamedTuple):
     request_credit: int  # bytes
     detail: str  # for people, of the first I/O that failed
     payload_bytes: int
+    offers: Offers = NO_OFFERS
+
+
+# Bytes of the range of one I/O of each kind; longer ones are cut by the node.
+LENGTH_MAX: Final = dict.fromkeys(IoKind, RANGE_BYTES_MAX) | dict.fromkeys(
+    (IoKind.READ, IoKind.WRITE, IoKind.COMPARE_AND_WRITE), IO_BYTES_MAX
+)
 
 
 def request_bytes(kind: IoKind, length: int) -> int:
@@ -132,70 +156,77 @@ def answer_bytes_max(kind: IoKind, length: int) -> int:
     return EXTENT_BYTES * EXTENTS_MAX if kind is IoKind.BLOCK_STATUS else 0
 
 
-def length_max(kind: IoKind) -> int:
-    """Bytes of the range of one I/O of this kind; longer ones are cut by the node."""
-    if kind in (IoKind.READ, IoKind.WRITE, IoKind.COMPARE_AND_WRITE):
-        return IO_BYTES_MAX
-    return RANGE_BYTES_MAX
-
-
 # --- a node's side -------------------------------------------------------------------------------
 
 
 def pack_batch(
     node: str,
     epoch: int,
-    number: int,
+    message: int,
     ios: Sequence[Outgoing],
     *,
     cancel: Sequence[int] = (),
     answer_credit: int = 0,
     checksum: bool = True,
-) -> bytes:
+) -> Parts:
     """A message of ``ios``.  A FLUSH goes without its range: it is of the whole volume."""
     assert max(len(ios), len(cancel)) <= MESSAGE_IOS_MAX, "rule 3"
-    crcs: list[int] = []
+    records: list[bytes] = []
     views: list[memoryview] = []
-    for _, _, _, io in ios:
-        assert io.length <= length_max(io.kind) or io.kind is IoKind.FLUSH, "rule 3"
-        carried = [*io.compare, *io.buffers] if request_bytes(io.kind, io.length) else []
-        crcs.append(checksum_of(carried) if checksum and carried else 0)
-        views += carried
-    flush = IoKind.FLUSH
+    for sequence, volume, deadline_ms, io, lent in ios:
+        kind, offset, length = io.kind, io.offset, io.length
+        if kind is IoKind.FLUSH:
+            offset = length = 0
+        assert length <= LENGTH_MAX[kind], "rule 3"
+        crc = 0
+        if request_bytes(kind, length):
+            carried = (*io.compare, *io.buffers)
+            if checksum:
+                crc = checksum_of(carried)
+            if lent is None:
+                views += carried
+        place = 0 if lent is None else lent + 1
+        number = KIND_TO_WIRE[kind]
+        flags = FLAG_FUA if io.fua else 0
+        record = (sequence, offset, volume, length, deadline_ms, crc, place, number, flags)
+        records.append(_IO.pack(*record))
     head = worker_pb2.IoBatch(
         node=node,
         epoch=epoch,
-        batch=number,
-        sequence=[out.sequence for out in ios],
-        kind=[KIND_TO_WIRE[out.io.kind] for out in ios],
-        volume=[out.volume for out in ios],
-        offset=[0 if out.io.kind is flush else out.io.offset for out in ios],
-        length=[0 if out.io.kind is flush else out.io.length for out in ios],
-        flags=[FLAG_FUA * out.io.fua for out in ios],
-        deadline_ms=[out.deadline_ms for out in ios],
-        crc32c=crcs,
+        batch=message,
+        ios=b"".join(records),
         cancel=cancel,
         answer_credit=answer_credit,
     )
-    return join_payload(head, _BATCH_PAYLOAD, views)
+    return with_payload(head, _BATCH_PAYLOAD, views)
 
 
 def unpack_answers(data: bytes, *, checksum: bool = True) -> Answers:
     """What a worker has sent; raises :class:`WireError`.  Payload is slices of ``data``."""
     head, payload = parse(data, worker_pb2.IoAnswers, _ANSWERS_PAYLOAD)
-    sequence = list(head.sequence)
-    status = mapped(head.status, STATUS_FROM_WIRE, "status")
-    lengths = list(head.length)
-    crcs, offsets = list(head.crc32c), list(head.miscompare_offset)
-    check_arrays(sequence, status, lengths, crcs, offsets)
-    if lengths and max(lengths) > IO_BYTES_MAX:
-        raise WireError(WireFault.TOO_LARGE, f"an answer of {max(lengths)} bytes")
-    payloads = slices_of(payload, lengths, crcs if checksum else None)
-    answers = [
-        Answer(seq, how, (view,) if len(view) else (), offset)
-        for seq, how, view, offset in zip(sequence, status, payloads, offsets, strict=True)
-    ]
-    return Answers(head.batch, answers, head.request_credit, head.detail, len(payload))
+    check_records(head.answers, _ANSWER.size)
+    answers: list[Answer] = []
+    at = 0
+    for sequence, length, crc, miscompare, number in _ANSWER.iter_unpack(head.answers):
+        status = STATUS_FROM_WIRE.get(number)
+        if status is None:
+            raise WireError(WireFault.MALFORMED, f"unknown status {number}")
+        if length > IO_BYTES_MAX:
+            raise WireError(WireFault.TOO_LARGE, f"an answer of {length} bytes")
+        views: tuple[memoryview, ...] = ()
+        if length:
+            views = (cut_payload(payload, at, length, crc if checksum else None),)
+            at += length
+        answers.append(Answer(sequence, status, views, miscompare))
+    check_all_used(payload, at)
+    return Answers(
+        head.batch,
+        answers,
+        head.request_credit,
+        head.detail,
+        len(payload),
+        Offers(head.lent_token, head.lent_bytes, head.socket_token),
+    )
 
 
 def finish_io(io: StoreIo, answer: Answer) -> None:
@@ -213,34 +244,49 @@ def finish_io(io: StoreIo, answer: Answer) -> None:
 # --- a worker's side -----------------------------------------------------------------------------
 
 
-def unpack_batch(data: bytes, *, checksum: bool = True) -> Batch:
-    """What a node has sent; raises :class:`WireError`.  Payload is slices of ``data``."""
+def unpack_batch(data: bytes, *, checksum: bool = True, memory: memoryview = NO_PAYLOAD) -> Batch:
+    """What a node has sent; raises :class:`WireError`.
+
+    Payload is slices of ``data``, or of the ``memory`` that was lent to it.
+    """
     head, payload = parse(data, worker_pb2.IoBatch, _BATCH_PAYLOAD)
     if not 1 <= len(head.node) <= NODE_CHARS_MAX or not head.node.isprintable():
         raise WireError(WireFault.MALFORMED, "node id")
-    sequence = list(head.sequence)
-    kinds = mapped(head.kind, KIND_FROM_WIRE, "kind")
-    lengths = list(head.length)
-    columns = [head.volume, head.offset, head.flags, head.deadline_ms, head.crc32c]
-    volume, offset, flags, deadline_ms, crcs = (list(column) for column in columns)
-    check_arrays(sequence, kinds, lengths, volume, offset, flags, deadline_ms, crcs)
     if len(head.cancel) > MESSAGE_IOS_MAX:
         raise WireError(WireFault.TOO_LARGE, f"{len(head.cancel)} cancellations")
-    if not all(sequence) or len(set(sequence)) != len(sequence):
-        raise WireError(WireFault.MALFORMED, "a sequence number is 0, or there twice")
-    if any(flag & ~FLAG_FUA for flag in flags):
-        raise WireError(WireFault.MALFORMED, "unknown flags")
-    for kind, length in zip(kinds, lengths, strict=True):
-        if length > length_max(kind):
+    check_records(head.ios, _IO.size)
+    ios: list[WireIo] = []
+    at = 0
+    for record in _IO.iter_unpack(head.ios):
+        sequence, offset, volume, length, deadline_ms, crc, lent, number, flags = record
+        kind = KIND_FROM_WIRE.get(number)
+        if kind is None or flags > FLAG_FUA:
+            raise WireError(WireFault.MALFORMED, f"unknown kind {number} or flags {flags:#x}")
+        if length > LENGTH_MAX[kind]:
             raise WireError(WireFault.TOO_LARGE, f"{kind.value} of {length} bytes")
         if not length and kind is not IoKind.FLUSH:
             raise WireError(WireFault.MALFORMED, f"{kind.value} of no bytes")
-    carried = list(map(request_bytes, kinds, lengths))
-    payloads = slices_of(payload, carried, crcs if checksum else None)
-    fua = [bool(flag & FLAG_FUA) for flag in flags]
-    ios = list(map(WireIo, sequence, kinds, volume, offset, lengths, fua, deadline_ms, payloads))
+        view = NO_PAYLOAD
+        if lent:
+            view = _lent(memory, lent - 1, length, kind, crc if checksum else None)
+        elif carried := request_bytes(kind, length):
+            view = cut_payload(payload, at, carried, crc if checksum else None)
+            at += carried
+        fua = flags == FLAG_FUA
+        ios.append(WireIo(sequence, kind, volume, offset, length, fua, deadline_ms, view))
+    check_all_used(payload, at)
+    sequences = {io.sequence for io in ios}
+    if len(sequences) != len(ios) or 0 in sequences:
+        raise WireError(WireFault.MALFORMED, "a sequence number is 0, or there twice")
     cancel = list(head.cancel)
     return Batch(head.node, head.epoch, head.batch, ios, cancel, head.answer_credit, len(payload))
+
+
+def _lent(memory: memoryview, at: int, nbytes: int, kind: IoKind, crc: int | None) -> memoryview:
+    """The payload of a WRITE in the memory that was lent."""
+    if kind is not IoKind.WRITE or at + nbytes > len(memory):
+        raise WireError(WireFault.MALFORMED, f"no {kind.value} of {nbytes} bytes was lent at {at}")
+    return cut_payload(memory, at, nbytes, crc)
 
 
 def pack_answers(
@@ -249,24 +295,32 @@ def pack_answers(
     *,
     request_credit: int = 0,
     detail: str = "",
+    offers: Offers = NO_OFFERS,
     checksum: bool = True,
-) -> bytes:
+) -> Parts:
     """A message of ``answers``."""
     assert len(answers) <= MESSAGE_IOS_MAX, "rule 3"
     views = [view for answer in answers for view in answer.payload]
+    records = [
+        _ANSWER.pack(
+            answer.sequence,
+            sum(map(len, answer.payload)),
+            checksum_of(answer.payload) if checksum and answer.payload else 0,
+            answer.miscompare_offset,
+            STATUS_TO_WIRE[answer.status],
+        )
+        for answer in answers
+    ]
     head = worker_pb2.IoAnswers(
         batch=number,
-        sequence=[answer.sequence for answer in answers],
-        status=[STATUS_TO_WIRE[answer.status] for answer in answers],
-        length=[sum(map(len, answer.payload)) for answer in answers],
-        crc32c=[
-            checksum_of(answer.payload) if checksum and answer.payload else 0 for answer in answers
-        ],
-        miscompare_offset=[answer.miscompare_offset for answer in answers],
+        answers=b"".join(records),
         request_credit=request_credit,
         detail=detail,
+        lent_token=offers.lent_token,
+        lent_bytes=offers.lent_bytes,
+        socket_token=offers.socket_token,
     )
-    return join_payload(head, _ANSWERS_PAYLOAD, views)
+    return with_payload(head, _ANSWERS_PAYLOAD, views)
 
 
 def pack_extents(extents: Sequence[StatusExtent]) -> bytes:

@@ -1,4 +1,4 @@
-"""Parts of workers/wire.py: a message's payload put in and taken out, its arrays checked.
+"""Parts of workers/wire.py: a message's payload put in and taken out, its records checked.
 
 The payload does not go through the protobuf runtime, which would copy it twice each way.
 
@@ -9,8 +9,8 @@ and then the payload field is the whole message.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
 
 from crc32c import crc32c
 from google.protobuf.message import DecodeError, Message
@@ -18,14 +18,19 @@ from google.protobuf.message import DecodeError, Message
 from workers.limits import MESSAGE_BYTES_MAX, MESSAGE_IOS_MAX, PAYLOAD_BYTES_MAX
 
 M = TypeVar("M", bound=Message)
-T = TypeVar("T")
 
-# Ours have 14 at most.  Other encoders may write each element as a field of its own.
+# The runtime may copy the payload of what is no larger: looking for it costs more.
+SMALL_BYTES: Final = 16 << 10
+# Ours have 8 at most.  Other encoders may write each element of an array as a field of its own.
 _FIELDS_MAX: Final = 16 * MESSAGE_IOS_MAX
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _VARINT_BYTES_MAX: Final = 10
 NO_PAYLOAD: Final = memoryview(b"")
+
+
+Parts = Sequence[bytes | memoryview]
+"""A message, in pieces that follow one another: so its payload need not be copied to be sent."""
 
 
 class WireFault(enum.Enum):
@@ -45,13 +50,13 @@ class WireError(Exception):
         self.fault = fault
 
 
-def join_payload(head: Message, field: int, views: Sequence[memoryview]) -> bytes:
+def with_payload(head: Message, field: int, views: Sequence[memoryview]) -> Parts:
     """``head`` with ``views``, one after the other, as its bytes field ``field``."""
     data: bytes = head.SerializeToString()
     nbytes = sum(map(len, views))
     if not nbytes:
-        return data
-    return b"".join((data, _varint(field << 3 | _BYTES), _varint(nbytes), *views))
+        return (data,)
+    return (data + _varint(field << 3 | _BYTES) + _varint(nbytes), *views)
 
 
 def _split_payload(data: bytes, field: int) -> tuple[bytes, memoryview]:
@@ -113,10 +118,13 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def parse(data: bytes, kind: type[M], field: int) -> tuple[M, memoryview]:
-    """A message without its payload, and the payload where it lies."""
+    """A message, and its payload: where it lies, if it is of any size."""
     if len(data) > MESSAGE_BYTES_MAX:
         raise WireError(WireFault.TOO_LARGE, f"a message of {len(data)} bytes")
     try:
+        if len(data) <= SMALL_BYTES:
+            whole: Any = kind.FromString(data)
+            return whole, memoryview(whole.payload)
         rest, payload = _split_payload(data, field)
         head = kind.FromString(rest)
     except (ValueError, DecodeError) as exc:
@@ -126,38 +134,28 @@ def parse(data: bytes, kind: type[M], field: int) -> tuple[M, memoryview]:
     return head, payload
 
 
-def check_arrays(first: Sequence[object], *others: Sequence[object]) -> None:
-    """One element per I/O in each."""
-    if len(first) > MESSAGE_IOS_MAX:
-        raise WireError(WireFault.TOO_LARGE, f"{len(first)} I/Os in a message")
-    if any(len(other) != len(first) for other in others):
-        raise WireError(WireFault.MALFORMED, "arrays of different lengths")
+def check_records(records: bytes, size: int) -> None:
+    """Whole records of ``size`` bytes, not too many of them."""
+    if len(records) % size:
+        raise WireError(WireFault.MALFORMED, f"{len(records)} bytes are no records of {size}")
+    if len(records) > size * MESSAGE_IOS_MAX:
+        raise WireError(WireFault.TOO_LARGE, f"{len(records) // size} records in a message")
 
 
-def mapped(numbers: Iterable[int], names: Mapping[int, T], what: str) -> list[T]:
-    """Enum numbers as ours."""
-    try:
-        return [names[number] for number in numbers]
-    except KeyError as exc:
-        raise WireError(WireFault.MALFORMED, f"unknown {what} {exc}") from None
+def cut_payload(payload: memoryview, at: int, nbytes: int, crc: int | None) -> memoryview:
+    """The ``nbytes`` of one I/O, which begin there, checked against ``crc`` if there is one."""
+    view = payload[at : at + nbytes]
+    if len(view) != nbytes:
+        raise WireError(WireFault.MALFORMED, f"the payload ends {nbytes - len(view)} bytes early")
+    if crc is not None and crc32c(view) != crc:
+        raise WireError(WireFault.CORRUPT, "CRC32C of a payload differs")
+    return view
 
 
-def slices_of(
-    payload: memoryview, lengths: Sequence[int], crcs: Sequence[int] | None
-) -> list[memoryview]:
-    """The payload of each I/O, checked against ``crcs`` if there are any."""
-    if sum(lengths) != len(payload):
-        raise WireError(WireFault.MALFORMED, f"{len(payload)} payload bytes, not {sum(lengths)}")
-    slices: list[memoryview] = []
-    at = 0
-    for length in lengths:
-        slices.append(payload[at : at + length])
-        at += length
-    if crcs is not None:
-        for view, crc in zip(slices, crcs, strict=True):
-            if len(view) and crc32c(view) != crc:
-                raise WireError(WireFault.CORRUPT, "CRC32C of a payload differs")
-    return slices
+def check_all_used(payload: memoryview, at: int) -> None:
+    """Nothing is left of it."""
+    if at != len(payload):
+        raise WireError(WireFault.MALFORMED, f"{len(payload) - at} bytes of payload are nobody's")
 
 
 def checksum_of(views: Sequence[memoryview]) -> int:

@@ -6,12 +6,13 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
 from workers.buffers import BufferMemory
+from workers.executor import PARTS
 from workers.fences import Fences
 from workers.nodes import End, Nodes
 from workers.scheduler import Scheduler
@@ -19,8 +20,6 @@ from workers.shares import Share, ShareError, ShareFault, Shares
 from workers.stats import WorkerStats
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 
-# The threads of a store are kept busy, and little more is out of our hands (workers/scheduler.py).
-SLOTS_PER_THREAD: Final = 4
 DRAIN_POLL_SECONDS: Final = 0.01
 REJOIN_SECONDS: Final = (0.1, 5.0)  # between attempts: at first, at most; doubled in between
 
@@ -47,16 +46,22 @@ class Worker:
         self.fences = Fences(shares.save_fences)
         self.nodes = Nodes(self.fences)
         self.memory = BufferMemory(buffer_memory_bytes)
-        slots = shares.slots or SLOTS_PER_THREAD * io_threads
+        slots = shares.slots or PARTS * io_threads  # as many as threads: disk_threads
         self.scheduler = Scheduler(slots, self.loop)
         self.draining = False
         self._rejoining: asyncio.Task[None] | None = None
+        self.refusing_changed: Callable[[], None] = lambda: None
         shares.gone = self.nodes.forget_volume
         shares.evicted = self._evicted
 
     async def load(self) -> None:
         """Fences first: nothing is served before what must not be served is known."""
         self.fences.load(await self.shares.load_fences())
+        if not self.shares.shared:
+            try:
+                await self.fences.make_room()
+            except OSError as exc:
+                self.log.warning("a fence may not be kept", reason=str(exc))
         for warning in await self.shares.load():
             self.log.warning(warning)
 
@@ -117,6 +122,8 @@ class Worker:
                 continue
             io = await self._flush_one(share.store)
             if io.status is not StoreStatus.OK:
+                if not share.sync_lost():
+                    self.log.error("cannot keep that a flush failed", volume=share.info.name)
                 self.log.error("flush failed", volume=share.info.name, reason=io.detail)
                 outcome = io.status, f"{share.info.name}: {io.detail or io.status.value}"
         return outcome
@@ -144,6 +151,7 @@ class Worker:
             for node in self.nodes.all():
                 node.end_stream(End.EVICTED)
             self._rejoining = asyncio.ensure_future(self._rejoin())
+            self.refusing_changed()
 
     async def _rejoin(self) -> None:
         """Come back as after a restart: nothing that was received before is sent again."""
@@ -164,6 +172,7 @@ class Worker:
             await asyncio.sleep(delay)
             delay = min(2 * delay, most)
         self._rejoining = None
+        self.refusing_changed()
         self.log.warning("rejoined", me=self.shares.instance, worker=self.name)
 
     async def stop(self) -> None:

@@ -1,38 +1,23 @@
 #!/usr/bin/env bash
 # Makes what compose.yaml's services prove themselves with, in deploy/compose/secrets/: a certificate authority, a
 # certificate for each worker and one for the nodes (mutual TLS), a CHAP user, a password for Redis and one for Grafana.
-# What is there stays.  Needs openssl.
+# A folder for each role has what that role sees, and no key but its own.  What is there stays.  Needs openssl.
 set -euo pipefail
 cd "$(dirname "$0")"
+. ../certificates.sh
 umask 077
-mkdir -p secrets/tls secrets/node secrets/redis secrets/grafana
+mkdir -p secrets/{node,worker-1,worker-2,worker-3,redis,grafana}
 cd secrets
 
-certificate() { # file, host names
-    local name=$1 sans=$2
-    [ ! -e "tls/$name.pem" ] || return 0
-    openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=$name" \
-        -keyout "tls/$name.key" -out "tls/$name.csr" 2>/dev/null
-    openssl x509 -req -in "tls/$name.csr" -days 825 -CA tls/ca.pem -CAkey ca.key -CAcreateserial \
-        -extfile <(echo "subjectAltName=$sans") -out "tls/$name.pem" 2>/dev/null
-    rm "tls/$name.csr"
-}
-
-# The authority's key is beside tls/, which containers see, and not in it.
-[ -e tls/ca.pem ] || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
-    -subj "/CN=lunmesh compose" -keyout ca.key -out tls/ca.pem 2>/dev/null
+authority "lunmesh compose" # its key is where no container sees it
 for worker in worker-1 worker-2 worker-3; do
-    certificate "$worker" "DNS:$worker"
+    certificate "$worker" worker "DNS:$worker"
 done
-certificate node "DNS:node-a,DNS:node-b"
-
-[ -e node/chap ] || echo "lunmesh:$(openssl rand -hex 16)" >node/chap
-if [ ! -e redis/redis.conf ]; then
-    password=$(openssl rand -hex 32)
-    printf '%s\n' "requirepass $password" "dir /data" "appendonly yes" "appendfsync everysec" "save \"\"" \
-        >redis/redis.conf
-    echo "LUNMESH_REDIS=redis://default:$password@redis:6379" >node/redis.env
-fi
+# The name that workers ask for (--tls-client-name): their own certificates do not have it.
+certificate node node "DNS:lunmesh-node,DNS:node-a,DNS:node-b"
+chap_user node/chap
+url=$(redis_conf redis redis)
+[ -z "$url" ] || echo "LUNMESH_REDIS=$url" >node.env
 [ -e grafana/password ] || openssl rand -hex 16 >grafana/password
 # Containers read them as users of their own; on this machine the folder above keeps everybody else out.
-chmod -R go+rX tls node redis grafana
+chmod -R go+rX node worker-* redis grafana

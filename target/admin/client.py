@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ssl
 import urllib.parse
@@ -9,8 +10,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from target.admin.schema import Problem
+from target.admin.schema import Pending, Problem
 from target.config.model import Portal
+from target.volume_errors import NotEverywhere
 
 T = TypeVar("T")
 
@@ -26,13 +28,16 @@ class NodeAway(Exception):
 class Refused(Exception):
     """The node has answered that it cannot be done, and why, in one line."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
 
 
 class AdminClient:
-    """Asks the node whose admin API is at ``address``."""
+    """Asks the node whose admin API is at ``address``.
+
+    A change that is not on every node yet raises NotEverywhere.
+    """
 
     def __init__(
         self,
@@ -87,15 +92,20 @@ class AdminClient:
         finally:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
-            raise Refused(response.status, _error(said, response))
+            raise Refused(_problem(said, response))
+        if response.status == http.client.ACCEPTED:
+            # A migration that has begun is accepted as well, and pending nowhere.
+            with contextlib.suppress(msgspec.ValidationError):
+                raise NotEverywhere(msgspec.json.decode(said, type=Pending).pending)
         return said
 
 
-def _error(said: bytes, response: http.client.HTTPResponse) -> str:
+def _problem(said: bytes, response: http.client.HTTPResponse) -> Problem:
     try:
-        return msgspec.json.decode(said, type=Problem).error
-    except msgspec.MsgspecError:
-        return f"it answered {response.status} {response.reason}"
+        return msgspec.json.decode(said, type=Problem)
+    except msgspec.MsgspecError:  # it is none of our servers
+        status, reason = response.status, response.reason
+        return Problem(title=reason, status=status, detail=f"it answered {status} {reason}")
 
 
 def volume_path(name: str) -> str:

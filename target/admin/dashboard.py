@@ -19,6 +19,7 @@ TYPES: Final = {
     "style.css": "text/css",
     "app.js": "text/javascript",
     "api.js": "text/javascript",
+    "buffers.js": "text/javascript",
     "charts.js": "text/javascript",
     "tables.js": "text/javascript",
     "tasks.js": "text/javascript",

@@ -10,7 +10,7 @@ Rules:
 4. What changes something must be JSON, which no page may send to another's address unasked.
 5. The dashboard's own files and /healthz, /readyz tell nothing: they need no token.
 6. Each change, and each refused call, is one line of the log: who, what, and how it ended.  What
-   is said to ``SECRET_PATHS`` is left out.
+   is said to ``SECRET_PATHS`` is left out.  ``audit.py`` has the same in a file.
 7. Whoever is refused cannot fill a disk with it: after ``REFUSED_LINES_MAX`` lines it is one every
    ``REFUSED_SECONDS``, which says how many there would have been since the last.
 """
@@ -22,10 +22,11 @@ import ipaddress
 import ssl
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
+from target.admin.audit import AuditFile
 from target.config.model import AdminTls
 from target.logs import Log
 
@@ -36,7 +37,7 @@ REFUSED_LINES_MAX: Final = 20
 REFUSED_SECONDS: Final = 10.0
 
 OPEN_PATHS: Final = ("/", "/healthz", "/readyz")  # rule 5
-SECRET_PATHS: Final = "/v1/users"  # and all that begins so: bodies have CHAP secrets
+SECRET_PATHS: Final = ("/v1/users", "/v1/mutual-chap")  # and all that begins so: CHAP secrets
 OPEN_FOLDER: Final = "/dashboard/"
 
 
@@ -48,11 +49,13 @@ class Guard:
         token: str | None,
         tls: AdminTls | None,
         log: Log,
+        file: AuditFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._token = None if token is None else token.encode()
         self._tls = tls
         self._log = log
+        self._file = file
         self._clock = clock
         self._full_at = clock()  # when all of REFUSED_LINES_MAX may be told again
         self._untold = 0  # since the last line
@@ -75,7 +78,7 @@ class Guard:
         right = hmac.compare_digest(given.strip().encode(errors="replace"), self._token)
         return kind.lower() == "bearer" and right
 
-    async def audit(self, request: web.Request, status: int) -> None:
+    async def audit(self, request: web.Request, status: int, seconds: float) -> None:
         """Rule 6."""
         refused = status in (401, 403)
         if request.method in READING and not refused:
@@ -86,17 +89,29 @@ class Guard:
         unsaid = refused or request.path.startswith(SECRET_PATHS) or not request.body_exists
         said = "" if unsaid else await _said(request)
         tell = self._log.warning if status >= web.HTTPBadRequest.status_code else self._log.info
-        tell(
-            "admin call",
-            who=_who(request),
-            method=request.method,
-            path=request.path_qs[:SAID_CHARS_MAX],
-            body=said,
-            status=status,
-            **({"untold": self._untold} if refused and self._untold else {}),
-        )
+        call: dict[str, Any] = {
+            "method": request.method,
+            "path": request.path_qs[:SAID_CHARS_MAX],
+            "body": said,
+            "status": status,
+        }
+        if refused and self._untold:
+            call["untold"] = self._untold
         if refused:
             self._untold = 0
+        tell("admin call", who=_who(request), **call)
+        if self._file is not None:
+            who = self._shown(request)
+            took = round(seconds, 6)
+            await self._file.write(address=request.remote or "?", who=who, **call, seconds=took)
+
+    def _shown(self, request: web.Request) -> str:
+        """What the caller has shown: a certificate's subject, the token, or that it is here."""
+        if subject := _subject(request):
+            return ",".join(f"{key}={value}" for key, value in subject)
+        if self._token is None:
+            return "local"
+        return "token" if self._has_token(request) else "nobody"
 
     def _may_tell(self) -> bool:
         """Rule 7: a token bucket, kept as the one moment at which it is full."""
@@ -123,15 +138,15 @@ async def _said(request: web.Request) -> str:
 
 def _who(request: web.Request) -> str:
     """The address, and the name in the certificate if there is one."""
+    names = [value for key, value in _subject(request) if key == "commonName"]
+    return " ".join([request.remote or "?", *names])
+
+
+def _subject(request: web.Request) -> list[tuple[str, str]]:
+    """Of the certificate; empty without."""
     transport = request.transport
     certificate = transport.get_extra_info("peercert") if transport is not None else None
-    names = [
-        value
-        for part in (certificate or {}).get("subject", ())
-        for key, value in part
-        if key == "commonName"
-    ]
-    return " ".join([request.remote or "?", *names])
+    return [pair for part in (certificate or {}).get("subject", ()) for pair in part]
 
 
 def is_local_host(host: str) -> bool:

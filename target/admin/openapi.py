@@ -16,12 +16,16 @@ from aiohttp import web
 
 from target import __version__
 from target.admin.schema import (
+    PROBLEM_JSON,
     AccessEntries,
+    MutualChap,
+    Pending,
     PlacementList,
     Problem,
     Report,
     TargetInfos,
     TaskAbort,
+    TaskAborted,
     UserList,
     VolumeCreate,
     VolumeList,
@@ -30,9 +34,17 @@ from target.admin.schema import (
     VolumeResize,
 )
 from target.admin.server import answer
-from target.chap_users import UserRecord
+from target.chap_users import UserInfo, UserSecret
+from target.node_counters import CounterList
 from target.scsi.access_list import AccessEntry
-from target.sight_info import NodeList, ReservationList, SessionList, TaskList
+from target.sight_info import (
+    NodeInfo,
+    NodeList,
+    ReservationList,
+    SessionInfo,
+    SessionList,
+    TaskList,
+)
 from target.target_info import TargetInfo
 from target.target_records import TargetRecord
 from target.telemetry.stats import NodeStats
@@ -44,7 +56,10 @@ JSON: Final = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a route does; ``tells`` None: nothing, or plain text where ``text`` is set."""
+    """What a route does; ``tells`` None: nothing, or plain text where ``text`` is set.
+
+    A change of the catalog may be ``pending``: not on every node yet.
+    """
 
     summary: str
     tells: Any = None
@@ -52,42 +67,84 @@ class Operation:
     status: int = 200
     query: tuple[str, ...] = ()
     text: bool = False
+    pending: bool = False
 
 
 OPERATIONS: Final = {
     ("GET", "/v1/volumes"): Operation("The volumes of the node", VolumeList),
-    ("POST", "/v1/volumes"): Operation("Make a volume", VolumeInfo, VolumeCreate, 201),
+    ("POST", "/v1/volumes"): Operation(
+        "Make a volume", VolumeInfo, VolumeCreate, 201, pending=True
+    ),
     ("GET", "/v1/placement"): Operation("Where the chunks of volumes are", PlacementList),
     ("GET", "/v1/volumes/{name}"): Operation("A volume", VolumeInfo),
-    ("PATCH", "/v1/volumes/{name}"): Operation("Grow a volume", VolumeInfo, VolumeResize),
+    ("PATCH", "/v1/volumes/{name}"): Operation(
+        "Grow a volume", VolumeInfo, VolumeResize, pending=True
+    ),
     ("DELETE", "/v1/volumes/{name}"): Operation(
-        "Delete a volume with its data", status=204, query=("force",)
+        "Delete a volume with its data", status=204, query=("force",), pending=True
     ),
     ("PUT", "/v1/volumes/{name}/lun"): Operation(
-        "Show a volume at another LUN, perhaps of another target", VolumeInfo, VolumeMap
+        "Show a volume at another LUN, perhaps of another target",
+        VolumeInfo,
+        VolumeMap,
+        pending=True,
     ),
     ("POST", "/v1/volumes/{name}/migration"): Operation(
         "Move a volume to other workers", VolumeInfo, VolumeMigrate, 202
     ),
     ("GET", "/v1/targets"): Operation("The targets of the node", TargetInfos),
-    ("POST", "/v1/targets"): Operation("Serve another target", TargetInfo, TargetRecord, 201),
-    ("DELETE", "/v1/targets"): Operation("Serve one no more", status=204, query=("name",)),
+    ("POST", "/v1/targets"): Operation(
+        "Serve another target", TargetInfo, TargetRecord, 201, pending=True
+    ),
+    ("PATCH", "/v1/targets"): Operation(
+        "Have other portals lead to a target", TargetInfo, TargetRecord, pending=True
+    ),
+    ("DELETE", "/v1/targets"): Operation(
+        "Serve one no more", status=204, query=("name",), pending=True
+    ),
     ("GET", "/v1/acls"): Operation("Who may use which volumes", AccessEntries),
-    ("PUT", "/v1/acls"): Operation("Add or replace an entry", AccessEntry, AccessEntry),
+    ("PUT", "/v1/acls"): Operation(
+        "Add or replace an entry", AccessEntry, AccessEntry, pending=True
+    ),
     ("DELETE", "/v1/acls"): Operation(
-        "Remove an entry", status=204, query=("initiator", "user", "target", "everybody")
+        "Remove an entry",
+        status=204,
+        query=("initiator", "user", "target", "everybody"),
+        pending=True,
     ),
     ("GET", "/v1/users"): Operation("The CHAP users, without secrets", UserList),
-    ("POST", "/v1/users"): Operation("Add a CHAP user", UserList, UserRecord, 201),
+    ("POST", "/v1/users"): Operation("Add a CHAP user", UserInfo, UserSecret, 201, pending=True),
+    ("PATCH", "/v1/users"): Operation(
+        "Give a CHAP user another secret", UserInfo, UserSecret, pending=True
+    ),
     ("DELETE", "/v1/users"): Operation(
-        "Remove a CHAP user", status=204, query=("user", "everybody")
+        "Remove a CHAP user", status=204, query=("user", "everybody"), pending=True
+    ),
+    ("GET", "/v1/mutual-chap"): Operation("Who the node is to initiators", MutualChap),
+    ("PUT", "/v1/mutual-chap"): Operation(
+        "Be that to initiators, on all nodes", UserInfo, UserSecret, pending=True
+    ),
+    ("DELETE", "/v1/mutual-chap"): Operation(
+        "Prove nothing to initiators", status=204, pending=True
     ),
     ("GET", "/v1/nodes"): Operation("The nodes of the cluster", NodeList),
-    ("GET", "/v1/sessions"): Operation("The sessions of this node", SessionList),
+    ("GET", "/v1/nodes/{name}"): Operation("A node", NodeInfo),
+    ("GET", "/v1/sessions"): Operation("The sessions, of all nodes", SessionList),
+    ("GET", "/v1/sessions/{node}/{tsih}"): Operation("A session", SessionInfo),
+    ("DELETE", "/v1/sessions/{node}/{tsih}"): Operation(
+        "Have a session logged out, or dropped, on whichever node it is", status=204
+    ),
     ("GET", "/v1/reservations"): Operation("Who has reserved what", ReservationList),
-    ("GET", "/v1/tasks"): Operation("Commands that have not ended, on all nodes", TaskList),
-    ("POST", "/v1/tasks/abort"): Operation("End a command", dict[str, str], TaskAbort),
+    ("GET", "/v1/tasks"): Operation(
+        "Commands that have not ended, on all nodes, the oldest first",
+        TaskList,
+        query=("filter", "cursor", "offset", "limit"),
+    ),
+    ("POST", "/v1/tasks/abort"): Operation("End a command", TaskAborted, TaskAbort),
     ("GET", "/v1/stats"): Operation("The counters of this node", NodeStats),
+    ("GET", "/v1/counters"): Operation(
+        "The counters, pools and ways to workers of all nodes", CounterList
+    ),
     ("GET", "/v1/report"): Operation("What a report of a problem needs", Report),
     ("GET", "/metrics"): Operation("For Prometheus", text=True),
     ("GET", "/healthz"): Operation("Whether the process answers", text=True),
@@ -100,8 +157,9 @@ def document(routes: Iterable[web.AbstractRouteDef]) -> dict[str, Any]:
     told = [r for r in routes if isinstance(r, web.RouteDef)]
     operations = {(r.method, r.path): OPERATIONS[r.method, r.path] for r in told}
     types = [t for it in operations.values() for t in (it.takes, it.tells) if t is not None]
-    schemas, components = msgspec.json.schema_components([*types, Problem], ref_template=REF)
-    found = dict(zip([*map(str, types), str(Problem)], schemas, strict=True))
+    types += [Pending, Problem]
+    schemas, components = msgspec.json.schema_components(types, ref_template=REF)
+    found = dict(zip(map(str, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for (method, path), it in operations.items():
         paths.setdefault(path, {})[method.lower()] = _operation(path, method, it, found)
@@ -125,7 +183,8 @@ def _operation(path: str, method: str, it: Operation, schemas: dict[str, Any]) -
     if it.text:
         content = {"text/plain": {"schema": {"type": "string"}}}
     good: dict[str, Any] = {"description": it.summary}
-    bad = {"description": "Why not", "content": {JSON: {"schema": schemas[str(Problem)]}}}
+    why = {PROBLEM_JSON: {"schema": schemas[str(Problem)]}}
+    bad = {"description": "Why not", "content": why}
     if content:
         good["content"] = content
     told: dict[str, Any] = {
@@ -134,6 +193,9 @@ def _operation(path: str, method: str, it: Operation, schemas: dict[str, Any]) -
         "parameters": parameters,
         "responses": {str(it.status): good, "4XX": bad, "5XX": bad},
     }
+    if it.pending:
+        late = {JSON: {"schema": schemas[str(Pending)]}}
+        told["responses"]["202"] = {"description": "Not on every node yet", "content": late}
     if it.takes is not None:
         body = {JSON: {"schema": schemas[str(it.takes)]}}
         told["requestBody"] = {"required": True, "content": body}

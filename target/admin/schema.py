@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
+from target.chap_users import UserInfo
 from target.scsi.access_list import AccessEntry
 from target.target_info import TargetInfo
+from target.volume_errors import Late
 from target.volume_info import VolumeInfo
 
 Size = str | int  # bytes, or "1G"
+PROBLEM_JSON: Final = "application/problem+json"
 
 
 class VolumeCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +56,12 @@ class TaskAbort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     id: str
 
 
+class TaskAborted(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/tasks/abort"""
+
+    aborted: str  # its ID
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/report"""
 
@@ -77,6 +88,12 @@ class UserList(msgspec.Struct, frozen=True, kw_only=True):
     configured: list[str]  # those of this node's configuration
 
 
+class MutualChap(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/mutual-chap"""
+
+    mutual: UserInfo | None  # who this node is to an initiator that asks; null: nobody
+
+
 class VolumeList(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/volumes"""
 
@@ -99,6 +116,14 @@ class PlacementList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Every answer with a status of 400 or more."""
+    """Every answer with a status of 400 or more (RFC 9457; its type is about:blank)."""
 
-    error: str  # one line
+    title: str  # of the status
+    status: int
+    detail: str  # one line
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """202: the change is made, and in force where it can be; these nodes follow when they can."""
+
+    pending: list[Late]

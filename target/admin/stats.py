@@ -1,4 +1,4 @@
-"""/v1/stats, /v1/report: the counters of the node, and all that a report of a problem needs."""
+"""/v1/stats, /v1/counters, /v1/report: what is counted; all that a report of a problem needs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry
 from target.admin.schema import Report
 from target.admin.server import answer
 from target.node import Node
+from target.node_counters import CounterList
+from target.scsi.stats import BOUNDS_SECONDS
 from target.telemetry.doctor import node_report
 from target.telemetry.stats import node_stats
 
@@ -21,6 +23,20 @@ def stats_routes(node: Node, registry: CollectorRegistry) -> web.RouteTableDef:
     @routes.get("/v1/stats")
     async def stats(request: web.Request) -> web.Response:
         return answer(await node_stats(node.parts, node.name, time.monotonic))
+
+    @routes.get("/v1/counters")
+    async def counters(request: web.Request) -> web.Response:
+        clustering = node.parts.clustering
+        found = [await node.counters()]
+        missing: list[str] = []
+        if clustering is not None:
+            others, missing = await clustering.counters.others()
+            found = sorted([*found, *others], key=lambda it: it.node)
+        return answer(
+            CounterList(
+                node=node.name, nodes=found, missing=missing, bounds_seconds=list(BOUNDS_SECONDS)
+            )
+        )
 
     @routes.get("/v1/report")
     async def report(request: web.Request) -> web.Response:

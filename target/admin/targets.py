@@ -24,6 +24,11 @@ def target_routes(targets: TargetChanges) -> web.RouteTableDef:
         record = msgspec.json.decode(await request.read(), type=TargetRecord)
         return answer(await targets.create(record), status=201)
 
+    @routes.patch("/v1/targets")
+    async def change(request: web.Request) -> web.Response:
+        record = msgspec.json.decode(await request.read(), type=TargetRecord)
+        return answer(await targets.set_portal_groups(record))
+
     @routes.delete("/v1/targets")
     async def delete(request: web.Request) -> web.Response:
         await targets.delete(request.query.get("name", ""))

@@ -26,7 +26,20 @@ GRANT_SECONDS_MAX: Final = 1.0
 
 async def ask_for(worker_path: str, token: bytes) -> int | None:
     """The descriptor that ``token`` is good for; None: the worker does not give it."""
-    return await asyncio.to_thread(_ask_for, grant_path(worker_path), token)
+    asked = asyncio.ensure_future(asyncio.to_thread(_ask_for, grant_path(worker_path), token))
+    try:
+        return await asyncio.shield(asked)
+    except asyncio.CancelledError:
+        asked.add_done_callback(_unwanted)  # a thread cannot be cancelled
+        raise
+
+
+def _unwanted(asked: asyncio.Future[int | None]) -> None:
+    if asked.cancelled() or asked.exception() is not None:
+        return
+    fd = asked.result()
+    if fd is not None:
+        os.close(fd)
 
 
 def _ask_for(path: str, token: bytes) -> int | None:

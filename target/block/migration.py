@@ -90,7 +90,7 @@ class Mover:
         random: Callable[[], float],
         one_medium: Callable[[VolumeStore, VolumeStore], bool] = lambda one, other: False,
         finish: Callable[[], None] = lambda: None,
-        rate: int = 0,
+        rate: int,
         backoff_seconds: float = BACKOFF_SECONDS,
     ) -> None:
         self._volume = volume

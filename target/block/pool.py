@@ -155,11 +155,15 @@ class Share:
         pool = self.pool
         if pool.spare < count or self.held + count > self.limit or pool._short:
             return None
-        if count == 1:  # as most reads take it: `grab` in line
-            pool.spare -= 1
-            self.held += 1
-            return [pool.free.pop()]
-        return self.grab(count)
+        pool.spare -= count  # `grab` in line
+        self.held += count
+        free = pool.free
+        if count == 1:  # as most reads take it
+            return [free.pop()]
+        assert count > 0, "no segments at all are asked for"
+        segments = free[-count:]
+        del free[-count:]
+        return segments
 
     def grab(self, count: int) -> list[memoryview]:
         """Take segments that are known to be spare."""
@@ -256,7 +260,10 @@ class Buffers(Wait[list[memoryview]]):
 
     def cancel(self) -> bool:
         if self._waiter is not None:
-            self._share.pool._waiting.remove(self._waiter)
+            pool = self._share.pool
+            pool._waiting.remove(self._waiter)
             self._waiter = None
-            self._share.pool._serve()  # it may have stood in front of one that fits
+            # Where nobody waits for the pool itself, each has been looked at: it stood in no way.
+            if pool._short:
+                pool._serve()
         return True

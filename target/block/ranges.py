@@ -11,17 +11,20 @@ looks at none of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 
 class RangeTicket:
-    """One registered I/O: bytes [start, end)."""
+    """One registered I/O: bytes [start, end), which lie in ``chunks``."""
 
-    __slots__ = ("blockers", "dependents", "end", "proceed", "start", "writes")
+    __slots__ = ("blockers", "chunks", "dependents", "end", "proceed", "start", "writes")
 
-    def __init__(self, start: int, end: int, writes: bool, proceed: Callable[[], None]) -> None:
+    def __init__(
+        self, start: int, end: int, chunks: range, writes: bool, proceed: Callable[[], None]
+    ) -> None:
         self.start = start
         self.end = end
+        self.chunks = chunks
         self.writes = writes
         self.proceed = proceed
         self.blockers = 0  # earlier I/Os that must end first
@@ -47,34 +50,35 @@ class RangeOrder:
     def _chunks(self, start: int, end: int) -> range:
         return range(start >> self._shift, ((end - 1) >> self._shift) + 1)
 
-    def _conflicts(self, start: int, end: int, writes: bool) -> Iterator[RangeTicket]:
+    def _conflicts(self, start: int, end: int, chunks: range, writes: bool) -> list[RangeTicket]:
         """Those for which an I/O on [start, end) has to wait; one of several chunks comes again."""
-        kinds = (self._writes, self._reads) if writes else (self._writes,)
-        for by_chunk in kinds:
-            if not by_chunk:
-                continue
-            for chunk in self._chunks(start, end):
-                for ticket in by_chunk.get(chunk, ()):
-                    if ticket.start < end and start < ticket.end:
-                        yield ticket
+        found: list[RangeTicket] = []
+        for by_chunk in (self._writes, self._reads) if writes else (self._writes,):
+            if by_chunk:
+                for chunk in chunks:
+                    for ticket in by_chunk.get(chunk, ()):
+                        if ticket.start < end and start < ticket.end:
+                            found.append(ticket)
+        return found
 
     def free(self, start: int, end: int, writes: bool) -> bool:
         """Whether an I/O on [start, end) may be done on the spot."""
         if not writes and not self._writes:
             return True
-        return not any(True for _ in self._conflicts(start, end, writes))
+        return not self._conflicts(start, end, self._chunks(start, end), writes)
 
     def enter(self, start: int, end: int, writes: bool, proceed: Callable[[], None]) -> RangeTicket:
         """Register an I/O; ``proceed()`` is called, perhaps at once, when its turn has come."""
-        ticket = RangeTicket(start, end, writes, proceed)
-        if writes or self._writes:
-            earlier = dict.fromkeys(self._conflicts(start, end, writes))
+        chunks = self._chunks(start, end)
+        ticket = RangeTicket(start, end, chunks, writes, proceed)
+        if earlier := self._conflicts(start, end, chunks, writes):
+            earlier = list(dict.fromkeys(earlier))
             ticket.blockers = len(earlier)
             for other in earlier:
                 other.dependents.append(ticket)
         by_chunk = self._writes if writes else self._reads
         self.idle = False
-        for chunk in self._chunks(start, end):
+        for chunk in chunks:
             by_chunk.setdefault(chunk, {})[ticket] = None
         if not ticket.blockers:
             proceed()
@@ -83,7 +87,7 @@ class RangeOrder:
     def leave(self, ticket: RangeTicket) -> None:
         """An I/O has ended: those that waited for it may go."""
         by_chunk = self._writes if ticket.writes else self._reads
-        for chunk in self._chunks(ticket.start, ticket.end):
+        for chunk in ticket.chunks:
             tickets = by_chunk[chunk]
             del tickets[ticket]
             if not tickets:

@@ -9,7 +9,9 @@ Rules:
 1. I/O whose worker is out goes to another share of the volume (``share_group.py``).
 2. A worker whose ``volatile_id`` has changed may have lost what it had answered and nobody had
    flushed.  If there was any of that, FUA writes and flushes end with SYNC_LOST until a flush has
-   said so.  A write that was answered while a flush ran was not flushed by it.
+   said so.  A write that was answered while a flush ran was not flushed by it.  What other nodes
+   had written and not flushed nobody here knows: where others serve the volume, each node says it,
+   for an initiator may write through one and flush through another.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
 
 from target.block.direct_reads import DirectFile, ask_for
 from target.block.extents import cut_buffers
@@ -28,9 +29,7 @@ from target.block.worker_channel import OpenedShare, ShareInfo, WorkerChannel
 from target.block.worker_errors import NoSuchShare, ShareRefused, WorkerGone
 from target.block.worker_link import WorkerLink
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
-from workers.wire import length_max
-
-_LENGTH_MAX: Final = {kind: length_max(kind) for kind in IoKind}
+from workers.wire import LENGTH_MAX
 
 
 class RemoteStore(VolumeStore):
@@ -42,6 +41,8 @@ class RemoteStore(VolumeStore):
     anything is written to it.  A share that was made once and is missing is never made again: its
     data are missing too.
     """
+
+    writes_at_hand = False  # whatever writes is the worker's to do
 
     def __init__(
         self,
@@ -100,10 +101,14 @@ class RemoteStore(VolumeStore):
         return False
 
     def submit(self, io: StoreIo) -> None:
-        if io.length > _LENGTH_MAX[io.kind] and io.kind is not IoKind.FLUSH:
+        if io.length > LENGTH_MAX[io.kind] and io.kind is not IoKind.FLUSH:
             _Pieces(io).submit(self)
         else:
             self._send(io)
+
+    def cancel(self, io: StoreIo) -> None:
+        for member in self.group.members:  # whichever has it
+            member.link.queue.cancel(io)
 
     def _send(self, io: StoreIo, deadline: float | None = None) -> None:
         link = self.link
@@ -169,7 +174,8 @@ class RemoteStore(VolumeStore):
         self.refusal = ""
         self.shared = opened.shared
         self.store_id = opened.store_id
-        if self._volatile_id not in (None, opened.volatile_id) and self.written > self._flushed:
+        unflushed = self.written > self._flushed or not self.group.sole()
+        if self._volatile_id not in (None, opened.volatile_id) and unflushed:
             self._sync_lost = True
             self._flushed = self.written
         self._volatile_id = opened.volatile_id
@@ -222,7 +228,7 @@ class _Pieces:
     def __init__(self, io: StoreIo) -> None:
         assert io.kind is not IoKind.COMPARE_AND_WRITE, "it is one act and cannot be cut"
         self._io = io
-        most = _LENGTH_MAX[io.kind]
+        most = LENGTH_MAX[io.kind]
         # Runs of the first piece answer a BLOCK_STATUS well enough: it may always end early.
         end = most if io.kind is IoKind.BLOCK_STATUS else io.length
         self._pieces = [

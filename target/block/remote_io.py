@@ -45,6 +45,7 @@ class RemoteIo:
         "handle",
         "io",
         "kind",
+        "lent",
         "mark",
         "sequence",
         "share",
@@ -62,6 +63,7 @@ class RemoteIo:
         self.end = io.offset + io.length
         self.handle = 0  # with which it was sent last; 0: never sent
         self.mark = share.written  # of a flush: the writes that it is of
+        self.lent: int | None = None  # where its payload is in the memory of the present stream
 
 
 def conflicts(remote: RemoteIo, doubts: dict[int, RemoteIo]) -> bool:

@@ -33,7 +33,9 @@ _AWAY = frozenset({StoreStatus.UNAVAILABLE, StoreStatus.DEADLINE})
 
 
 class VolumeBusy(StoreError):
-    """A store is away, and the initiator is to try again (``busy_when_away``)."""
+    """The initiator is to try again: a store is away (``busy_when_away``), or this node has been
+    fenced, and its sessions end.
+    """
 
 
 class Volume:
@@ -79,6 +81,8 @@ class Volume:
         """
         self.layout = layout
         self._at_hand = layout.at_hand
+        store = layout.at_hand
+        self._writes_at_hand = store if store is not None and store.writes_at_hand else None
         self._some_at_hand = layout.some_at_hand
 
     def hold(self, chunk: int) -> Wait[RangeTicket]:
@@ -111,12 +115,13 @@ class Volume:
 
     def write_now(self, offset: int, views: Sequence[memoryview], nbytes: int) -> bool:
         """Write without waiting; False if that cannot be done (then ``await write``)."""
-        if self._at_hand is None or not self.write_cache:
+        store = self._writes_at_hand
+        if store is None or not self.write_cache:
             return False
         ranges = self._ranges
         if not ranges.idle and not ranges.free(offset, offset + nbytes, True):
             return False
-        return self._at_hand.write_now(offset, views, nbytes)
+        return store.write_now(offset, views, nbytes)
 
     # --- all else -------------------------------------------------------------------------------
 
@@ -189,8 +194,6 @@ class Volume:
         layout = self.layout
         if io.kind is IoKind.FLUSH:
             return [Extent(i, 0, self.size) for i in range(len(layout.stores))]
-        if layout.only is not None:
-            return [Extent(0, io.offset, io.length)]
         return cut(io.offset, io.length, self.chunk_bytes, layout.place)
 
 
@@ -258,6 +261,7 @@ class _VolumeIo(Wait[T], Generic[T]):
         "_started",
         "_ticket",
         "_v",
+        "_where",
     )
 
     def __init__(self, volume: Volume, io: StoreIo, result: Callable[[list[StoreIo]], T]) -> None:
@@ -265,6 +269,7 @@ class _VolumeIo(Wait[T], Generic[T]):
         self._io = io
         self._result = result
         self._parts: list[StoreIo] = []
+        self._where: list[VolumeStore] = []  # of each part
         self._remaining = 0
         self._ticket: RangeTicket | None = None
         self._layout: Layout | None = None  # of an I/O that has no ticket
@@ -300,19 +305,28 @@ class _VolumeIo(Wait[T], Generic[T]):
 
     def _go(self) -> None:
         self._started = True
-        io = self._io
+        io, layout = self._io, self._v.layout
+        if layout.only is not None:
+            self._submit_whole(layout.only)
+            return
         extents = self._v._extents(io)
-        if len(extents) == 1:  # as it is, which is the rule for small ones
-            io.done = self._part_done
-            self._remaining = 1
-            self._parts = [io]
-            self._v.stores[extents[0].store].submit(io)
+        if len(extents) == 1:  # which is the rule for small ones
+            self._submit_whole(layout.stores[extents[0].store])
         elif io.kind is IoKind.COMPARE_AND_WRITE:
             # What equals the comparison is written over itself: a comparison without a buffer.
             self._comparing = True
             self._submit(extents, io.kind, io.compare, io.compare, False)
         else:
             self._submit(extents, io.kind, io.buffers, io.compare, io.fua)
+
+    def _submit_whole(self, store: VolumeStore) -> None:
+        """The I/O as it is, to the store that has all of it."""
+        io = self._io
+        io.done = self._part_done
+        self._remaining = 1
+        self._parts = [io]
+        self._where = [store]
+        store.submit(io)
 
     def _submit(
         self,
@@ -338,8 +352,13 @@ class _VolumeIo(Wait[T], Generic[T]):
             )
             for extent in extents
         ]
-        for extent, part in zip(extents, self._parts, strict=True):
-            self._v.stores[extent.store].submit(part)
+        self._where = [self._v.stores[extent.store] for extent in extents]
+        for store, part in zip(self._where, self._parts, strict=True):
+            store.submit(part)
+
+    def hurry(self) -> None:
+        for store, part in list(zip(self._where, self._parts, strict=False)):
+            store.cancel(part)
 
     def _part_done(self, part: StoreIo) -> None:
         self._remaining -= 1
@@ -378,10 +397,12 @@ class _VolumeIo(Wait[T], Generic[T]):
             self._layout = None
         # No cycles: what an I/O leaves behind goes at once, not when the collector comes by.
         parts, self._parts = self._parts, []
+        self._where = []
         self._io.done = _unused
         for part in parts:
             if part.status is not StoreStatus.OK:
-                if part.status in _AWAY and self._v.busy_when_away:
+                away = part.status in _AWAY and self._v.busy_when_away
+                if away or part.status is StoreStatus.STALE_EPOCH:
                     return VolumeBusy(part.status, part.detail)
                 error = part.error()
                 error.miscompare_offset += part.offset - self._io.offset

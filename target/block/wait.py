@@ -12,6 +12,7 @@ Rules:
 2. An outcome that is an exception instance is raised at the ``await``.
 3. ``cancel()`` answers True if the wait is over and ``resume`` will never be called; False if it
    cannot be cut short (a store I/O that uses the caller's buffers), so that the owner must wait.
+   It may say ``hurry()`` then, and has to be ready for ``resume`` when it does.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class Wait(Generic[T]):
     def cancel(self) -> bool:
         """Cut the wait short if that is possible (rule 3)."""
         return False
+
+    def hurry(self) -> None:
+        """Nobody wants the outcome any more: what has not begun need not (rule 3)."""
 
     def __await__(self) -> Generator[Wait[Any], Any, T]:
         outcome: T = yield self

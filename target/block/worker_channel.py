@@ -13,20 +13,21 @@ from typing import Any, Final
 
 import grpc
 from grpc import aio
-from lunmesh.worker.v1 import worker_pb2 as pb
-from lunmesh.worker.v1 import worker_pb2_grpc
+from lunmesh.worker.v2 import worker_pb2 as pb
+from lunmesh.worker.v2 import worker_pb2_grpc
 
 from target.block.worker_address import WorkerAddress, WorkerTls
 from target.block.worker_errors import NodeFenced, NoSuchShare, ShareRefused, WorkerGone
 from workers.limits import MESSAGE_BYTES_MAX
 from workers.store import StoreStatus
-from workers.wire import STATUS_FROM_WIRE, STREAM_METHOD
+from workers.wire import STATUS_FROM_WIRE, STREAM_METHOD, Parts
 
 # A peer that is silent for this long is asked; without an answer for as long again it is gone.
 KEEPALIVE_SECONDS: Final = 2.0
 KEEPALIVE_TIMEOUT_SECONDS: Final = 3.0
 CALL_SECONDS_MAX: Final = 5.0  # of a control call
 DETAIL_CHARS_MAX: Final = 200
+PROTOCOL: Final = pb.DESCRIPTOR.package
 
 _OPTIONS: Final = [
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -76,10 +77,10 @@ class WorkerStream:
     def __init__(self, call: aio.StreamStreamCall[bytes, bytes]) -> None:
         self._call = call
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, message: Parts) -> None:
         """Returns when the message is on its way, which is when the next one may be made."""
         try:
-            await self._call.write(data)
+            await self._call.write(b"".join(message))
         except aio.AioRpcError as exc:
             raise _gone(exc) from exc
         except (
@@ -96,6 +97,8 @@ class WorkerStream:
                 return bytes(data)
             code, detail = await self._call.code(), await self._call.details()
         except aio.AioRpcError as exc:
+            if exc.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                raise NodeFenced(_text(exc)) from exc
             raise _gone(exc) from exc
         except asyncio.CancelledError:
             if not self._call.cancelled() or _is_cancelled():
@@ -115,7 +118,10 @@ class WorkerStream:
 class WorkerChannel:
     """A connection to a worker: one attempt, never reused after it has failed."""
 
-    def __init__(self, address: WorkerAddress, tls: WorkerTls | None = None) -> None:
+    def __init__(
+        self, address: WorkerAddress, tls: WorkerTls | None = None, checksum: bool | None = None
+    ) -> None:
+        self._checksum = checksum  # which the worker has to agree to; None: it need not
         target = f"unix:{address.unix_path}" if address.unix_path else str(address)
         if tls is not None and not address.unix_path:
             credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
@@ -162,7 +168,7 @@ class WorkerChannel:
 
     async def open_volume(self, node: str, epoch: int, uuid: bytes) -> OpenedShare:
         """A handle for the share, the same as before from the same process."""
-        request = pb.OpenVolumeRequest(node=node, epoch=epoch, uuid=uuid)
+        request = pb.OpenVolumeRequest(node=node, epoch=epoch, uuid=uuid, checksum=self._checksum)
         answer = await _called(self._control.OpenVolume, request, _LIMIT)
         _check(answer)
         s = answer.share
@@ -282,6 +288,8 @@ _HINTS: Final = {
 
 
 def _text(exc: aio.AioRpcError) -> str:
+    if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return f"it does not know all of {PROTOCOL}: lunmesh has another version there"
     text = exc.details() or exc.code().name
     if text.startswith("failed to connect"):  # to all addresses, of which there is one
         reason = text.removesuffix(": OK").rpartition(": ")[2]  # what the kernel or TLS says

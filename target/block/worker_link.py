@@ -6,8 +6,8 @@ Rules:
    here costs a task, a future or a timer per I/O.
 2. A connection that fails is given up whole; the next attempt waits, longer each time, with jitter.
    What was in flight is ``worker_queue.py``'s, which says what may be sent again.
-3. Volumes are opened first, then the stream's first message goes out alone, and I/O follows when
-   the worker has answered it.
+3. Volumes are opened first, ``OPENS_MAX`` side by side, then the stream's first message goes out
+   alone, and I/O follows when the worker has answered it.
 4. A worker that says nothing is asked for a sign of life every ``PROBE_SECONDS``: one that is
    stopped keeps its sockets open, and its kernel answers for it.
 5. A process of a shared store that may have I/O of ours (``suspects``) is shut out before another
@@ -15,6 +15,11 @@ Rules:
 6. Other nodes that have a volume open at the worker, and that no member of the cluster is
    (``strangers`` says which), are refused there before the volume gets I/O of ours: they belong to
    a registry that has forgotten them, and may not know it yet.
+7. Where the worker is on this machine, all messages but each side's first go over a socket that it
+   gives, for gRPC costs each as much as all else that is done with it (local_stream.py).
+8. A worker that refuses this epoch (``NodeFenced``) ends this life of the node: ``on_fenced`` is
+   told before any I/O ends for it.  Whoever waits there drops its sessions first: an initiator that
+   is told of an error does not look for another way.
 """
 
 from __future__ import annotations
@@ -24,9 +29,13 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, Protocol
 
+from target.block.borrowed import BorrowedMemory
+from target.block.direct_reads import ask_for
 from target.block.evictions import EVICT_SECONDS, Log
 from target.block.failover import Failover
+from target.block.local_stream import LocalStream
 from target.block.remote_io import Share
+from target.block.together import together
 from target.block.worker_address import WorkerAddress
 from target.block.worker_channel import OpenedShare, WorkerChannel, WorkerStream
 from target.block.worker_errors import NodeFenced, NoSuchShare, ShareRefused, WorkerGone
@@ -38,6 +47,7 @@ BACKOFF_SECONDS: Final = 0.05  # at first; doubled up to
 BACKOFF_SECONDS_MAX: Final = 2.0
 # A worker serves a new stream when nothing of the old one runs: that may take as long as a disk.
 FIRST_ANSWER_SECONDS_MAX: Final = 10.0
+OPENS_MAX: Final = 32  # volumes that are opened side by side
 PROBE_SECONDS: Final = 1.0
 PROBE_SECONDS_MAX: Final = 3.0  # without an answer for so long, it is gone
 EXPIRY_SECONDS: Final = 0.1  # how late a deadline may be noticed
@@ -86,6 +96,7 @@ class WorkerLink:
         checksum: bool = True,
         on_instance: Callable[[str, str], None] = lambda store_id, instance: None,
         strangers: Strangers | None = None,
+        on_fenced: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.address = address
         self.node = node
@@ -104,6 +115,7 @@ class WorkerLink:
         self._failover = failover
         self._on_instance = on_instance
         self._strangers = strangers
+        self._on_fenced = on_fenced  # rule 8
         self.channel: WorkerChannel | None = None  # while there is one
         self._added = asyncio.Event()  # a share that the connection has not opened
         self._stream: WorkerStream | None = None
@@ -270,6 +282,7 @@ class WorkerLink:
                 await self._connection()
             except NodeFenced as exc:
                 self._down(f"refuses this node: {exc}")
+                self._on_fenced(f"worker {self.address} refuses this node: {exc}")  # rule 8
                 self.queue.refuse(StoreStatus.STALE_EPOCH, str(exc))
                 return
             except (WorkerGone, WireError, TimeoutError) as exc:
@@ -322,9 +335,10 @@ class WorkerLink:
         self._added.clear()
         engines: set[tuple[str, str]] = set()
         while waiting := [share for share in self._shares if share not in self._opened]:
-            for share in waiting:
-                self._opened.add(share)
-                it = await share.open(channel, self.node, self.epoch)
+            some = waiting[:OPENS_MAX]
+            self._opened.update(some)
+            opened = await together(share.open(channel, self.node, self.epoch) for share in some)
+            for share, it in zip(some, opened, strict=True):
                 if it is None:
                     reason = share.refusal
                     self._log.warning("share refused", worker=str(self.address), reason=reason)
@@ -400,19 +414,16 @@ class WorkerLink:
         self._failover.changed()
         self._settle()
         self._release()
+        await self._borrow()
+        local = await self._local_stream()
+        self.queue.on_socket = local is not None
         helpers = [
-            asyncio.ensure_future(self._write(stream)),
+            asyncio.ensure_future(self._write(stream, local or stream)),
             asyncio.ensure_future(self._probe(channel)),
             asyncio.ensure_future(self._open_added(channel)),
         ]
         try:
-            while True:
-                data = await stream.read()
-                if not self.serving:
-                    break
-                self._heard += 1
-                if not self.queue.answered(data):
-                    raise WorkerGone("a volume is not served any more")
+            await self._hear(stream, local)
         except WorkerGone as exc:
             if not self.reason:
                 raise
@@ -421,7 +432,49 @@ class WorkerLink:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
+            if local is not None:
+                local.cancel()
         raise WorkerGone(self.reason)
+
+    async def _hear(self, stream: WorkerStream, local: LocalStream | None) -> None:
+        """Until either ends."""
+        carriers = (stream,) if local is None else (stream, local)
+        readers = [asyncio.ensure_future(self._read(carrier)) for carrier in carriers]
+        try:
+            await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+            await next(reader for reader in readers if reader.done())
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+
+    async def _read(self, carrier: WorkerStream | LocalStream) -> None:
+        while True:
+            data = await carrier.read()
+            if not self.serving:
+                return
+            self._heard += 1
+            if not self.queue.answered(data):
+                raise WorkerGone("a volume is not served any more")
+
+    async def _given(self, token: bytes) -> int | None:
+        """The descriptor that the worker gives for it, if it is on this machine."""
+        if not token or not self.address.unix_path:
+            return None
+        return await ask_for(self.address.unix_path, token)
+
+    async def _local_stream(self) -> LocalStream | None:
+        """Rule 7."""
+        fd = await self._given(self.queue.offers.socket_token)
+        return LocalStream(fd) if fd is not None else None
+
+    async def _borrow(self) -> None:
+        """Take the memory that a worker on this machine lends to the stream."""
+        offers = self.queue.offers
+        fd = await self._given(offers.lent_token)
+        if fd is not None:
+            with contextlib.suppress(OSError, ValueError):  # goes on without
+                self.queue.borrow(BorrowedMemory(fd, offers.lent_bytes))
 
     async def _probe(self, channel: WorkerChannel) -> None:
         """Rule 4."""
@@ -435,7 +488,7 @@ class WorkerLink:
             except (WorkerGone, ShareRefused, NoSuchShare) as exc:
                 self.cut(f"no sign of life: {exc}")
 
-    async def _write(self, stream: WorkerStream) -> None:
+    async def _write(self, stream: WorkerStream, carrier: WorkerStream | LocalStream) -> None:
         queue, wake, clock = self.queue, self._wake, self._clock
         try:
             while True:
@@ -446,6 +499,6 @@ class WorkerLink:
                         self._gather_until_later()
                     await wake.wait()
                 else:
-                    await stream.write(message)
+                    await carrier.write(message)
         finally:
             stream.cancel()  # then the reader ends too, and knows why

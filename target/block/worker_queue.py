@@ -17,8 +17,12 @@ Rules (why they are safe: docs/decisions/0010-retries-never-reorder.md):
    leaves when there is as much of it as is unanswered, or ``GATHER_IOS``, or when the link's timer
    says that answers are slow (``impatient``); then nothing is held up for a while.
 6. Payload goes out within the credit that the worker gives, and for what it may send back it is
-   given ``ANSWER_WINDOW_BYTES``.  A message has at most ``MESSAGE_PAYLOAD_BYTES`` (or one I/O).
-7. Of a shared store, what is here may go to another worker: all of it at once, when no stream is
+   given ``ANSWER_WINDOW_BYTES``.  A message has at most ``MESSAGE_PAYLOAD_BYTES`` (or one I/O), and
+   less on a socket: what that has not taken at once is copied, and held beside the I/Os.
+7. A worker on this machine lends memory to a stream (borrowed.py): the payload of large writes goes
+   there, without credit.  A place is given back when the worker has answered; what a stream has
+   borrowed ends with it.
+8. Of a shared store, what is here may go to another worker: all of it at once, when no stream is
    served and the worker's process has been shut out at the engine (failover.py).
 """
 
@@ -28,12 +32,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from target.block.borrowed import BorrowedMemory
 from target.block.remote_io import WRITING, RemoteIo, Share, conflicts, end
-from workers.limits import MESSAGE_IOS_MAX, PAYLOAD_BYTES_MAX, STREAM_IOS_MAX
+from target.block.worker_errors import NodeFenced
+from workers.limits import (
+    LENT_PAYLOAD_BYTES_MIN,
+    MESSAGE_IOS_MAX,
+    PAYLOAD_BYTES_MAX,
+    STREAM_IOS_MAX,
+)
 from workers.store import IoKind, StoreIo, StoreStatus
 from workers.wire import (
+    NO_OFFERS,
     Answer,
     Outgoing,
+    Parts,
     WireError,
     WireFault,
     finish_io,
@@ -44,6 +57,7 @@ from workers.wire import (
 ANSWER_WINDOW_BYTES: Final = 2 * PAYLOAD_BYTES_MAX
 # Far less than a message may have: the worker writes one while the next is on its way.
 MESSAGE_PAYLOAD_BYTES: Final = 1 << 20
+SOCKET_PAYLOAD_BYTES: Final = 128 << 10  # of a message that goes past gRPC, lent memory aside
 GATHER_IOS: Final = 32
 # Nothing gathers for so long after answers were found to be slow; doubled while they are, up to
 IMPATIENT_SECONDS: Final = 0.1
@@ -80,6 +94,9 @@ class WorkerQueue:
         self._cancel: list[int] = []
         self.messages = 0  # on this stream
         self._credit = 0  # bytes of payload that the worker takes
+        self.offers = NO_OFFERS  # of the stream, to a node on its machine
+        self._borrowed: BorrowedMemory | None = None
+        self.on_socket = False  # messages go past gRPC
         self._owed = 0  # bytes of answers that have come, not yet credited anew
         self._impatient_until = 0.0
         self._impatient_seconds = IMPATIENT_SECONDS
@@ -87,6 +104,7 @@ class WorkerQueue:
         self.serving = False  # a stream is served (rule 1)
         self.sent = 0  # I/Os sent, again or for the first time
         self.sent_bytes = 0  # their payload
+        self.lent_bytes = 0  # and as much of it through memory that was lent
         self.retried = 0  # I/Os sent again
         self.expired = 0  # I/Os that had no answer at their deadline
         self.refused: StoreStatus | None = None  # what all I/O ends with: the node is fenced
@@ -102,6 +120,16 @@ class WorkerQueue:
     def waiting(self) -> int:
         """I/Os that somebody waits for."""
         return len(self._live)
+
+    @property
+    def credit_bytes(self) -> int:
+        """Payload that the worker takes now."""
+        return self._credit if self.serving else 0
+
+    @property
+    def answer_credit_bytes(self) -> int:
+        """Payload that the worker may send, less what has come since it was last given credit."""
+        return ANSWER_WINDOW_BYTES - self._owed if self.serving else 0
 
     @property
     def unanswered(self) -> int:
@@ -121,6 +149,18 @@ class WorkerQueue:
         self._live[remote.sequence] = remote
         self._line_up(remote)
         self._wake()
+
+    def cancel(self, io: StoreIo) -> None:
+        """Nobody wants ``io``: it ends now, or soon if the worker has it and has not begun it."""
+        for remote in self._live.values():
+            if remote.io is io:
+                if remote.sequence in self._sent:
+                    if self.serving:
+                        self._cancel.append(remote.sequence)
+                        self._wake()
+                elif not remote.handle:
+                    self._finish(remote, StoreStatus.DEADLINE, "not wanted any more")
+                return
 
     def released(self, share: Share) -> None:
         """``share`` is open now, or a doubt is over: what was held back may go."""
@@ -183,7 +223,7 @@ class WorkerQueue:
 
     # --- the worker's side ------------------------------------------------------------------------
 
-    def first_message(self) -> bytes:
+    def first_message(self) -> Parts:
         """What a new stream begins with (rule 1)."""
         self.messages = 1
         self._credit = self._owed = 0
@@ -200,6 +240,7 @@ class WorkerQueue:
         if not answers.request_credit:  # who serves can always take something
             raise WireError(WireFault.MALFORMED, "the first message gives no credit")
         self._credit = answers.request_credit
+        self.offers = answers.offers
         self.serving = True
         self._cancel.clear()
         sent, self._sent = self._sent, {}
@@ -211,8 +252,13 @@ class WorkerQueue:
                 self._doubt_over(remote)
         self._wake()
 
+    def borrow(self, memory: BorrowedMemory) -> None:
+        """What the worker lends to this stream (rule 7)."""
+        if self.serving:
+            self._borrowed = memory
+
     def give_up(self) -> list[RemoteIo]:
-        """What is asked for here is asked of others from now on (rule 7): all of it.
+        """What is asked for here is asked of others from now on (rule 8): all of it.
 
         Returns what its callers still wait for.
         """
@@ -239,10 +285,13 @@ class WorkerQueue:
 
     def lost(self) -> None:
         """The stream has ended.  What was on it stays, until a new one is served."""
-        self.serving = False
+        self.serving = self.on_socket = False
         self._credit = 0
+        self._borrowed = None
+        for remote in self._sent.values():
+            remote.lent = None
 
-    def next_message(self, now: float) -> bytes | None:
+    def next_message(self, now: float) -> Parts | None:
         """The next message to send, or None if there is nothing to say."""
         self.gathering = False
         if not self.serving:
@@ -259,7 +308,6 @@ class WorkerQueue:
         if not batch and not cancel and self._owed < ANSWER_WINDOW_BYTES // 2:
             return None
         self.sent += len(batch)
-        self.sent_bytes += payload
         self._credit -= payload
         owed, self._owed = self._owed, 0
         self.messages += 1
@@ -275,30 +323,51 @@ class WorkerQueue:
 
     def _take(self, line: deque[RemoteIo], batch: list[Outgoing], now: float) -> int:
         """Move what may be sent from ``line`` to ``batch``; returns its payload bytes (rule 6)."""
-        payload = 0
+        payload = moved = 0  # bytes that take credit, and all
+        payload_max = SOCKET_PAYLOAD_BYTES if self.on_socket else MESSAGE_PAYLOAD_BYTES
         while line and len(batch) < MESSAGE_IOS_MAX and len(self._sent) < STREAM_IOS_MAX:
             remote = line[0]
             io, share = remote.io, remote.share
             if io is None:
                 line.popleft()
                 continue
-            if not share.handle:
+            handle = share.handle
+            if not handle:
                 share.held.append(line.popleft())
                 continue
-            if remote.handle not in (0, share.handle) and self._must_not_go(remote):
+            if remote.handle not in (0, handle) and self._must_not_go(remote):
                 line.popleft()
                 continue
-            total = payload + remote.carried
-            too_much = total > self._credit or (payload and total > MESSAGE_PAYLOAD_BYTES)
-            if remote.carried and too_much:
+            if moved and moved + remote.carried > MESSAGE_PAYLOAD_BYTES:
                 break
+            if not self._lend_room(remote, io):
+                if remote.carried and payload + remote.carried > self._credit:
+                    break
+                if payload and payload + remote.carried > payload_max:
+                    break
+                payload += remote.carried
             line.popleft()
-            payload = total
-            remote.handle = share.handle
+            moved += remote.carried
+            self.sent_bytes += remote.carried
+            remote.handle = handle
             self._sent[remote.sequence] = remote
             left = remote.deadline - now - DEADLINE_MARGIN_SECONDS
-            batch.append(Outgoing(remote.sequence, share.handle, max(1, int(left * 1000)), io))
+            deadline_ms = max(1, int(left * 1000))
+            batch.append(Outgoing(remote.sequence, handle, deadline_ms, io, remote.lent))
         return payload
+
+    def _lend_room(self, remote: RemoteIo, io: StoreIo) -> bool:
+        """Put the payload into the memory that is lent, if it has room (rule 7)."""
+        borrowed = self._borrowed
+        if borrowed is None or remote.kind is not IoKind.WRITE:
+            return False
+        if remote.carried < LENT_PAYLOAD_BYTES_MIN:
+            return False
+        remote.lent = borrowed.put(io.buffers, remote.carried)
+        if remote.lent is None:
+            return False
+        self.lent_bytes += remote.carried
+        return True
 
     def _must_not_go(self, remote: RemoteIo) -> bool:
         """Another process had it: rule 4."""
@@ -314,7 +383,7 @@ class WorkerQueue:
         self._wake()
 
     def answered(self, data: bytes) -> bool:
-        """A message from the worker; raises WireError, and then the stream must end.
+        """A message from the worker; raises WireError or NodeFenced, and then the stream must end.
 
         False: the worker does not serve some volume any more, and has to be asked anew.
         """
@@ -329,10 +398,16 @@ class WorkerQueue:
             remote = self._sent.get(answer.sequence)
             if remote is None:
                 raise WireError(WireFault.MALFORMED, f"answer to {answer.sequence}, not asked")
+            if remote.lent is not None and self._borrowed is not None:
+                self._borrowed.give(remote.lent, remote.carried)
+                remote.lent = None
             if remote.io is None:
                 del self._sent[answer.sequence]
                 if remote.kind in WRITING:
                     self._doubt_over(remote)
+            elif answer.status is StoreStatus.STALE_EPOCH:
+                # Nothing ends before the node has heard of it (worker_link.py, rule 7).
+                raise NodeFenced(detail or answer.status.value)
             elif answer.status is StoreStatus.UNAVAILABLE:
                 available = False  # it was not begun, and stays in _sent to be sent again
             else:

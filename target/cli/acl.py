@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from target.admin.schema import AccessEntries
+from target.cli.asking import PIPE_COLUMNS, asked_node, deleted, print_json, tell
 from target.cli.errors import CliError
-from target.cli.volume import PIPE_COLUMNS, asked_node, print_json
 from target.config.acl import access_entry
 from target.scsi.access_list import AccessEntry
 
@@ -46,25 +46,24 @@ def _shown(entry: AccessEntry, volume: str) -> str:
     return f"{volume}:{entry.volumes[volume]}" + (f":{number}" if number is not None else "")
 
 
-def create(admin: str | None, initiator: str, user: str, target: str, volumes: list[str]) -> None:
+def create(
+    admin: str | None, initiator: str, user: str, target: str, volumes: list[str], as_json: bool
+) -> None:
     """Add or replace an entry."""
     try:
         entry = access_entry(initiator, user, target, volumes)
     except ValueError as exc:
         raise CliError(str(exc), 2) from None
     with asked_node(admin) as node:
-        node.send("PUT", "/v1/acls", entry, AccessEntry)
+        tell(node.send("PUT", "/v1/acls", entry, AccessEntry), as_json)
 
 
-def delete(admin: str | None, initiator: str, user: str, target: str, everybody: bool) -> None:
+def delete(
+    admin: str | None, initiator: str, user: str, target: str, everybody: bool, as_json: bool
+) -> None:
     """Remove an entry."""
-    query = urllib.parse.urlencode(
-        {
-            "initiator": initiator,
-            "user": user,
-            "target": target,
-            "everybody": "yes" if everybody else "no",
-        }
-    )
+    entry = {"initiator": initiator, "user": user, "target": target}
+    query = urllib.parse.urlencode(entry | {"everybody": "yes" if everybody else "no"})
     with asked_node(admin) as node:
         node.delete(f"/v1/acls?{query}")
+    deleted(entry, as_json)

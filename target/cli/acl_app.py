@@ -50,11 +50,12 @@ def create(
     user: UserFlag = None,
     target: TargetFlag = None,
     admin: AdminFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Let INITIATOR in; an entry that there is for it is replaced."""
     from target.cli import acl
 
-    acl.create(admin, initiator, user or "", target or "", volume or [])
+    acl.create(admin, initiator, user or "", target or "", volume or [], as_json)
 
 
 @acl_app.command()
@@ -66,8 +67,9 @@ def delete(
         bool, flag("Options", "It is the last entry: from now on everybody may log in.")
     ] = False,
     admin: AdminFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Remove the entry for INITIATOR."""
     from target.cli import acl
 
-    acl.delete(admin, initiator, user or "", target or "", everybody)
+    acl.delete(admin, initiator, user or "", target or "", everybody, as_json)

@@ -124,6 +124,10 @@ def serve(
         str | None,
         flag("Workers", "What a command is told then. [default: busy]", "busy|not-ready"),
     ] = None,
+    migration_rate: Annotated[
+        str | None,
+        flag("Workers", "What a migration copies in a second. [default: 0]", "SIZE"),
+    ] = None,
     redis: Annotated[
         str | None,
         flag(
@@ -175,6 +179,19 @@ def serve(
     admin_client_ca: Annotated[
         str | None,
         flag("Admin", "Its callers must have a certificate that this CA has signed. PEM.", "FILE"),
+    ] = None,
+    audit_log: Annotated[
+        str | None,
+        flag("Admin", "Append who changes what to this file, a JSON object a line.", "FILE"),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        flag(
+            "Log",
+            "Tell Prometheus there as well, /metrics; also /healthz and /readyz; with several"
+            " processes, the ports from there on.",
+            "[HOST:]PORT",
+        ),
     ] = None,
     buffer_memory: Annotated[
         str | None, flag("Tuning", "Memory for data on its way. [default: 256M]", "SIZE")
@@ -284,6 +301,7 @@ def serve(
         worker_timeout=number("worker-timeout", worker_timeout, float),
         worker_wait=number("worker-wait", worker_wait, float),
         worker_away=given(worker_away),
+        migration_rate=given(migration_rate),
         redis=given(redis),
         node_id=given(node_id),
         lease=number("lease", lease, float),
@@ -294,6 +312,8 @@ def serve(
         admin_cert=given(admin_cert),
         admin_key=given(admin_key),
         admin_client_ca=given(admin_client_ca),
+        audit_log=given(audit_log),
+        metrics=given(metrics),
         buffer_memory=given(buffer_memory),
         acl=given(acl),
         chap=given(chap),

@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from target.admin.schema import Report
+from target.cli.asking import asked_node
 from target.cli.errors import CliError
 from target.cli.version import version_report
-from target.cli.volume import asked_node
 
 MODE = 0o600  # for whoever made it; it has no secrets, but names of machines and users
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
+from typing import Any
 
 
 class CliError(Exception):
-    """A command that could not be done; its text is the line the user sees."""
+    """A command that could not be done; its text is the line the user sees.
 
-    def __init__(self, message: str, status: int = 1) -> None:
+    ``problem`` has what a node has said of it, as RFC 9457 names it.
+    """
+
+    def __init__(
+        self, message: str, status: int = 1, problem: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.problem = dict(problem or {})
 
 
 def explain(exc: OSError) -> str:

@@ -109,6 +109,7 @@ def _config_of(data_dir: Path, name: str, readonly: bool) -> ServeConfig:
         admin=None,
         admin_token=None,
         admin_tls=None,
+        audit_log=None,
         volumes=(volume,),
         buffer_memory_bytes=BUFFER_BYTES,
         io_threads=1,

@@ -5,13 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from target.config import ConfigError, format_size
+from target.cli.notify import STOPPING, ServiceManager
+from target.config import ConfigError, Portal, format_size
 from target.logs import Log
 
 # What a process manager, a terminal and `kill` send to say "please stop".
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A Unix socket for whoever looks after this process (telemetry/http.py): the health check of the
+# image has one path to ask at, whatever the flags say of the admin API, its TLS and its token.
+ENV_HEALTH = "LUNMESH_HEALTH"
+
+
+def told_at(metrics: Portal | None, environ: Mapping[str, str]) -> list[Portal | Path]:
+    """Where /metrics, /healthz and /readyz are told beside the admin API."""
+    found: list[Portal | Path] = [] if metrics is None else [metrics]
+    if path := environ.get(ENV_HEALTH, "").strip():
+        found.append(Path(path))
+    return found
 
 
 def check_memory(place: str, nbytes: int) -> None:
@@ -23,8 +36,11 @@ def check_memory(place: str, nbytes: int) -> None:
         )
 
 
-def stop_event(log: Log, at_once: Callable[[], None] = lambda: None) -> asyncio.Event:
-    """Set by the first signal that asks to stop; a second one ends the process at once.
+def stop_event(
+    log: Log, manager: ServiceManager, at_once: Callable[[], None] = lambda: None
+) -> asyncio.Event:
+    """Set by the first signal that asks to stop, which ``manager`` is told; a second one ends the
+    process at once.
 
     ``at_once()`` ends what would go on without it.
     """
@@ -38,6 +54,7 @@ def stop_event(log: Log, at_once: Callable[[], None] = lambda: None) -> asyncio.
             at_once()
             os._exit(1)
         log.info("stopping", signal=number.name)
+        manager.say(STOPPING)
         stop.set()
 
     loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from target.cli.notify import READY, ServiceManager
 from target.config import Portal, ServeConfig, format_size
 from target.config.model import ADMIN_PORT_DEFAULT
 from target.ready import ReadyInfo
@@ -12,8 +13,9 @@ LUNS_SHOWN_MAX = 8
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def say_ready(text: str) -> None:
-    """On stdout; if it is closed, that is no reason not to serve."""
+def say_ready(text: str, manager: ServiceManager) -> None:
+    """On stdout, and to ``manager``; if stdout is closed, that is no reason not to serve."""
+    manager.say(READY)
     with contextlib.suppress(OSError):
         print(text, flush=True)
 

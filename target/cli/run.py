@@ -1,6 +1,7 @@
 """Runs one command line, and turns whatever goes wrong into one line and an exit status.
 
-Exit status: 0 it is done; 1 it could not be done; 2 the command line or the configuration is wrong.
+Exit status: 0 it is done; 1 it could not be done, or not on every node yet; 2 the command line or
+the configuration is wrong.  With ``--json`` the line is a problem of RFC 9457.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import msgspec
 import typer
 
 from target.cli.app import app
@@ -19,6 +22,8 @@ from target.cli.errors import CliError, explain
 from target.config.errors import ConfigError
 
 LINE_CHARS_MAX = 1000
+JSON_FLAG = "--json"  # looked for in the arguments: what is wrong may be the command line itself
+TITLES = {1: "Not done", 2: "Wrong command line or configuration"}  # by exit status
 TYPER_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 # For whoever hunts a bug of ours: shows where an unexpected exception came from.
 ENV_TRACEBACK = "LUNMESH_TRACEBACK"
@@ -35,32 +40,33 @@ def _command(args: Sequence[str]) -> int:
     status = command.main(args=list(args) or ["--help"], prog_name="lunmesh", standalone_mode=False)
     sys.stdout.flush()
     if status == TYPER_INTERRUPTED:
-        return _fail("interrupted", 1)
+        raise KeyboardInterrupt
     return status if isinstance(status, int) else 0
 
 
 def guarded(work: Callable[[], int], args: Sequence[str]) -> int:
     """The exit status of ``work``, or that of what it raises, which is said in a line."""
+    fail = partial(_fail, as_json=JSON_FLAG in args)
     try:
         return work()
     except typer.TyperException as exc:
-        return _fail(_usage(exc.format_message(), args), exc.exit_code)
+        return fail(_usage(exc.format_message(), args), exc.exit_code)
     except CliError as exc:
-        return _fail(str(exc), exc.status)
+        return fail(str(exc), exc.status, exc.problem)
     except ConfigError as exc:
-        return _fail(str(exc), 2)
+        return fail(str(exc), 2)
     except BrokenPipeError:
         # The reader has seen enough.  The interpreter's last flush must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 1)
+        return fail("interrupted", 1)
     except OSError as exc:
-        return _fail(explain(exc), 1)
+        return fail(explain(exc), 1)
     except Exception as exc:
         if os.environ.get(ENV_TRACEBACK):
             traceback.print_exc()
-        return _fail(f"internal error: {type(exc).__name__}: {exc}", 1)
+        return fail(f"internal error: {type(exc).__name__}: {exc}", 1)
 
 
 def _usage(message: str, args: Sequence[str]) -> str:
@@ -70,9 +76,15 @@ def _usage(message: str, args: Sequence[str]) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _fail(message: str, status: int) -> int:
+def _fail(
+    message: str, status: int, problem: Mapping[str, Any] | None = None, *, as_json: bool
+) -> int:
     line = " ".join(message.split())
-    line = "".join(char if char.isprintable() else "?" for char in line)
+    line = "".join(char if char.isprintable() else "?" for char in line)[:LINE_CHARS_MAX]
+    said = f"lunmesh: {line}"
+    if as_json:
+        told = {"title": TITLES.get(status, TITLES[1]), **(problem or {}), "detail": line}
+        said = msgspec.json.encode(told).decode()
     with contextlib.suppress(OSError):  # nobody left to tell
-        print(f"lunmesh: {line[:LINE_CHARS_MAX]}", file=sys.stderr, flush=True)
+        print(said, file=sys.stderr, flush=True)
     return status

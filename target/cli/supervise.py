@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+
 import typer
 import uvloop
 
 from target import logs
 from target.cli.errors import CliError
+from target.cli.notify import ServiceManager
 from target.cli.process import check_memory, stop_event
 from target.cli.ready import say_ready
 from target.config import ServeConfig
@@ -21,7 +25,7 @@ def run_supervisor(config: ServeConfig) -> None:
     for note in config.notes:
         log.warning(note)
     try:
-        status = uvloop.run(_supervise(config, log))
+        status = uvloop.run(_supervise(config, log, ServiceManager(os.environ)))
     except DataDirError as exc:
         raise CliError(str(exc)) from exc
     if status:
@@ -29,9 +33,10 @@ def run_supervisor(config: ServeConfig) -> None:
         raise typer.Exit(status if status > 0 else 128 - status)
 
 
-async def _supervise(config: ServeConfig, log: logs.Log) -> int:
+async def _supervise(config: ServeConfig, log: logs.Log, manager: ServiceManager) -> int:
     supervisor = Supervisor(config, log)
-    stop = stop_event(log, supervisor.kill)
-    status = await supervisor.run(stop, say_ready)
+    stop = stop_event(log, manager, supervisor.kill)
+    async with manager.watching():
+        status = await supervisor.run(stop, partial(say_ready, manager=manager))
     log.info("stopped")
     return status

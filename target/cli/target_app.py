@@ -37,16 +37,34 @@ def create(
         ),
     ] = None,
     admin: AdminFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Serve a target IQN, on all nodes; volumes come by volume create --target or volume map."""
     from target.cli import target
 
-    target.create(admin, name, portal_group or [])
+    target.create(admin, name, portal_group or [], as_json)
 
 
 @target_app.command()
-def delete(name: TargetName, admin: AdminFlag = None) -> None:
+def change(
+    name: TargetName,
+    portal_group: Annotated[
+        list[str] | None,
+        flag("Options", "Reached only at portals with this label; may be repeated.", "NAME"),
+    ] = None,
+    all_portals: Annotated[bool, flag("Options", "Reached at all portals.")] = False,
+    admin: AdminFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Have other portals lead to the target IQN; sessions at portals that do not any more end."""
+    from target.cli import target
+
+    target.change(admin, name, portal_group or [], all_portals, as_json)
+
+
+@target_app.command()
+def delete(name: TargetName, admin: AdminFlag = None, as_json: JsonFlag = False) -> None:
     """Serve the target IQN no more; no volume may be in it.  Its sessions end."""
     from target.cli import target
 
-    target.delete(admin, name)
+    target.delete(admin, name, as_json)

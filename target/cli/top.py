@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from target.admin.client import AdminClient
+from target.cli.asking import PIPE_COLUMNS, asked_node, print_json
 from target.cli.errors import CliError
-from target.cli.volume import PIPE_COLUMNS, asked_node, print_json
 from target.config import format_size
 from target.telemetry.rates import ClassRates, LunRates, NodeRates, rates
 from target.telemetry.stats import NodeStats

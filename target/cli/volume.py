@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 
-import msgspec
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from target.admin.client import AdminClient, NodeAway, Refused, volume_path
+from target.admin.client import volume_path
 from target.admin.schema import VolumeCreate, VolumeList, VolumeMap, VolumeResize
-from target.cli.caller import caller
-from target.cli.errors import CliError
+from target.cli.asking import PIPE_COLUMNS, asked_node, print_facts, print_json, whole
 from target.config import format_size
-from target.config.model import ADMIN_PORT_DEFAULT
-from target.config.values import parse_portal
 from target.volume_info import VolumeInfo
-
-ADMIN_DEFAULT = f"127.0.0.1:{ADMIN_PORT_DEFAULT}"
-PIPE_COLUMNS = 200  # a pipe has no width
-BAD_REQUEST = 400  # what was asked for is wrong whatever the node does
 
 
 def show_all(admin: str | None, as_json: bool) -> None:
@@ -110,47 +99,7 @@ def remap(
         print_volume(node.send("PUT", f"{volume_path(name)}/lun", asked, VolumeInfo), as_json)
 
 
-def delete(admin: str | None, name: str, *, force: bool, yes: bool) -> None:
-    """Delete a volume, if that is really meant."""
-    if not yes:
-        if not sys.stdin.isatty():
-            raise CliError("deleting needs a yes: give --yes", 2)
-        typer.confirm(f"Delete volume {name} with all its data?", abort=True)
-    with asked_node(admin) as node:
-        node.delete(volume_path(name) + ("?force=yes" if force else ""))
-
-
-@contextlib.contextmanager
-def asked_node(admin: str | None) -> Iterator[AdminClient]:
-    try:
-        address = parse_portal(admin or ADMIN_DEFAULT, ADMIN_PORT_DEFAULT)
-    except ValueError as exc:
-        raise CliError(f"--admin: {exc}".replace("bad portal", "bad address"), 2) from exc
-    try:
-        yield caller(address)
-    except NodeAway as exc:
-        raise CliError(str(exc)) from exc
-    except Refused as exc:
-        raise CliError(str(exc), 2 if exc.status == BAD_REQUEST else 1) from exc
-
-
-def whole(name: str, text: str | None, default: int) -> int:
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit()):
-        raise CliError(f"--{name}: must be a whole number, not {text!r}", 2)
-    return int(text)
-
-
-def print_json(value: object) -> None:
-    """As a program reads it."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
 def print_volume(volume: VolumeInfo, as_json: bool) -> None:
-    if as_json:
-        print_json(volume)
-        return
     lun = "being deleted" if volume.lun is None else str(volume.lun)
     lines = [
         ("name", volume.name),
@@ -174,7 +123,9 @@ def print_volume(volume: VolumeInfo, as_json: bool) -> None:
         done = f"{moving.chunks_done} of {moving.chunks_total} chunks"
         lines.append(("moving to", ", ".join(moving.workers)))
         lines.append(("moved", done + (f"; {moving.trouble}" if moving.trouble else "")))
+    if (going := volume.deletion) is not None and going.workers_total:
+        done = f"at {going.workers_done} of {going.workers_total} workers"
+        lines.append(("deleted", done + (f"; {going.trouble}" if going.trouble else "")))
     for address in volume.retired:
         lines.append(("left", f"{address}: its share is not deleted yet"))
-    for name, value in lines:
-        print(f"{name:<10} {value}")
+    print_facts(volume, lines, as_json)

@@ -144,9 +144,13 @@ def delete(
         bool, flag("Options", "Although initiators are logged in and may be using it.")
     ] = False,
     yes: Annotated[bool, flag("Options", "Do not ask.")] = False,
+    wait: Annotated[
+        bool, flag("Options", "Until its data are gone, not only it; shows how far that is.")
+    ] = False,
     admin: AdminFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Delete NAME with all its data."""
-    from target.cli import volume
+    from target.cli import volume_delete
 
-    volume.delete(admin, name, force=force, yes=yes)
+    volume_delete.delete(admin, name, force=force, yes=yes, wait=wait, as_json=as_json)

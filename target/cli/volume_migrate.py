@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Final
 
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from target.admin.client import AdminClient, volume_path
 from target.admin.schema import VolumeMigrate
+from target.cli.asking import asked_node
 from target.cli.errors import CliError
-from target.cli.volume import asked_node, print_volume
+from target.cli.progress import POLL_SECONDS, progress
+from target.cli.volume import print_volume
 from target.volume_info import MigrationInfo, VolumeInfo
-
-POLL_SECONDS: Final = 0.5
 
 
 def migrate(
@@ -37,7 +27,7 @@ def migrate(
         volume = node.send("POST", f"{path}/migration", VolumeMigrate(workers=workers), VolumeInfo)
         if not detach:
             try:
-                volume = _follow(node, path, volume)
+                volume = _follow(node, path, volume, quiet=as_json)
             except KeyboardInterrupt:
                 print(
                     "detached: the volume goes on moving; the same command shows how far it is",
@@ -47,22 +37,11 @@ def migrate(
     print_volume(volume, as_json)
 
 
-def _follow(node: AdminClient, path: str, volume: VolumeInfo) -> VolumeInfo:
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TextColumn("chunks  {task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[trouble]}", style="yellow", markup=False),
-        console=Console(stderr=True),
-        transient=False,
-    )
-    with progress:
-        bar = progress.add_task(volume.name, total=None, rate="", trouble="")
+def _follow(node: AdminClient, path: str, volume: VolumeInfo, *, quiet: bool) -> VolumeInfo:
+    with progress("chunks", quiet=quiet) as shown:
+        bar = shown.add_task(volume.name, total=None, rate="", trouble="")
         while (moving := volume.migration) is not None:
-            progress.update(
+            shown.update(
                 bar,
                 total=moving.chunks_total,
                 completed=moving.chunks_done,
@@ -72,7 +51,7 @@ def _follow(node: AdminClient, path: str, volume: VolumeInfo) -> VolumeInfo:
             time.sleep(POLL_SECONDS)
             volume = node.get(path, VolumeInfo)
         total = -(-volume.size_bytes // volume.chunk_bytes)
-        progress.update(bar, total=total, completed=total, trouble="")
+        shown.update(bar, total=total, completed=total, trouble="")
     return volume
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import os
 import resource
 import time
 from pathlib import Path
@@ -14,11 +16,13 @@ import uvloop
 import target
 from target import logs
 from target.cli.errors import CliError
-from target.cli.process import check_memory, stop_event
-from target.cluster.registry import RegistryAway
+from target.cli.notify import ServiceManager
+from target.cli.process import check_memory, stop_event, told_at
+from target.cli.ready import say_ready
+from target.cluster.registry import RegistryAway, WrongFormat
 from target.config.model import RadosPlace
 from target.config.worker import WorkerConfig
-from workers.executor import BlockingExecutor
+from workers.executor import BlockingExecutor, disk_threads
 from workers.fault_store import FaultStore
 from workers.fences import FenceError
 from workers.rados_pool import RadosError
@@ -36,6 +40,15 @@ if TYPE_CHECKING:
 
 REDIS_SECONDS: Final = 10.0  # how long a start waits for Redis
 REDIS_RETRY_SECONDS: Final = 0.5
+# What keeps a worker from serving, each in one line.
+REFUSALS: Final = (
+    ShareDirError,
+    RadosError,
+    FenceError,
+    ServerError,
+    RegistryAway,
+    WrongFormat,
+)
 
 
 def run_worker(config: WorkerConfig) -> None:
@@ -44,8 +57,8 @@ def run_worker(config: WorkerConfig) -> None:
     _raise_file_limit()
     log = logs.configure(config.log_level, config.log_format)
     try:
-        uvloop.run(_serve(config, log))
-    except (ShareDirError, RadosError, FenceError, ServerError, RegistryAway) as exc:
+        uvloop.run(_serve(config, log, ServiceManager(os.environ)))
+    except REFUSALS as exc:
         raise CliError(str(exc)) from exc
 
 
@@ -56,10 +69,10 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(config: WorkerConfig, log: logs.Log) -> None:
+async def _serve(config: WorkerConfig, log: logs.Log, manager: ServiceManager) -> None:
     loop = asyncio.get_running_loop()
-    stop = stop_event(log)
-    executor = BlockingExecutor(config.io_threads, loop.call_soon_threadsafe, open_uring(loop))
+    stop = stop_event(log, manager)
+    executor = disk_threads(config.io_threads, loop.call_soon_threadsafe, open_uring(loop))
     shares = await _shares(config, executor, loop)
     worker = Worker(
         shares,
@@ -71,29 +84,34 @@ async def _serve(config: WorkerConfig, log: logs.Log) -> None:
     server = WorkerServer(worker, config.address, _tls(config), direct_reads=config.direct_reads)
     telemetry = _telemetry(config, worker, executor)
     try:
-        if telemetry is not None:
-            told = await telemetry.start()
-            log.info("metrics", at=f"http://{told}/metrics")
+        for each in telemetry:
+            log.info("metrics", at=await each.start())
         await worker.load()
         if config.redis is not None:
             await _load_fences(worker, config.redis, log)
         port = await server.start()
         for note in config.notes:
             log.warning(note)
-        with contextlib.suppress(OSError):  # a closed stdout is no reason not to serve
-            print(_ready(config, port, worker), flush=True)
-        await stop.wait()
+        say_ready(_ready(config, port, worker), manager)
+        gc.freeze()  # as a node does
+        async with manager.watching():
+            await stop.wait()
     finally:
-        await server.stop(config.shutdown_timeout_seconds)
-        if telemetry is not None:
-            await telemetry.stop()
+        problem = await server.stop(config.shutdown_timeout_seconds)
+        for each in telemetry:
+            await each.stop()
         await worker.stop()
         executor.close()
+    if problem:
+        raise CliError(problem)
     log.info("stopped")
 
 
 async def _load_fences(worker: Worker, url: str, log: logs.Log) -> None:
-    """Refuse what is over, whatever this worker has been told.  Raises RegistryAway, FenceError."""
+    """Refuse what is over, whatever this worker has been told.
+
+    Raises RegistryAway, WrongFormat or FenceError.
+    """
     from target.cluster.redis_registry import epochs_over  # redis-py: not without need
 
     deadline = time.monotonic() + REDIS_SECONDS
@@ -106,7 +124,10 @@ async def _load_fences(worker: Worker, url: str, log: logs.Log) -> None:
                 raise
             await asyncio.sleep(REDIS_RETRY_SECONDS)
     for node, epoch in found.items():
-        await worker.fences.add(node, epoch)
+        try:
+            await worker.fences.add(node, epoch)
+        except OSError as exc:  # in force all the same, and Redis has it
+            log.warning("cannot keep a fence", node=node, reason=str(exc))
     log.info("epochs that are over", nodes=len(found))
 
 
@@ -115,8 +136,10 @@ async def _shares(
 ) -> Shares:
     faults = config.faults
 
-    def wrap(store: VolumeStore) -> VolumeStore:
-        return store if faults is None else FaultStore(store, faults, loop.call_later)
+    def wrap(name: str, store: VolumeStore) -> VolumeStore:
+        if faults is None or faults.volume not in ("", name):
+            return store
+        return FaultStore(store, faults, loop.call_later, executor)
 
     match config.store:
         case RadosPlace(pool=pool, conf=conf, user=user):
@@ -129,22 +152,24 @@ async def _shares(
 
 def _telemetry(
     config: WorkerConfig, worker: Worker, executor: BlockingExecutor
-) -> TelemetryServer | None:
-    if config.metrics is None:
-        return None
+) -> list[TelemetryServer]:
+    asked = told_at(config.metrics, os.environ)
+    if not asked:
+        return []
     from target.telemetry.exposition import make_registry, telemetry_routes
     from target.telemetry.http import TelemetryServer  # an HTTP server: not without need
     from target.telemetry.worker import WorkerCollector
 
     folder = config.store if isinstance(config.store, Path) else None
     registry = make_registry(WorkerCollector(worker, executor, folder))
-    return TelemetryServer(telemetry_routes(registry, lambda: worker.refusing), config.metrics)
+    routes = telemetry_routes(registry, lambda: worker.refusing)
+    return [TelemetryServer(routes, address) for address in asked]
 
 
 def _tls(config: WorkerConfig) -> TlsFiles | None:
     if config.tls_cert is None or config.tls_key is None:
         return None
-    return TlsFiles(config.tls_cert, config.tls_key, config.tls_ca)
+    return TlsFiles(config.tls_cert, config.tls_key, config.tls_ca, config.tls_client_name)
 
 
 def _ready(config: WorkerConfig, port: int, worker: Worker) -> str:

@@ -35,7 +35,11 @@ def worker(
     ] = None,
     io_threads: Annotated[
         str | None,
-        flag("Tuning", "Threads for I/O that has to wait for a disk. [default: 4]", "N"),
+        flag(
+            "Tuning",
+            "Threads that one node may keep waiting for a disk, at one volume. [default: 8]",
+            "N",
+        ),
     ] = None,
     tls_cert: Annotated[
         str | None, flag("Access", "The worker's certificate, PEM.", "FILE")
@@ -44,6 +48,12 @@ def worker(
     tls_ca: Annotated[
         str | None,
         flag("Access", "Only nodes whose certificate this one has signed may come in.", "FILE"),
+    ] = None,
+    tls_client_name: Annotated[
+        str | None,
+        flag(
+            "Access", "And only if it has this DNS name (subject alternative name).", "NAME|*.NAME"
+        ),
     ] = None,
     insecure: Annotated[
         bool | None, flag("Access", "Listen for other machines without TLS: everybody may come in.")
@@ -72,7 +82,8 @@ def worker(
         str | None,
         flag(
             "Tests",
-            "Misbehave: delay=200ms,error=0.01,torn=0.01,lost-flush=0.1,seed=1.",
+            "Misbehave: delay=200ms,stall=200ms,error=0.01,torn=0.01,lost-flush=0.1,drop=0.5,"
+            "volume=NAME,seed=1.",
             "SPEC",
         ),
     ] = None,
@@ -96,6 +107,7 @@ def worker(
         tls_cert=given(tls_cert),
         tls_key=given(tls_key),
         tls_ca=given(tls_ca),
+        tls_client_name=given(tls_client_name),
         insecure=given(insecure),
         checksum=given(checksum),
         direct_reads=given(direct_reads),

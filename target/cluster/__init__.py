@@ -8,4 +8,5 @@ none of it.
     registry.py    what both ask of the state that all nodes share: the interface
     redis_registry.py, lunmesh.lua, redis_link.py    ... in Redis
     memory_registry.py                               ... in memory, for simulations
+    footprint.py   how much it keeps
 """

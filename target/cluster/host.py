@@ -16,6 +16,9 @@ RETRY_SECONDS: Final = 0.1  # while the registry is away
 AfterDoubts = Callable[[int, int, Callable[[], None]], bool]
 """Of (LBA, blocks, done): whether writes to them are in doubt, and ``done()`` when they are not."""
 
+FencedPart = Callable[[str, int, int, int], bool]
+"""Of (node, epoch, LBA, blocks): whether nothing of that life can happen to them any more."""
+
 
 class Log(Protocol):
     """Where this package says what happens."""

@@ -17,13 +17,15 @@ Rules:
 6. What has come before the registry counted this node is turned away: it may be among what an event
    ended of which the node does not hear.
 7. A node that is in the way (something waits for it) and is not a member any more is fenced: first
-   at the workers of the volume, then here.
+   at the workers of the volume, then here.  While a worker is away, those of its commands are over
+   that none of the others would do (``fenced_part``), and nobody waits for them.
 8. A node that serves the unit alone asks nobody (``alone.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 from collections import deque
@@ -32,7 +34,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from target.cluster.alone import Alone
-from target.cluster.host import RETRY_SECONDS, AfterDoubts, Host, Unit
+from target.cluster.host import RETRY_SECONDS, AfterDoubts, FencedPart, Host, Unit
 from target.cluster.peers import Peers
 from target.cluster.registry import (
     Attachment,
@@ -54,6 +56,7 @@ ENTRIES_MAX: Final = 1000  # in one call
 SETTLE_SECONDS: Final = 0.001
 READ_SECONDS: Final = 0.1
 EXPIRY_SECONDS: Final = 0.25  # how late the end of a wait may be noticed
+PART_SECONDS: Final = 1.0  # how long all workers have to be fenced before parts are looked at
 LBA_MAX: Final = 1 << 53  # what Lua can tell apart
 
 
@@ -88,8 +91,10 @@ class LunTracker(Gate):
     """The unit ``lun`` (the UUID of its volume) as ``host`` serves it.
 
     ``fence_workers(node, epoch)`` returns when every worker of the volume refuses that epoch and
-    nothing of it runs there; it may take as long as a worker is away.  ``gone(node, fenced)``: a
-    node serves the unit no more, because it has been fenced or by itself.
+    nothing of it runs there; it may take as long as a worker is away.  ``fenced_part(node, epoch,
+    LBA, blocks)``: whether nothing of it can happen to those blocks any more, meanwhile.
+    ``gone(node, fenced)``: a node serves the unit no more, because it has been fenced or by itself.
+    ``look()``: it may have happened while this one did not hear of it.
     """
 
     def __init__(
@@ -101,7 +106,9 @@ class LunTracker(Gate):
         *,
         load: Callable[[], Awaitable[None]] | None = None,
         gone: Callable[[str, bool], Awaitable[None]] | None = None,
+        look: Callable[[], Awaitable[None]] | None = None,
         after_doubts: AfterDoubts | None = None,
+        fenced_part: FencedPart | None = None,
     ) -> None:
         self.lun = lun
         self.unit = unit
@@ -111,7 +118,9 @@ class LunTracker(Gate):
         self._fence_workers = fence_workers
         self._load = load
         self._gone = gone
+        self._look = look
         self._after_doubts = after_doubts
+        self._fenced_part = fenced_part
         self._in_doubt = 0  # commands that have ended, and may still happen
         self._sequences = itertools.count(1)
         self._passages: dict[SCSIRequest, _Passage] = {}
@@ -300,7 +309,6 @@ class LunTracker(Gate):
         try:
             await self._attach()
             self._spawn(self._telling.run())
-            self._spawn(self._catch_up())
             while True:
                 await self._dirty.wait()
                 self._dirty.clear()
@@ -326,9 +334,11 @@ class LunTracker(Gate):
         for passage in list(self._passages.values()):  # rule 6
             if passage.waits:  # the end of one may be that of another
                 self.unit.turn_away(passage.req)
+        self._telling.begin_after(it.event)
+        # It counts from now on: a registry that comes back has to hear it (registry.py, rule 5).
+        self._spawn(self._catch_up())
         for node, epoch in host.suspects.items():
             await self._fence_workers(node, epoch)
-        self._telling.begin_after(it.event)
         if it.alone:
             await self._alone.wait_for(it)
         if self._load is not None:
@@ -452,6 +462,8 @@ class LunTracker(Gate):
     def renewed(self) -> None:
         """Notices may have been missed."""
         self._missed.set()
+        if self._look is not None and self.opened:
+            self._spawn(self._look())
 
     async def _catch_up(self) -> None:
         host = self._host
@@ -491,6 +503,14 @@ class LunTracker(Gate):
         """Whether all other nodes have done ``event``, or are none any more."""
         return await self._telling.announce(event)
 
+    async def post(self, event: UnitEvent) -> int:
+        """Have all other nodes do it some time; its number.  Raises RegistryAway or StaleNode."""
+        return await self._telling.post(event)
+
+    async def late(self, number: int) -> list[str]:
+        """The others that have not done that in the time that it may take.  Raises RegistryAway."""
+        return await self._telling.late(number)
+
     def tell(self, event: UnitEvent, done: Callable[[bool], None]) -> None:
         self._spawn(_answer(partial(self._telling.announce, event), done))
 
@@ -524,7 +544,13 @@ class LunTracker(Gate):
     async def fence(self, node: str, epoch: int) -> None:
         """Fence it; returns when that is done.  Raises StaleNode."""
         host = self._host
-        await self._fence_workers(node, epoch)
+        workers = asyncio.ensure_future(self._fence_workers(node, epoch))
+        try:
+            while not (await asyncio.wait((workers,), timeout=PART_SECONDS))[0]:
+                await self._settle_part(node, epoch)
+            workers.result()
+        finally:
+            workers.cancel()
         while True:
             try:
                 await host.registry.fence(self.lun, host.id, host.epoch, node, epoch)
@@ -534,6 +560,18 @@ class LunTracker(Gate):
         self._lost(node)
         if self._gone is not None:
             await self._gone(node, True)
+
+    async def _settle_part(self, node: str, epoch: int) -> None:
+        host, over = self._host, self._fenced_part
+        if over is None:
+            return
+        with contextlib.suppress(RegistryAway):
+            found = await host.registry.writes_of(self.lun, node, epoch)
+            settled = [
+                number for number, start, end in found if over(node, epoch, start, end - start)
+            ]
+            if settled:
+                await host.registry.settle(self.lun, host.id, host.epoch, node, epoch, settled)
 
 
 async def _answer(ask: Callable[[], Awaitable[bool]], done: Callable[[bool], None]) -> None:

@@ -1,14 +1,23 @@
-#!lua name=lunmesh_1
+#!lua name=lunmesh_VERSION
 -- What target/cluster/registry.py promises, in Redis: one function for each of its calls.
 -- docs/cluster.md has the keys.  A unit's keys carry its UUID as hash tag, those of the members {lunmesh}.
+-- VERSION is a digest of this file (redis_registry.py): libraries of several versions stand side by side.
 --
 --   meta     hash: event, trim; alone: a node whose commands are not all here; and for each node n:NODE epoch, a:NODE acknowledged event, w:NODE count of
---            exclusive entries, f:NODE the highest epoch that is fenced
+--            exclusive entries, s:NODE its last call, l:NODE the library that it calls, f:NODE the highest epoch that is fenced
 --   writes   hash: exclusive entries, by "NODE EPOCH SEQUENCE": "START END INFO"
 --   reads    hash: the others
 --   blocked  hash: by entry, those that it waits for, each with a ';' behind it
 --   events   hash: by number "NODE PAYLOAD"
 --   document hash: version, document
+--
+-- A Redis may come back with older data than it had (registry.py, rule 5).  What follows is in no database and goes with
+-- the process on purpose: who has called since this process has these data, so that each has seen that nothing of its
+-- own is missing.  By meta key.
+local heard = {}     -- by node, its last call
+local complete = {}  -- true: all that serve the unit have been heard
+local counts = {}    -- how many have acknowledged an event, by number; nodes: how many do.  For trim alone
+local LIBRARY = 'lunmesh_VERSION'
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -20,6 +29,8 @@ local function stale()
 end
 
 local function tag_of(key) return string.match(key, '{(.-)}') end
+
+local function forget_process(meta) heard[meta], complete[meta], counts[meta] = nil, nil, nil end
 
 local function notify(keys, text) redis.call('PUBLISH', 'lunmesh:lun:' .. tag_of(keys[1]), text) end
 
@@ -43,9 +54,63 @@ local function wake(keys, gone)
   end
 end
 
+-- What exclusive entries wait for while a node has not been heard: no entry has that number.
+local function presence(node, epoch) return node .. ' ' .. epoch .. ' 0' end
+
+local function hear(keys, node, epoch, call)
+  local unit = heard[keys[1]]
+  if not unit then
+    unit = {}
+    heard[keys[1]] = unit
+  end
+  local first = not unit[node]
+  unit[node] = call
+  if first then wake(keys, {[presence(node, epoch)] = true}) end
+end
+
+-- Those that serve the unit and have not been heard.  Who calls another library is heard there.
+local function unheard(keys)
+  local meta, found = keys[1], {}
+  if complete[meta] then return found end
+  local all, epochs, libraries = redis.call('HGETALL', meta), {}, {}
+  for i = 1, #all, 2 do
+    local kind, node = string.sub(all[i], 1, 2), string.sub(all[i], 3)
+    if kind == 'n:' then epochs[node] = all[i + 1] elseif kind == 'l:' then libraries[node] = all[i + 1] end
+  end
+  local unit = heard[meta] or {}
+  for node, epoch in pairs(epochs) do
+    if libraries[node] == LIBRARY and not unit[node] then found[#found + 1] = presence(node, epoch) end
+  end
+  if #found == 0 then complete[meta] = true end
+  return found
+end
+
+-- Whether a call may be executed: that life of the node serves the unit, and all that it knows is here.
+-- args: node, epoch, the number of this call, of the last one that was answered, of the last event that it has heard.
+local function admits(keys, args)
+  local meta, node = keys[1], args[1]
+  local at = redis.call('HMGET', meta, 'n:' .. node, 's:' .. node, 'event')
+  if at[1] ~= args[2] then return false end
+  local call, last = tonumber(args[3]), tonumber(at[2] or '0')
+  local unit = heard[meta]
+  if unit and unit[node] and unit[node] > last then forget_process(meta) end  -- it has got older data since
+  if last < tonumber(args[4]) or tonumber(at[3] or '0') < tonumber(args[5]) then return false end
+  if call > last then
+    redis.call('HSET', meta, 's:' .. node, call)
+    last = call
+  end
+  hear(keys, node, args[2], last)
+  return true
+end
+
 -- Forget the entries of a node up to an epoch.
 local function forget(keys, node, epoch)
   local gone, some = {}, false
+  local at = redis.call('HGET', keys[1], 'n:' .. node)
+  if at and tonumber(at) <= epoch then
+    gone[presence(node, at)] = true
+    some = true
+  end
   for _, key in ipairs({keys[2], keys[3]}) do
     for _, field in ipairs(redis.call('HKEYS', key)) do
       local owner, of = string.match(field, '^(%S+) (%d+) ')
@@ -63,35 +128,48 @@ end
 local function trim(keys)
   local meta = keys[1]
   local all = redis.call('HGETALL', meta)
-  local least, last, done = nil, 0, 0
+  local least, last, done, nodes = nil, 0, 0, 0
   for i = 1, #all, 2 do
     local field, value = all[i], all[i + 1]
     if string.sub(field, 1, 2) == 'a:' then
       local number = tonumber(value)
       if least == nil or number < least then least = number end
+      nodes = nodes + 1
     elseif field == 'event' then last = tonumber(value)
     elseif field == 'trim' then done = tonumber(value) end
   end
   least = least or last
   for number = done + 1, least do redis.call('HDEL', keys[5], number) end
   if least > done then redis.call('HSET', meta, 'trim', least) end
+  local kept = {nodes = nodes}
+  for number, count in pairs(counts[meta] or {}) do
+    if number ~= 'nodes' and number > least then kept[number] = count end
+  end
+  counts[meta] = kept
 end
 
 local function drop(keys, node)
-  redis.call('HDEL', keys[1], 'n:' .. node, 'a:' .. node, 'w:' .. node)
+  redis.call('HDEL', keys[1], 'n:' .. node, 'a:' .. node, 'w:' .. node, 's:' .. node, 'l:' .. node)
   if redis.call('HGET', keys[1], 'alone') == node then redis.call('HDEL', keys[1], 'alone') end
+  if heard[keys[1]] then heard[keys[1]][node] = nil end
   trim(keys)
   notify(keys, 'd ' .. node)
 end
 
-local function is_stale(keys, node, epoch)
-  return redis.call('HGET', keys[1], 'n:' .. node) ~= epoch
-end
-
+-- Whoever has told an event waits for it, and nobody else: with n nodes there are n of these for each event.
 local function acknowledged(keys, node, number)
-  redis.call('HSET', keys[1], 'a:' .. node, number)
-  trim(keys)
-  notify(keys, 'a ' .. node .. ' ' .. number)
+  local meta = keys[1]
+  redis.call('HSET', meta, 'a:' .. node, number)
+  local who = string.match(redis.call('HGET', keys[5], number) or '', '^(%S+) ')
+  if who and redis.call('HEXISTS', meta, 'l:' .. who) == 1 then
+    redis.call('PUBLISH', 'lunmesh:node:' .. who, 'a ' .. tag_of(meta) .. ' ' .. node .. ' ' .. number)
+  else
+    notify(keys, 'a ' .. node .. ' ' .. number)  -- of an older version
+  end
+  local count = counts[meta] or {}
+  counts[meta] = count
+  count[number] = (count[number] or 0) + 1
+  if not count.nodes or count[number] >= count.nodes then trim(keys) end
 end
 
 local function tell(keys, node, payload)
@@ -113,20 +191,26 @@ local function attach(keys, args)
   end
   local lone = redis.call('HGET', keys[1], 'alone') or ''
   if lone == node then lone = '' end
-  if lone ~= '' then event = tell(keys, node, args[3]) end
+  if lone ~= '' then event = tell(keys, node, args[6]) end
+  local call = tonumber(args[3])
+  redis.call('HSET', keys[1], 's:' .. node, call, 'l:' .. node, LIBRARY)
+  hear(keys, node, epoch, call)
   if not at then
     redis.call('HSET', keys[1], 'n:' .. node, epoch, 'a:' .. node, event, 'w:' .. node, 0)
-  else
-    acknowledged(keys, node, event)  -- the answer to the first call was lost
+    counts[keys[1]] = nil
+  else  -- the answer to the first call was lost
+    redis.call('HSET', keys[1], 'a:' .. node, event)
+    trim(keys)
+    notify(keys, 'a ' .. node .. ' ' .. event)
   end
   return {event, 0, lone}
 end
 
 local function alone(keys, args)
-  local meta, node, epoch = keys[1], args[1], args[2]
-  if is_stale(keys, node, epoch) then return stale() end
+  local meta, node = keys[1], args[1]
+  if not admits(keys, args) then return stale() end
   local nodes = 0
-  if args[3] == '1' then
+  if args[6] == '1' then
     for _, field in ipairs(redis.call('HKEYS', meta)) do
       if string.sub(field, 1, 2) == 'n:' then nodes = nodes + 1 end
     end
@@ -141,7 +225,7 @@ end
 
 local function detach(keys, args)
   local node, epoch = args[1], args[2]
-  if is_stale(keys, node, epoch) then return 0 end
+  if redis.call('HGET', keys[1], 'n:' .. node) ~= epoch then return 0 end
   forget(keys, node, tonumber(epoch))
   drop(keys, node)
   return 1
@@ -149,11 +233,11 @@ end
 
 local function submit(keys, args)
   local node, epoch = args[1], args[2]
-  if is_stale(keys, node, epoch) then return stale() end
+  if not admits(keys, args) then return stale() end
   local meta, writes, reads, blocked = keys[1], keys[2], keys[3], keys[4]
   local prefix = node .. ' ' .. epoch .. ' '
-  local at = 4
-  local settled = tonumber(args[3])
+  local at = 7
+  local settled = tonumber(args[6])
   if settled > 0 then
     local fields, gone = {}, {}
     for i = 1, settled do
@@ -184,6 +268,7 @@ local function submit(keys, args)
       end
     end
   end
+  local absent
   local new_reads, new_writes = {}, {}
   while at <= #args do
     local sequence, exclusive, first, last, info =
@@ -196,8 +281,9 @@ local function submit(keys, args)
     else
       new_writes[#new_writes + 1] = field
       new_writes[#new_writes + 1] = value
-      if #others > 0 and redis.call('HEXISTS', writes, field) == 0 then
-        local start, stop, before = tonumber(first), tonumber(last), {}
+      absent = absent or unheard(keys)
+      if #others + #absent > 0 and redis.call('HEXISTS', writes, field) == 0 then
+        local start, stop, before = tonumber(first), tonumber(last), {unpack(absent)}
         for _, other in ipairs(others) do
           if other[2] < stop and start < other[3] then before[#before + 1] = other[1] end
         end
@@ -218,7 +304,7 @@ end
 
 local function waiting(keys, args)
   local node, epoch = args[1], args[2]
-  if is_stale(keys, node, epoch) then return stale() end
+  if not admits(keys, args) then return stale() end
   local prefix, found = node .. ' ' .. epoch .. ' ', {}
   for _, field in ipairs(redis.call('HKEYS', keys[4])) do
     if string.sub(field, 1, #prefix) == prefix then
@@ -229,8 +315,8 @@ local function waiting(keys, args)
 end
 
 local function fence(keys, args)
-  local node, epoch, victim, of = args[1], args[2], args[3], tonumber(args[4])
-  if node ~= victim and is_stale(keys, node, epoch) then return stale() end
+  local node, victim, of = args[1], args[6], tonumber(args[7])
+  if node ~= victim and not admits(keys, args) then return stale() end
   local fenced = tonumber(redis.call('HGET', keys[1], 'f:' .. victim) or '0')
   if of > fenced then redis.call('HSET', keys[1], 'f:' .. victim, of) end
   local at = redis.call('HGET', keys[1], 'n:' .. victim)
@@ -241,15 +327,45 @@ local function fence(keys, args)
   return 1
 end
 
+local function writes_of(keys, args)
+  local prefix, found = args[1] .. ' ' .. args[2] .. ' ', {}
+  local all = redis.call('HGETALL', keys[2])
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, #prefix) == prefix then
+      local first, last = string.match(all[i + 1], '^(%d+) (%d+) ')
+      found[#found + 1] = {tonumber(string.sub(all[i], #prefix + 1)), tonumber(first), tonumber(last)}
+    end
+  end
+  return found
+end
+
+local function settle(keys, args)
+  if not admits(keys, args) then return stale() end
+  local victim, gone, count = args[6], {}, 0
+  for i = 8, #args do
+    local field = victim .. ' ' .. args[7] .. ' ' .. args[i]
+    count = count + redis.call('HDEL', keys[2], field)
+    redis.call('HDEL', keys[4], field)
+    gone[field] = true
+  end
+  if count > 0 then
+    if redis.call('HEXISTS', keys[1], 'w:' .. victim) == 1 then
+      redis.call('HINCRBY', keys[1], 'w:' .. victim, -count)
+    end
+    wake(keys, gone)
+  end
+  return 1
+end
+
 local function post(keys, args)
-  local node, epoch = args[1], args[2]
-  if is_stale(keys, node, epoch) then return stale() end
-  return tell(keys, node, args[3])
+  if not admits(keys, args) then return stale() end
+  if #unheard(keys) > 0 then return 0 end  -- its number might be one that a node has heard of another event
+  return tell(keys, args[1], args[6])
 end
 
 local function events(keys, args)
-  local node, epoch, after = args[1], args[2], tonumber(args[3])
-  if is_stale(keys, node, epoch) then return stale() end
+  local after = tonumber(args[6])
+  if not admits(keys, args) then return stale() end
   local last = tonumber(redis.call('HGET', keys[1], 'event') or '0')
   local found = {}
   for number = after + 1, last do
@@ -263,9 +379,8 @@ local function events(keys, args)
 end
 
 local function acknowledge(keys, args)
-  local node, epoch, number = args[1], args[2], args[3]
-  if is_stale(keys, node, epoch) then return stale() end
-  acknowledged(keys, node, number)
+  if not admits(keys, args) then return stale() end
+  acknowledged(keys, args[1], tonumber(args[6]))
   return 1
 end
 
@@ -284,10 +399,28 @@ local function attached(keys)
 end
 
 local function replace(keys, args)
-  local node, epoch, version, document = args[1], args[2], args[3], args[4]
-  if is_stale(keys, node, epoch) then return stale() end
+  local version, document, becomes = args[6], args[7], args[8]
+  if not admits(keys, args) then return stale() end
   if (redis.call('HGET', keys[6], 'version') or '0') ~= version then return 0 end
-  redis.call('HSET', keys[6], 'version', tonumber(version) + 1, 'document', document)
+  redis.call('HSET', keys[6], 'version', becomes, 'document', document)
+  return 1
+end
+
+local function sizes(keys)
+  local found = {}
+  for i = 2, 5 do found[i - 1] = redis.call('HLEN', keys[i]) end
+  return found
+end
+
+-- The volume is no more.  By HDEL: users need no right to DEL.
+local function drop_unit(keys)
+  for _, key in ipairs(keys) do
+    local fields = redis.call('HKEYS', key)
+    for i = 1, #fields, 1000 do
+      redis.call('HDEL', key, unpack(fields, i, math.min(i + 999, #fields)))
+    end
+  end
+  forget_process(keys[1])
   return 1
 end
 
@@ -295,7 +428,12 @@ end
 -- epoch of each node, fences one of the highest epoch that is over, numbers one of the number of each node.
 -- due is a sorted set of the members by when they may be claimed: the end of the lease, or of the claim.
 -- changes is one of all nodes that there ever were by the number of their last change: that a node joined,
--- was claimed or went.
+-- was claimed or went.  beats is a hash by NODE of the number of its last renewal.  formats is one of the format of all
+-- that is here ('format', none: 0) and, by n:NODE, of "EPOCH FORMAT": the newest that this life of the node knows.
+
+local NUMBER_MAX = 65535  -- RELATIVE TARGET PORT IDENTIFIER
+local beaten = {}         -- as heard above: by node, its last renewal
+local began = false       -- somebody has renewed since this process has these data
 
 local function parse(text)
   local epoch, reaper, info = string.match(text, '^(%d+) (%S+) (.*)$')
@@ -316,24 +454,66 @@ end
 local function remove(keys, node)
   redis.call('HDEL', keys[1], node)
   redis.call('ZREM', keys[5], node)
+  redis.call('HDEL', keys[7], node)
+  redis.call('HDEL', keys[8], 'n:' .. node)
+  beaten[node] = nil
   changed(keys[6], node)
 end
 
+-- What is wrong with the format of what is here, for a version that knows those from oldest to newest; nil: nothing.
+local function wrong_format(keys, oldest, newest)
+  local format, known = tonumber(redis.call('HGET', keys[8], 'format') or '0'), nil
+  if format > tonumber(newest) then known = newest .. ' at most: update lunmesh here'
+  elseif format < tonumber(oldest) and redis.call('HLEN', keys[2]) > 0 then
+    known = oldest .. ' at least: run all nodes with a version between the two first'
+  end
+  return known and redis.error_reply('WRONGFORMAT Redis has format ' .. format .. ', this version knows ' .. known)
+end
+
+-- It rises when all members know a newer one: a version that does not cannot join any more.
+local function raise_format(keys, newest)
+  local all, format = redis.call('HGETALL', keys[1]), tonumber(newest)
+  for i = 1, #all, 2 do
+    local epoch, known = string.match(redis.call('HGET', keys[8], 'n:' .. all[i]) or '', '^(%d+) (%d+)$')
+    if tonumber(epoch) ~= parse(all[i + 1]).epoch then known = 0 end  -- of a version that knew of no formats
+    format = math.min(format, tonumber(known))
+  end
+  local before = tonumber(redis.call('HGET', keys[8], 'format') or '0')
+  if format > before then redis.call('HSET', keys[8], 'format', format) end
+  return math.max(format, before)
+end
+
+-- args: node, the epoch that its next one is above, lease, info, the number that it had, the formats that it knows: oldest, newest.
 local function join(keys, args)
+  local wrong = wrong_format(keys, args[6], args[7])
+  if wrong then return wrong end
   local epochs, fences, numbers, due = keys[2], keys[3], keys[4], keys[5]
   local node, floor, lease, info = args[1], tonumber(args[2]), tonumber(args[3]), args[4]
   local known = tonumber(redis.call('HGET', epochs, node) or '0')
   local fenced = tonumber(redis.call('HGET', fences, node) or '0')
   local epoch = math.max(floor, known, fenced) + 1
-  redis.call('HSET', epochs, node, epoch)
-  keep(keys, node, {epoch = epoch, reaper = '-', info = info})
-  redis.call('ZADD', due, now_ms() + lease, node)
   local number = redis.call('HGET', numbers, node)
   if not number then
-    number = redis.call('HLEN', numbers) + 1
+    local taken, last = {}, 0
+    for _, other in ipairs(redis.call('HVALS', numbers)) do
+      taken[other] = true
+      last = math.max(last, tonumber(other))
+    end
+    number = args[5]
+    if number == '0' or taken[number] then number = last + 1 end
+    if tonumber(number) > NUMBER_MAX then
+      return redis.error_reply('TOOMANYNODES there have been ' .. NUMBER_MAX .. ' node ids, and each keeps its target port')
+    end
     redis.call('HSET', numbers, node, number)
   end
-  return {epoch, tonumber(number)}
+  if redis.call('HLEN', keys[1]) == 0 then began = true end  -- nobody has a lease
+  redis.call('HSET', epochs, node, epoch)
+  redis.call('HDEL', keys[7], node)
+  beaten[node] = nil
+  keep(keys, node, {epoch = epoch, reaper = '-', info = info})
+  redis.call('ZADD', due, now_ms() + lease, node)
+  redis.call('HSET', keys[8], 'n:' .. node, string.format('%d %s', epoch, args[7]))
+  return {epoch, tonumber(number), raise_format(keys, args[7])}
 end
 
 local function member_of(members, node, epoch)
@@ -356,16 +536,43 @@ local function all_members(keys, now)
   return found
 end
 
+-- Whether that life of the node goes on, and all that it knows is here.
+-- args: node, epoch, the last change that it knows, the number of its last renewal that was answered.
+local function goes_on(keys, args)
+  local node = args[1]
+  local m = member_of(keys[1], node, args[2])
+  if not m or m.reaper ~= '-' then return false end
+  local beat = tonumber(redis.call('HGET', keys[7], node) or '0')
+  if beaten[node] and beaten[node] > beat then beaten, began = {}, false end  -- it has got older data since
+  return beat >= tonumber(args[4]) and last_change(keys[6]) >= tonumber(args[3])
+end
+
+local function greet(keys, args)
+  if goes_on(keys, args) then return 1 end
+  return stale()
+end
+
+-- In older data leases seem to end earlier than their nodes have been told: each has all of one from now on.
+local function begin(keys, now, lease)
+  began = true
+  for _, node in ipairs(redis.call('ZRANGEBYSCORE', keys[5], '-inf', now + lease)) do
+    local text = redis.call('HGET', keys[1], node)
+    if text and parse(text).reaper == '-' then redis.call('ZADD', keys[5], now + lease, node) end
+  end
+end
+
 local function renew(keys, args)
-  local members, due, changes = keys[1], keys[5], keys[6]
-  local node, known = args[1], tonumber(args[4])
-  local m = member_of(members, node, args[2])
-  if not m or m.reaper ~= '-' then return stale() end
+  local members, due, changes, beats = keys[1], keys[5], keys[6], keys[7]
+  local node, known, beat, lease = args[1], tonumber(args[3]), tonumber(args[5]), tonumber(args[6])
+  if not goes_on(keys, args) then return stale() end
+  if beat > tonumber(redis.call('HGET', beats, node) or '0') then redis.call('HSET', beats, node, beat) end
+  beaten[node] = beat
   local now = now_ms()
-  redis.call('ZADD', due, now + tonumber(args[3]), node)
+  if not began then begin(keys, now, lease) end
+  redis.call('ZADD', due, now + lease, node)
   local over = redis.call('ZRANGEBYSCORE', due, '-inf', now)
   local last = last_change(changes)
-  if known == 0 or known > last then return {last, 1, all_members(keys, now), {}, over} end
+  if known == 0 then return {last, 1, all_members(keys, now), {}, over} end
   local found, gone = {}, {}
   if known < last then
     for _, other in ipairs(redis.call('ZRANGEBYSCORE', changes, '(' .. known, '+inf')) do
@@ -389,7 +596,7 @@ local function claim(keys, args)
   local me = member_of(keys[1], node, args[2])
   if not me or me.reaper ~= '-' then return stale() end
   local m, now = member_of(keys[1], victim, of), now_ms()
-  if not m then return 0 end
+  if not m or not began then return 0 end  -- whose lease is over is not known yet
   if m.reaper ~= node and tonumber(redis.call('ZSCORE', due, victim)) > now then return 0 end
   m.reaper = node
   keep(keys, victim, m)
@@ -404,8 +611,10 @@ local function reaped(keys, args)
   return 1
 end
 
--- Of each node that there ever was, the highest epoch that is over.
-local function over(keys)
+-- Of each node that there ever was, the highest epoch that is over.  args: the formats that the caller knows.
+local function over(keys, args)
+  local wrong = wrong_format(keys, args[1], args[2])
+  if wrong then return wrong end
   local all, found = redis.call('HGETALL', keys[2]), {}
   for i = 1, #all, 2 do
     local node, epoch = all[i], tonumber(all[i + 1])
@@ -416,21 +625,26 @@ local function over(keys)
   return found
 end
 
-redis.register_function('lunmesh_1_attach', attach)
-redis.register_function('lunmesh_1_alone', alone)
-redis.register_function('lunmesh_1_detach', detach)
-redis.register_function('lunmesh_1_submit', submit)
-redis.register_function('lunmesh_1_waiting', waiting)
-redis.register_function('lunmesh_1_fence', fence)
-redis.register_function('lunmesh_1_post', post)
-redis.register_function('lunmesh_1_events', events)
-redis.register_function('lunmesh_1_acknowledge', acknowledge)
-redis.register_function('lunmesh_1_attached', attached)
-redis.register_function('lunmesh_1_replace', replace)
-redis.register_function('lunmesh_1_join', join)
-redis.register_function('lunmesh_1_renew', renew)
-redis.register_function('lunmesh_1_members', members)
-redis.register_function('lunmesh_1_leave', leave)
-redis.register_function('lunmesh_1_claim', claim)
-redis.register_function('lunmesh_1_reaped', reaped)
-redis.register_function('lunmesh_1_over', over)
+redis.register_function(LIBRARY .. '_attach', attach)
+redis.register_function(LIBRARY .. '_alone', alone)
+redis.register_function(LIBRARY .. '_detach', detach)
+redis.register_function(LIBRARY .. '_submit', submit)
+redis.register_function(LIBRARY .. '_waiting', waiting)
+redis.register_function(LIBRARY .. '_fence', fence)
+redis.register_function(LIBRARY .. '_post', post)
+redis.register_function(LIBRARY .. '_writes_of', writes_of)
+redis.register_function(LIBRARY .. '_settle', settle)
+redis.register_function(LIBRARY .. '_events', events)
+redis.register_function(LIBRARY .. '_acknowledge', acknowledge)
+redis.register_function(LIBRARY .. '_attached', attached)
+redis.register_function(LIBRARY .. '_replace', replace)
+redis.register_function(LIBRARY .. '_drop_unit', drop_unit)
+redis.register_function(LIBRARY .. '_sizes', sizes)
+redis.register_function(LIBRARY .. '_join', join)
+redis.register_function(LIBRARY .. '_greet', greet)
+redis.register_function(LIBRARY .. '_renew', renew)
+redis.register_function(LIBRARY .. '_members', members)
+redis.register_function(LIBRARY .. '_leave', leave)
+redis.register_function(LIBRARY .. '_claim', claim)
+redis.register_function(LIBRARY .. '_reaped', reaped)
+redis.register_function(LIBRARY .. '_over', over)

@@ -1,16 +1,20 @@
 """The registry in memory: what simulations of whole clusters and their tests stand on.
 
 The same as ``lunmesh.lua``, call by call; both pass tests/unit/test_registry_contract.py.  Time is
-the caller's, and so is what a notice takes: ``deliver`` has a function called, now or later.
+the caller's, and so is what a notice takes: ``deliver`` has a function called, now or later.  The
+proof of a call is its last argument; who gives none is taken at his word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from target.cluster.registry import (
     ARRIVED,
+    NUMBER_MAX,
     Attached,
     Attachment,
     Event,
@@ -18,12 +22,17 @@ from target.cluster.registry import (
     KnownTask,
     Member,
     Notices,
+    Proof,
     Registry,
+    RegistryAway,
     Renewed,
+    Sizes,
     StaleNode,
     TaskEntry,
 )
 
+FORMAT: Final = 0  # it is never written down
+DATA: Final = ("_members", "_epochs", "_numbers", "_changes", "fences", "_units")
 Field = tuple[str, int, int]  # node, epoch, sequence
 Deliver = Callable[[str, Callable[[Notices], None]], None]
 
@@ -34,6 +43,7 @@ class _Member:
     due_ms: int  # the end of its lease, or of the claim
     info: str
     reaper: str = ""
+    beat: int = 0  # the number of its last renewal
 
 
 @dataclass
@@ -42,6 +52,7 @@ class _Unit:
     alone: str = ""
     attached: dict[str, int] = field(default_factory=dict)  # epoch by node
     acknowledged: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)  # by node, its last one
     fenced: dict[str, int] = field(default_factory=dict)
     writes: dict[Field, TaskEntry] = field(default_factory=dict)
     reads: dict[Field, TaskEntry] = field(default_factory=dict)
@@ -63,6 +74,27 @@ class MemoryRegistry(Registry):
         self._changes: dict[str, int] = {}
         self.fences: dict[str, int] = {}
         self._units: dict[str, _Unit] = {}
+        # Since the registry has these data: it is no part of them (registry.py, rule 5).
+        self._heard: dict[str, set[str]] = {}  # by unit, nodes
+        self._began = True  # leases are as long as their nodes have been told
+
+    def snapshot(self) -> Any:
+        """All that there is now, for ``restore``."""
+        return copy.deepcopy({name: getattr(self, name) for name in DATA})
+
+    def restore(self, snapshot: Any) -> None:
+        """As a Redis that comes back with what it had then, or that restarts with all of it."""
+        for name, data in copy.deepcopy(snapshot).items():
+            setattr(self, name, data)
+        self._heard = {lun: set() for lun in self._units}
+        self._began = False
+
+    def leased_in(self, node: str, epoch: int) -> bool:
+        """Whether nobody may have taken the lease of that life, as far as is known."""
+        member = self._member(node, epoch)
+        if member is None:
+            return self.fences.get(node, 0) < epoch
+        return not member.reaper and (member.due_ms > self._now_ms() or not self._began)
 
     def forget_all(self) -> None:
         """As a Redis that keeps nothing does when it restarts."""
@@ -72,25 +104,51 @@ class MemoryRegistry(Registry):
         self._changes.clear()
         self.fences.clear()
         self._units.clear()
+        self._heard.clear()
+        self._began = True
 
     def _unit(self, lun: str) -> _Unit:
         return self._units.setdefault(lun, _Unit())
 
-    def _checked(self, lun: str, node: str, epoch: int) -> _Unit:
+    def _checked(self, lun: str, node: str, epoch: int, proof: Proof | None = None) -> _Unit:
         unit = self._unit(lun)
         if unit.attached.get(node) != epoch:
             raise StaleNode("this epoch of this node is over")
+        if proof is not None:
+            last = unit.calls.get(node, 0)
+            if last < proof.answered or unit.event < proof.heard:
+                raise StaleNode("it knows what is not here")
+            unit.calls[node] = max(last, proof.call)
+        self._hear(lun, node, epoch)
         return unit
+
+    def _hear(self, lun: str, node: str, epoch: int) -> None:
+        heard = self._heard.setdefault(lun, set())
+        if node not in heard:
+            heard.add(node)
+            self._wake(lun, {(node, epoch, 0)})
+
+    def _unheard(self, lun: str) -> set[Field]:
+        """What exclusive entries wait for while nodes have not been heard."""
+        heard = self._heard.get(lun, set())
+        attached = self._unit(lun).attached.items()
+        return {(node, epoch, 0) for node, epoch in attached if node not in heard}
 
     # --- members ----------------------------------------------------------------------------------
 
-    async def join(self, node: str, floor: int, lease_ms: int, info: str) -> Joined:
+    async def join(
+        self, node: str, floor: int, lease_ms: int, info: str, number: int = 0
+    ) -> Joined:
+        taken = self._numbers.values()
+        if not number or number in taken:
+            number = max(taken, default=0) + 1
+        if node not in self._numbers and number > NUMBER_MAX:
+            raise RegistryAway(f"there have been {NUMBER_MAX} node ids")
         epoch = max(floor, self._epochs.get(node, 0), self.fences.get(node, 0)) + 1
         self._epochs[node] = epoch
         self._members[node] = _Member(epoch, self._now_ms() + lease_ms, info)
         self._changed(node)
-        number = self._numbers.setdefault(node, len(self._numbers) + 1)
-        return Joined(epoch, number)
+        return Joined(epoch, self._numbers.setdefault(node, number), FORMAT)
 
     @property
     def _last_change(self) -> int:
@@ -110,15 +168,32 @@ class MemoryRegistry(Registry):
         member = self._members.get(node)
         return member if member is not None and member.epoch == epoch else None
 
-    async def renew(self, node: str, epoch: int, lease_ms: int, known: int) -> Renewed:
+    async def greet(self, node: str, epoch: int, proof: Proof) -> None:
+        """Of a node that has just been connected.  Raises StaleNode."""
         me = self._member(node, epoch)
         if me is None or me.reaper:
             raise StaleNode("this epoch of this node is over")
+        if me.beat < proof.answered or self._last_change < proof.heard:
+            raise StaleNode("it knows what is not here")
+
+    async def renew(
+        self, node: str, epoch: int, lease_ms: int, known: int, proof: Proof | None = None
+    ) -> Renewed:
+        if proof is None:
+            proof = Proof(0, 0, known)
+        await self.greet(node, epoch, proof._replace(heard=known))
+        me = self._members[node]
+        me.beat = max(me.beat, proof.call)
         now = self._now_ms()
+        if not self._began:  # each has all of a lease from now on
+            self._began = True
+            for member in self._members.values():
+                if not member.reaper:
+                    member.due_ms = max(member.due_ms, now + lease_ms)
         me.due_ms = now + lease_ms
         due = [name for name, m in self._members.items() if m.due_ms <= now]
         last = self._last_change
-        if known == 0 or known > last:
+        if known == 0:
             return Renewed(last, True, await self.members(), [], due)
         news = []
         for name, number in reversed(self._changes.items()):
@@ -130,6 +205,9 @@ class MemoryRegistry(Registry):
 
     async def members(self) -> list[Member]:
         return [self._describe(name) for name in self._members]
+
+    async def numbers(self) -> dict[str, int]:
+        return dict(self._numbers)
 
     async def leave(self, node: str, epoch: int) -> None:
         if self._member(node, epoch) is not None:
@@ -144,7 +222,7 @@ class MemoryRegistry(Registry):
         if me is None or me.reaper:
             raise StaleNode("this epoch of this node is over")
         other, now = self._member(victim.node, victim.epoch), self._now_ms()
-        if other is None or (other.reaper != node and other.due_ms > now):
+        if not self._began or other is None or (other.reaper != node and other.due_ms > now):
             return False
         other.reaper, other.due_ms = node, now + claim_ms
         self._changed(victim.node)
@@ -158,7 +236,7 @@ class MemoryRegistry(Registry):
 
     # --- one logical unit -------------------------------------------------------------------------
 
-    async def attach(self, lun: str, node: str, epoch: int) -> Attached:
+    async def attach(self, lun: str, node: str, epoch: int, proof: Proof | None = None) -> Attached:
         unit = self._unit(lun)
         if unit.fenced.get(node, 0) >= epoch:
             raise StaleNode("this epoch of this node is over")
@@ -169,22 +247,28 @@ class MemoryRegistry(Registry):
             return Attached(unit.event, at, "")
         if unit.alone not in ("", node):
             self._post(lun, node, ARRIVED)
+        unit.calls[node] = proof.call if proof is not None else 0
+        self._hear(lun, node, epoch)
         if at is None:
             unit.attached[node] = epoch
             unit.acknowledged[node] = unit.event
         else:
-            self._acknowledged(lun, node, unit.event)  # the answer to the first call was lost
+            # The answer to the first call was lost.
+            self._acknowledged(lun, node, unit.event)
+            self._tell(lun, lambda notices: notices.acknowledged(lun, node, unit.event))
         return Attached(unit.event, 0, "" if unit.alone == node else unit.alone)
 
-    async def alone(self, lun: str, node: str, epoch: int, wanted: bool) -> bool:
-        unit = self._checked(lun, node, epoch)
+    async def alone(
+        self, lun: str, node: str, epoch: int, wanted: bool, proof: Proof | None = None
+    ) -> bool:
+        unit = self._checked(lun, node, epoch, proof)
         if wanted and len(unit.attached) == 1:
             unit.alone = node
         elif unit.alone == node:
             unit.alone = ""
         return unit.alone == node
 
-    async def detach(self, lun: str, node: str, epoch: int) -> None:
+    async def detach(self, lun: str, node: str, epoch: int, proof: Proof | None = None) -> None:
         unit = self._unit(lun)
         if unit.attached.get(node) == epoch:
             self._forget(lun, node, epoch)
@@ -196,8 +280,9 @@ class MemoryRegistry(Registry):
         epoch: int,
         settled: Sequence[int],
         entries: Sequence[TaskEntry],
+        proof: Proof | None = None,
     ) -> list[int]:
-        unit = self._checked(lun, node, epoch)
+        unit = self._checked(lun, node, epoch, proof)
         gone = {(node, epoch, sequence) for sequence in settled}
         for one in gone:
             unit.reads.pop(one, None)
@@ -211,7 +296,7 @@ class MemoryRegistry(Registry):
                 unit.reads[one] = entry
                 continue
             if one not in unit.writes:
-                before = {
+                before = self._unheard(lun) | {
                     other
                     for other, it in unit.writes.items()
                     if other[0] != node and it.start < entry.end and entry.start < it.end
@@ -238,6 +323,8 @@ class MemoryRegistry(Registry):
     def _forget(self, lun: str, node: str, epoch: int) -> None:
         unit = self._unit(lun)
         gone = {one for one in (*unit.writes, *unit.reads) if one[0] == node and one[1] <= epoch}
+        gone.add((node, unit.attached.get(node, 0), 0))
+        self._heard.get(lun, set()).discard(node)
         for one in gone:
             unit.reads.pop(one, None)
             unit.writes.pop(one, None)
@@ -245,6 +332,7 @@ class MemoryRegistry(Registry):
         self._wake(lun, gone)
         unit.attached.pop(node, None)
         unit.acknowledged.pop(node, None)
+        unit.calls.pop(node, None)
         if unit.alone == node:
             unit.alone = ""
         self._trim(unit)
@@ -254,19 +342,57 @@ class MemoryRegistry(Registry):
         for node in list(self._unit(lun).attached):
             self._deliver(node, notice)
 
-    async def waiting(self, lun: str, node: str, epoch: int) -> list[int]:
-        unit = self._checked(lun, node, epoch)
+    async def waiting(
+        self, lun: str, node: str, epoch: int, proof: Proof | None = None
+    ) -> list[int]:
+        unit = self._checked(lun, node, epoch, proof)
         return [sequence for name, of, sequence in unit.blocked if (name, of) == (node, epoch)]
 
-    async def fence(self, lun: str, node: str, epoch: int, victim: str, victim_epoch: int) -> None:
-        unit = self._unit(lun) if node == victim else self._checked(lun, node, epoch)
+    async def fence(
+        self,
+        lun: str,
+        node: str,
+        epoch: int,
+        victim: str,
+        victim_epoch: int,
+        proof: Proof | None = None,
+    ) -> None:
+        unit = self._unit(lun) if node == victim else self._checked(lun, node, epoch, proof)
         unit.fenced[victim] = max(victim_epoch, unit.fenced.get(victim, 0))
         at = unit.attached.get(victim)
         if at is not None and at <= victim_epoch:
             self._forget(lun, victim, victim_epoch)
 
-    async def post(self, lun: str, node: str, epoch: int, payload: bytes) -> int:
-        self._checked(lun, node, epoch)
+    async def writes_of(self, lun: str, node: str, epoch: int) -> list[tuple[int, int, int]]:
+        return [
+            (entry.sequence, entry.start, entry.end)
+            for (name, of, _), entry in self._unit(lun).writes.items()
+            if (name, of) == (node, epoch)
+        ]
+
+    async def settle(
+        self,
+        lun: str,
+        node: str,
+        epoch: int,
+        victim: str,
+        victim_epoch: int,
+        settled: Sequence[int],
+        proof: Proof | None = None,
+    ) -> None:
+        unit = self._checked(lun, node, epoch, proof)
+        gone = {(victim, victim_epoch, sequence) for sequence in settled}
+        for one in gone:
+            unit.writes.pop(one, None)
+            unit.blocked.pop(one, None)
+        self._wake(lun, gone)
+
+    async def post(
+        self, lun: str, node: str, epoch: int, payload: bytes, proof: Proof | None = None
+    ) -> int:
+        self._checked(lun, node, epoch, proof)
+        if self._unheard(lun):
+            return 0
         return self._post(lun, node, payload)
 
     def _post(self, lun: str, node: str, payload: bytes) -> int:
@@ -276,19 +402,25 @@ class MemoryRegistry(Registry):
         self._tell(lun, lambda notices: notices.happened(lun, event))
         return unit.event
 
-    async def events(self, lun: str, node: str, epoch: int, after: int) -> list[Event]:
-        unit = self._checked(lun, node, epoch)
+    async def events(
+        self, lun: str, node: str, epoch: int, after: int, proof: Proof | None = None
+    ) -> list[Event]:
+        unit = self._checked(lun, node, epoch, proof)
         return [event for number, event in sorted(unit.events.items()) if number > after]
 
-    async def acknowledge(self, lun: str, node: str, epoch: int, number: int) -> None:
-        self._checked(lun, node, epoch)
+    async def acknowledge(
+        self, lun: str, node: str, epoch: int, number: int, proof: Proof | None = None
+    ) -> None:
+        self._checked(lun, node, epoch, proof)
         self._acknowledged(lun, node, number)
 
     def _acknowledged(self, lun: str, node: str, number: int) -> None:
         unit = self._unit(lun)
         unit.acknowledged[node] = number
+        event = unit.events.get(number)
         self._trim(unit)
-        self._tell(lun, lambda notices: notices.acknowledged(lun, node, number))
+        if event is not None:
+            self._deliver(event.node, lambda notices: notices.acknowledged(lun, node, number))
 
     @staticmethod
     def _trim(unit: _Unit) -> None:
@@ -304,17 +436,33 @@ class MemoryRegistry(Registry):
         return self._unit(lun).documents.get(key, (0, b""))
 
     async def replace(
-        self, lun: str, node: str, epoch: int, key: str, version: int, document: bytes
+        self,
+        lun: str,
+        node: str,
+        epoch: int,
+        key: str,
+        version: int,
+        document: bytes,
+        becomes: int = 0,
+        proof: Proof | None = None,
     ) -> bool:
-        unit = self._checked(lun, node, epoch)
+        unit = self._checked(lun, node, epoch, proof)
         if unit.documents.get(key, (0, b""))[0] != version:
             return False
-        unit.documents[key] = (version + 1, document)
+        unit.documents[key] = (becomes or version + 1, document)
         return True
 
-    async def tasks(self, lun: str, most: int) -> list[KnownTask]:
+    async def drop_unit(self, lun: str) -> None:
+        self._units.pop(lun, None)
+        self._heard.pop(lun, None)
+
+    async def tasks(self, lun: str) -> AsyncIterator[list[KnownTask]]:
         unit = self._unit(lun)
-        both = [*unit.writes.items(), *unit.reads.items()][:most]
-        return [
-            KnownTask(*one, entry.exclusive, one in unit.blocked, entry.info) for one, entry in both
+        yield [
+            KnownTask(*one, entry.exclusive, one in unit.blocked, entry.info)
+            for one, entry in (*unit.writes.items(), *unit.reads.items())
         ]
+
+    async def sizes(self, lun: str) -> Sizes:
+        unit = self._unit(lun)
+        return Sizes(len(unit.writes), len(unit.reads), len(unit.blocked), len(unit.events))

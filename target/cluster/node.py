@@ -14,7 +14,8 @@ Rules:
 5. A node that has been shut out (``StaleNode``) ends this life: ``on_fenced`` is called, once.
 6. A registry that has lost its memory knows of nobody, and nobody can renew: all start anew.  What
    a node remembers of the others (``on_peers`` keeps it) is fenced before it serves: one of them
-   may be stopped, and know nothing yet.
+   may be stopped, and know nothing yet.  So it is with one that has older data than a node knows
+   of (``registry.py`` rule 5).
 7. A node that has been without a lease for ``wait_seconds`` is cut off, and says so
    (``on_cut_off``): its initiators are better off elsewhere.
 """
@@ -23,9 +24,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 
-from target.cluster.host import AfterDoubts, Log, Unit
+from target.cluster.host import AfterDoubts, FencedPart, Log, Unit
 from target.cluster.lun import LunTracker
 from target.cluster.registry import (
     Event,
@@ -67,6 +69,7 @@ class ClusterNode(Notices):
         self.id = node_id
         self.epoch = 0
         self.number = 0
+        self.format = 0  # of what is in the registry, as of the join
         self.log = log
         self.clock = clock
         self.wall = wall
@@ -76,9 +79,10 @@ class ClusterNode(Notices):
         self.tell_seconds = 3 * lease_seconds + wait_seconds
         self.members: dict[str, Member] = {}  # as of their last change
         self._known = 0  # the number of the last change that is in there
-        self.numbers: dict[str, int] = {}  # of members, gone ones as well: a number stays
+        self.numbers: dict[str, int] = {}  # of all that there ever were: a number stays
         self.registry = make_registry(self)
         self.over = False
+        self._stopping = False
         self.shut_out = 0  # nodes that this one has shut out
         self._on_fenced = on_fenced
         self._on_stalled = on_stalled
@@ -97,14 +101,20 @@ class ClusterNode(Notices):
 
     # --- its life ---------------------------------------------------------------------------------
 
-    async def join(self, floor: int, info: str, peers: Mapping[str, int] | None = None) -> None:
-        """Become a member, with a new epoch above ``floor``.  Raises RegistryAway or StaleNode.
+    async def join(
+        self, floor: int, info: str, peers: Mapping[str, int] | None = None, number: int = 0
+    ) -> None:
+        """Become a member, with a new epoch above ``floor``.
 
-        ``peers``: the epochs of others, as this node knew them before (rule 6).
+        Raises RegistryAway, StaleNode or WrongFormat.
+        ``peers``, ``number``: the epochs of others, as this node knew them before (rule 6), and the
+        number that it had.
         """
         asked = self.clock()
         lease_ms = round(self.lease_seconds * 1000)
-        self.epoch, self.number = await self.registry.join(self.id, floor, lease_ms, info)
+        joined = await self.registry.join(self.id, floor, lease_ms, info, number)
+        self.epoch, self.number, self.format = joined
+        self.numbers = await self.registry.numbers()
         renewed = await self.registry.renew(self.id, self.epoch, lease_ms, 0)
         self._has_lease(asked)
         epochs = {member.node: member.epoch for member in renewed.changed}
@@ -141,10 +151,22 @@ class ClusterNode(Notices):
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A bug of ours must not leave a node that says BUSY for ever: it starts anew.
+
+        One is that a task has been cancelled, and not by ``stop``.
+        """
+        self._tasks.discard(task)
+        exc = None if task.cancelled() else task.exception()
+        if exc is not None or (task.cancelled() and not self._stopping):
+            self.log.error("internal error", node=self.id, reason=repr(exc or "cancelled"))
+            self.fenced()
 
     async def stop(self) -> None:
         """End this life; nothing may be in flight."""
+        self._stopping = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -171,11 +193,21 @@ class ClusterNode(Notices):
         fence_workers: Callable[[str, int], Awaitable[None]],
         load: Callable[[], Awaitable[None]] | None = None,
         gone: Callable[[str, bool], Awaitable[None]] | None = None,
+        look: Callable[[], Awaitable[None]] | None = None,
         after_doubts: AfterDoubts | None = None,
+        fenced_part: FencedPart | None = None,
     ) -> LunTracker:
         """The gate of a unit, which is the caller's to put there."""
         tracker = LunTracker(
-            self, lun, unit, fence_workers, load=load, gone=gone, after_doubts=after_doubts
+            self,
+            lun,
+            unit,
+            fence_workers,
+            load=load,
+            gone=gone,
+            look=look,
+            after_doubts=after_doubts,
+            fenced_part=fenced_part,
         )
         self._trackers[lun] = tracker
         tracker.start()
@@ -188,6 +220,10 @@ class ClusterNode(Notices):
             await tracker.stop()
         except RegistryAway:
             await tracker.abandon()
+
+    def numbers_known(self) -> list[int]:
+        """Of all nodes that there ever were."""
+        return list(self.numbers.values())
 
     @property
     def trackers(self) -> dict[str, LunTracker]:
@@ -214,6 +250,7 @@ class ClusterNode(Notices):
         now = self.clock()
         if self._unbroken_since is None or now >= self._leased_until:
             self._unbroken_since = now
+            self.renewed()  # others have perhaps gone on without this node
         self._leased_until = asked + self.lease_seconds * (1 - MARGIN)
         if self.leased:
             self._leased.set()
@@ -265,11 +302,11 @@ class ClusterNode(Notices):
             self.log.info("lease renewed: commands go on", node=self.id)
         self._has_lease(asked)
         self._keep(renewed)
+        if any(node not in self.numbers for node in renewed.gone):  # it came and went
+            self.numbers = await self.registry.numbers()
         for node in renewed.due:
             if node in self.members:
                 await self._claim(self.members[node])
-            else:
-                self._known = 0  # a Redis that has lost its last changes has made others
         for tracker in troubled:
             tracker.consider(self.members)
 
@@ -290,11 +327,14 @@ class ClusterNode(Notices):
     async def _reap(self, victim: Member) -> None:
         """Shut it out of everything that this node serves; who serves other units does it there."""
         try:
+            fences = []
             for tracker in list(self._trackers.values()):
                 await tracker.look_around()
                 it = tracker.attached.get(victim.node)
                 if it is not None and it.epoch <= victim.epoch:
-                    await tracker.fence(victim.node, it.epoch)
+                    fences.append(partial(tracker.fence, victim.node, it.epoch))
+            # Side by side: a worker that is away holds up the units that are on it alone.
+            await asyncio.gather(*(fence() for fence in fences))
             await self.registry.reaped(self.id, self.epoch, victim.node, victim.epoch)
             self.log.info("node has been shut out", node=victim.node, epoch=victim.epoch)
         except RegistryAway:

@@ -34,6 +34,11 @@ class Peers:
         self.attached.pop(node, None)
         self._moved.set()
 
+    def late(self, number: int) -> list[str]:
+        """The others that have not done what event ``number`` says."""
+        own = self._host.id
+        return [n for n, it in self.attached.items() if n != own and it.acknowledged < number]
+
     async def until_done(self, number: int, only: str = "") -> None:
         """Wait until the others, or that one, have done what event ``number`` says, or are gone."""
         while any(

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -20,12 +22,16 @@ import redis.asyncio as aioredis
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError, ResponseError
 
-from target.cluster.registry import RegistryAway, StaleNode
+from target.cluster.registry import RegistryAway, StaleNode, WrongFormat
+from target.scsi.stats import BOUNDS_SECONDS, BUCKETS
 
 CONNECT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 3.0  # Redis that is silent for so long is away
 RETRY_SECONDS: Final = 0.2
+CANCEL_SECONDS: Final = 0.2  # until somebody is told again
 STALE: Final = "STALENODE"
+WRONG_FORMAT: Final = "WRONGFORMAT"
+NOT_FOUND: Final = "Function not found"
 
 _OPTIONS: Final[dict[str, Any]] = {
     "socket_connect_timeout": CONNECT_SECONDS,
@@ -174,13 +180,24 @@ def _error(text: str) -> ResponseError:
 class RedisLink:
     """Commands to Redis.  ``library``: the source of the functions that are called.
 
+    ``greeting()``: the first command on each connection, if any; nothing else is asked before it
+    has been answered, and nothing at all where it is refused with ``StaleNode``.  Connections to a
+    Redis Cluster have none.
+
     The connection is redis-py's, as it connects and authenticates; what is asked and answered on it
     goes past redis-py's streams, which cost more than all the rest.
     """
 
-    def __init__(self, url: str, library: str, log: Log) -> None:
+    def __init__(
+        self,
+        url: str,
+        library: str,
+        log: Log,
+        greeting: Callable[[], tuple[Any, ...] | None] = lambda: None,
+    ) -> None:
         self._url = url
         self._library = library
+        self._greeting = greeting
         self._log = log
         self._client = make_client(url)
         self._spread = isinstance(self._client, aioredis.RedisCluster)
@@ -189,28 +206,32 @@ class RedisLink:
         self._connecting: asyncio.Task[_Wire] | None = None
         self._loading = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
-        self.calls = 0  # answered
-        self.seconds = 0.0  # that they took, summed up
+        # Calls that Redis has answered, by the time that they took, and that summed up.
+        self.buckets = [0] * BUCKETS
+        self.seconds = 0.0
         self.failures = 0  # calls that Redis did not answer, or with an error
 
     async def call(self, function: str, keys: list[str], args: list[Any]) -> Any:
-        """FCALL.  Raises RegistryAway or StaleNode."""
+        """FCALL.  Raises RegistryAway, StaleNode or WrongFormat."""
         return await self.execute("FCALL", function, len(keys), *keys, *args)
 
     async def execute(self, *args: Any) -> Any:
-        """One command.  Raises RegistryAway or StaleNode."""
+        """One command.  Raises RegistryAway, StaleNode or WrongFormat."""
         for attempt in range(2):
             began = asyncio.get_running_loop().time()
             try:
                 answer = await self._once(args)
-                self.calls += 1
-                self.seconds += asyncio.get_running_loop().time() - began
+                took = asyncio.get_running_loop().time() - began
+                self.buckets[bisect_left(BOUNDS_SECONDS, took)] += 1
+                self.seconds += took
                 return answer
             except ResponseError as exc:
                 text = str(exc)
                 if text.startswith(STALE):
                     raise StaleNode("this epoch of this node is over") from None
-                if "Function not found" not in text or attempt:
+                if text.startswith(WRONG_FORMAT):
+                    raise WrongFormat(text.partition(" ")[2]) from None
+                if NOT_FOUND not in text or attempt:
                     raise self._away(text) from exc
             except (RedisError, OSError, EOFError, TimeoutError) as exc:
                 raise self._away(str(exc)) from exc
@@ -247,9 +268,28 @@ class RedisLink:
         except BaseException:
             await closed(connection)
             raise
+        wire = _Wire(connection._writer.transport)
+        try:
+            await self._greet(wire)
+        except BaseException:
+            wire.end("not what it was")
+            await closed(connection)
+            raise
         self._connection = connection
-        self._wire = _Wire(connection._writer.transport)
-        return self._wire
+        self._wire = wire
+        return wire
+
+    async def _greet(self, wire: _Wire) -> None:
+        greeting = self._greeting()
+        if greeting is None:
+            return
+        try:
+            await wire.ask(greeting)
+        except ResponseError as exc:
+            if NOT_FOUND not in str(exc):
+                raise
+            await wire.ask(("FUNCTION", "LOAD", "REPLACE", self._library))
+            await wire.ask(greeting)
 
     def _lost(self) -> None:
         """Give the connection up."""
@@ -275,6 +315,21 @@ class RedisLink:
         """For what is not called by the thousand."""
         return self._client
 
+    async def memory_bytes(self) -> int | None:
+        """What Redis says that it takes, all primaries together; None: it does not tell us."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if isinstance(self._client, aioredis.RedisCluster):
+                    nodes = self._client.get_primaries()
+                    found = [
+                        await self._client.info("memory", target_nodes=[node]) for node in nodes
+                    ]
+                else:
+                    found = [await self._client.info("memory")]
+        except (RedisError, OSError, EOFError, TimeoutError):
+            return None  # ACL users need no right to ask
+        return sum(int(one["used_memory"]) for one in found)
+
     async def close(self) -> None:
         """Hang up."""
         self._lost()
@@ -286,3 +341,11 @@ async def closed(thing: Any) -> None:
     close = getattr(thing, "aclose", None) or thing.disconnect
     with contextlib.suppress(Exception):
         await close()
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """Cancel it, until it has heard that: redis-py swallows a cancellation now and then."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_SECONDS)
+    await asyncio.gather(task, return_exceptions=True)

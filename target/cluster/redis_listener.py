@@ -10,7 +10,7 @@ from typing import Any, Final
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
-from target.cluster.redis_link import ANSWER_SECONDS, RETRY_SECONDS, closed
+from target.cluster.redis_link import ANSWER_SECONDS, RETRY_SECONDS, closed, ended
 
 PING_SECONDS: Final = 2.0  # a connection that is silent for so long is asked
 
@@ -87,5 +87,4 @@ class RedisListener:
     async def close(self) -> None:
         """Listen no more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await ended(self._task)

@@ -1,6 +1,6 @@
 """What nodes ask of the state that they share.
 
-Two implementations pass one suite (tests/unit/test_registry_contract.py): Redis
+Two implementations pass one suite (tests/unit/test_registry_*.py): Redis
 (``redis_registry.py``), and memory (``memory_registry.py``), on which whole clusters are simulated.
 
 Rules:
@@ -13,15 +13,21 @@ Rules:
    common to all units but the members.
 4. Notices (:class:`Notices`) may be lost, when the connection to the registry is: then ``renewed``
    says so, and everything that was waited for is asked for again.
+5. A registry may come back with older data than it had: a snapshot was restored, a replica that
+   lagged is the primary.  Each node proves with its calls what it knows (:class:`Proof`); if the
+   registry does not, that life of the node is over (rule 2).  What another node knows and this one
+   does not is seen to as well: until every node that serves the unit has called since the registry
+   came back, or is fenced, exclusive entries wait, and no event has a number.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 ARRIVED: Final = b'{"type":"arrived"}'  # an event: scsi/unit_events.py
+NUMBER_MAX: Final = 65_535  # of a node: a RELATIVE TARGET PORT IDENTIFIER has 16 bits
 
 
 class RegistryAway(Exception):
@@ -32,11 +38,60 @@ class StaleNode(Exception):
     """This epoch of this node is over."""
 
 
+class WrongFormat(Exception):
+    """What the registry has is of a format that this version does not know."""
+
+
+class Proof(NamedTuple):
+    """What a life of a node knows to be in the registry, of one unit or of the members (rule 5)."""
+
+    call: int  # the number of this call, from 1: the registry keeps the highest
+    answered: int  # the number of a call: it and those before have been executed
+    heard: int  # the number of the last event; of the members, of the last change
+
+
+class Proofs:
+    """Those of one life of a node, by unit; calls of a unit may overtake each other."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Proof] = {}
+
+    def next(self, of: str) -> Proof:
+        """For one call."""
+        last = self._last.get(of, _NOTHING)
+        proof = self._last[of] = last._replace(call=last.call + 1)
+        return proof
+
+    def last(self, of: str) -> Proof:
+        """What is known; for a call that is none of its own."""
+        return self._last.get(of, _NOTHING)
+
+    def answered(self, of: str, proof: Proof) -> None:
+        """The call of ``proof`` has been executed."""
+        last = self._last.get(of)
+        if last is not None and proof.call > last.answered:
+            self._last[of] = last._replace(answered=proof.call)
+
+    def heard(self, of: str, number: int) -> None:
+        """An event, or a change of the members."""
+        last = self._last.get(of)
+        if last is not None and number > last.heard:
+            self._last[of] = last._replace(heard=number)
+
+    def forget(self, of: str) -> None:
+        """The node does not serve that unit any more."""
+        self._last.pop(of, None)
+
+
+_NOTHING: Final = Proof(0, 0, 0)
+
+
 class Joined(NamedTuple):
     """What a node becomes."""
 
     epoch: int
     number: int  # as in Member
+    format: int  # of all that is in the registry
 
 
 class Member(NamedTuple):
@@ -84,6 +139,15 @@ class KnownTask(NamedTuple):
     info: str
 
 
+class Sizes(NamedTuple):
+    """How many entries are kept of a unit."""
+
+    writes: int
+    reads: int
+    blocked: int
+    events: int
+
+
 class Attached(NamedTuple):
     """What a node finds when it begins to serve a unit."""
 
@@ -120,7 +184,7 @@ class Notices(Protocol):
 
     @abstractmethod
     def acknowledged(self, lun: str, node: str, number: int) -> None:
-        """A node has done what events up to that one say."""
+        """A node has done what events up to that one say; who has told that one hears it."""
 
     @abstractmethod
     def departed(self, lun: str, node: str) -> None:
@@ -137,8 +201,15 @@ class Registry(Protocol):
     # --- members ----------------------------------------------------------------------------------
 
     @abstractmethod
-    async def join(self, node: str, floor: int, lease_ms: int, info: str) -> Joined:
-        """A new epoch, higher than ``floor`` and than any that the node has had."""
+    async def join(
+        self, node: str, floor: int, lease_ms: int, info: str, number: int = 0
+    ) -> Joined:
+        """A new epoch, higher than ``floor`` and than any that the node has had.
+
+        ``number``: the one that it had, in case the registry has forgotten it; 0: none yet.
+        RegistryAway when all up to ``NUMBER_MAX`` have been given.  WrongFormat: nothing is
+        changed.
+        """
 
     @abstractmethod
     async def renew(self, node: str, epoch: int, lease_ms: int, known: int) -> Renewed:
@@ -150,6 +221,10 @@ class Registry(Protocol):
     @abstractmethod
     async def members(self) -> list[Member]:
         """All of them."""
+
+    @abstractmethod
+    async def numbers(self) -> dict[str, int]:
+        """Of each node that there ever was, its number."""
 
     @abstractmethod
     async def leave(self, node: str, epoch: int) -> None:
@@ -211,8 +286,24 @@ class Registry(Protocol):
         """Forget all of ``victim`` up to that epoch: nothing of it can land any more."""
 
     @abstractmethod
+    async def writes_of(self, lun: str, node: str, epoch: int) -> list[tuple[int, int, int]]:
+        """Sequence, start and end of the exclusive entries of a life of a node."""
+
+    @abstractmethod
+    async def settle(
+        self,
+        lun: str,
+        node: str,
+        epoch: int,
+        victim: str,
+        victim_epoch: int,
+        settled: Sequence[int],
+    ) -> None:
+        """Forget those entries of a life of another node: nothing of them can land any more."""
+
+    @abstractmethod
     async def post(self, lun: str, node: str, epoch: int, payload: bytes) -> int:
-        """Number of a new event."""
+        """Number of a new event; 0: there is none, not all have been heard (rule 5)."""
 
     @abstractmethod
     async def events(self, lun: str, node: str, epoch: int, after: int) -> list[Event]:
@@ -232,10 +323,28 @@ class Registry(Protocol):
 
     @abstractmethod
     async def replace(
-        self, lun: str, node: str, epoch: int, key: str, version: int, document: bytes
+        self,
+        lun: str,
+        node: str,
+        epoch: int,
+        key: str,
+        version: int,
+        document: bytes,
+        becomes: int = 0,
     ) -> bool:
-        """Replace it by its next version, unless it has another version than ``version``."""
+        """Replace it by its next version, unless it has another version than ``version``.
+
+        ``becomes``: the version that it has then, if that is not the next one.
+        """
 
     @abstractmethod
-    async def tasks(self, lun: str, most: int) -> list[KnownTask]:
-        """Commands in flight, on all nodes."""
+    async def drop_unit(self, lun: str) -> None:
+        """Its volume is gone for good: keep nothing of it.  Who serves it still is refused."""
+
+    @abstractmethod
+    def tasks(self, lun: str) -> AsyncIterator[list[KnownTask]]:
+        """Commands in flight, on all nodes: in pages, in no order; perhaps one of them twice."""
+
+    @abstractmethod
+    async def sizes(self, lun: str) -> Sizes:
+        """How much there is of it."""

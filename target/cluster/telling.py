@@ -6,6 +6,8 @@ Rules:
 2. Where they end commands, that is acknowledged only when none of those may still happen: their
    writes may be in doubt (``target/block/worker_queue.py``).  If that takes longer than
    ``wait_seconds``, the node says that it is not sure, and acknowledges then.
+3. A node that does not understand an event never says that it has done it: that life of it is
+   over, and the next one begins with what is kept then.
 """
 
 from __future__ import annotations
@@ -68,10 +70,7 @@ class Telling:
         self.under_way += 1
         try:
             async with asyncio.timeout(host.tell_seconds):
-                await host.until_leased()
-                number = await host.registry.post(
-                    self._lun, host.id, host.epoch, encode_event(event)
-                )
+                number = await self.post(event)
                 await self._peers.look()
                 await self._peers.until_done(number)
                 if ends_commands(event):
@@ -86,6 +85,32 @@ class Telling:
             self.under_way -= 1
             if not self.under_way:
                 self._unsure.clear()
+
+    async def post(self, event: UnitEvent) -> int:
+        """Tell it, and wait for nobody; its number.  Raises RegistryAway or StaleNode."""
+        host, payload = self._host, encode_event(event)
+        await host.until_leased()
+        while True:
+            number = await host.registry.post(self._lun, host.id, host.epoch, payload)
+            if number:
+                return number
+            await asyncio.sleep(RETRY_SECONDS)  # a node has not been heard, or fenced
+
+    async def late(self, number: int) -> list[str]:
+        """The others that have not done what event ``number`` says within ``tell_seconds``.
+
+        Raises RegistryAway.
+        """
+        self.under_way += 1
+        try:
+            async with asyncio.timeout(self._host.tell_seconds):
+                await self._peers.look()
+                await self._peers.until_done(number)
+        except TimeoutError:
+            pass
+        finally:
+            self.under_way -= 1
+        return self._peers.late(number)
 
     # --- what this node is told -------------------------------------------------------------------
 
@@ -131,9 +156,9 @@ class Telling:
         host = self._host
         try:
             what = decode_event(event.payload)
-        except ValueError:
-            host.log.warning("event not understood", node=event.node, lun=self._lun)
-            return
+        except ValueError as exc:  # rule 3
+            host.log.error("event not understood", node=event.node, lun=self._lun, reason=str(exc))
+            raise StaleNode("an event was not understood") from exc
         if isinstance(what, Arrived):
             await self._somebody_came()
             return
@@ -142,8 +167,7 @@ class Telling:
         await done
         if ends_commands(what) and not await self.quiet():
             host.log.warning("ended commands may still happen", lun=self._lun)
-            payload = encode_event(NotSure(event.node, event.number))
-            await self._retried(lambda: host.registry.post(self._lun, host.id, host.epoch, payload))
+            await self._retried(partial(self.post, NotSure(event.node, event.number)))
 
     async def _retried(self, call: Callable[[], Awaitable[object]]) -> None:
         while True:

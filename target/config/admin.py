@@ -78,6 +78,14 @@ def admin_tls(merged: Merged) -> AdminTls | None:
     return AdminTls(certificate=certificate, key=key, client_ca=client_ca)
 
 
+def audit_log(merged: Merged) -> Path | None:
+    """Where calls are written down.  Raises ConfigError."""
+    path = _file(merged, "audit-log")
+    if path is not None and admin_address(merged) is None:
+        raise merged.fail("audit-log", "the admin API is off, nobody can call it")
+    return path
+
+
 def _file(merged: Merged, name: str) -> Path | None:
     source = merged.source(name)
     if source is None:

@@ -12,7 +12,7 @@ import msgspec
 
 from target.block.pool import POOL_BYTES_MIN
 from target.config.acl import acls
-from target.config.admin import admin_address, admin_notes, admin_tls, admin_token
+from target.config.admin import admin_address, admin_notes, admin_tls, admin_token, audit_log
 from target.config.chap import chap_users, mutual_chap
 from target.config.cluster import ENV_REDIS, check_volumes, cluster
 from target.config.merge import Merged, Source, file_source, flag_source
@@ -46,7 +46,9 @@ from target.config.values import (
     check_target,
     check_volume,
     is_loopback,
+    metrics_note,
     parse_iscsi_name,
+    parse_metrics,
     parse_target,
     parse_target_portal,
     parse_volume,
@@ -94,6 +96,7 @@ def _build(merged: Merged) -> ServeConfig:
     portals, iqn = _portals(merged), merged.one("iqn", parse_iscsi_name, IQN_DEFAULT)
     targets = _targets(merged, portals)
     of_cluster, admin = cluster(merged), admin_address(merged)
+    metrics = merged.one("metrics", parse_metrics, None)
     return ServeConfig(
         data_dir=merged.one(
             "data-dir",
@@ -112,11 +115,14 @@ def _build(merged: Merged) -> ServeConfig:
         worker_timeout_seconds=merged.one("worker-timeout", seconds(1), 10.0),
         worker_wait_seconds=merged.one("worker-wait", seconds(0), 10.0),
         worker_away=merged.one("worker-away", choice(WorkerAway), "busy"),
+        migration_rate=merged.one("migration-rate", _rate, 0),
         cluster=of_cluster,
-        processes=processes(merged, of_cluster, admin, portals),
+        processes=processes(merged, of_cluster, portals, admin=admin, metrics=metrics),
         admin=admin,
         admin_token=admin_token(merged),
         admin_tls=admin_tls(merged),
+        audit_log=audit_log(merged),
+        metrics=metrics,
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
         acls=acls(merged, [iqn, *(target.name for target in targets)]),
         chap=chap,
@@ -135,7 +141,7 @@ def _build(merged: Merged) -> ServeConfig:
         nop_interval_seconds=merged.one("nop-interval", seconds(0), 30.0),
         nop_timeout_seconds=merged.one("nop-timeout", seconds(1), 15.0),
         shutdown_timeout_seconds=merged.one("shutdown-timeout", seconds(0), 10.0),
-        notes=_notes(merged, portals, chap),
+        notes=(*_notes(merged, portals, chap), *metrics_note(metrics)),
     )
 
 
@@ -226,6 +232,10 @@ def _store(merged: Merged) -> RadosPlace | None:
     if store is not None and merged.source("worker") is not None:
         raise merged.fail("store", "new disks are kept there or on workers: give one of them")
     return store
+
+
+def _rate(given: str | int) -> int:
+    return 0 if given in (0, "0") else parse_size(given)
 
 
 def _buffer_memory(given: str | int) -> int:

@@ -129,11 +129,14 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     worker_timeout_seconds: float  # of one I/O, retries and all
     worker_wait_seconds: float  # at start, for workers to come
     worker_away: WorkerAway  # what a command is told when that time is over
+    migration_rate: int  # bytes a second that a migration copies; 0: as fast as it can
     cluster: ClusterConfig | None  # None: alone
     processes: int  # that serve behind the portals, each a node
     admin: Portal | None  # where the admin API listens; None: nowhere
     admin_token: str | None  # what every caller must have; None: no token
     admin_tls: AdminTls | None  # None: in the clear
+    audit_log: Path | None  # where its calls are written down, beside the log
+    metrics: Portal | None  # where it tells what it does, beside the admin API; None: nowhere
     buffer_memory_bytes: int
     acls: tuple[AccessEntry, ...]  # who may use what, beside those of the catalog
     chap: tuple[ChapUser, ...]  # who may log in; empty: everybody

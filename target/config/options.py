@@ -61,6 +61,7 @@ class Options(
     worker_timeout: float | UnsetType = UNSET
     worker_wait: float | UnsetType = UNSET
     worker_away: str | UnsetType = UNSET
+    migration_rate: Size | UnsetType = UNSET
     redis: str | UnsetType = UNSET
     node_id: str | UnsetType = UNSET
     lease: float | UnsetType = UNSET
@@ -71,6 +72,8 @@ class Options(
     admin_cert: str | UnsetType = UNSET
     admin_key: str | UnsetType = UNSET
     admin_client_ca: str | UnsetType = UNSET
+    audit_log: str | UnsetType = UNSET
+    metrics: str | int | UnsetType = UNSET
     buffer_memory: Size | UnsetType = UNSET
     acl: str | list[str | AclTable] | UnsetType = UNSET
     chap: str | list[str] | UnsetType = UNSET
@@ -105,6 +108,7 @@ class WorkerOptions(
     tls_cert: str | UnsetType = UNSET
     tls_key: str | UnsetType = UNSET
     tls_ca: str | UnsetType = UNSET
+    tls_client_name: str | UnsetType = UNSET
     insecure: bool | UnsetType = UNSET
     checksum: bool | str | UnsetType = UNSET
     direct_reads: bool | str | UnsetType = UNSET

@@ -14,9 +14,15 @@ PORT_MAX = 65535
 
 
 def processes(
-    merged: Merged, cluster: ClusterConfig | None, admin: Portal | None, portals: Sequence[Portal]
+    merged: Merged,
+    cluster: ClusterConfig | None,
+    portals: Sequence[Portal],
+    **told: Portal | None,
 ) -> int:
-    """1: this one alone.  Raises ConfigError."""
+    """1: this one alone.  ``told`` are addresses from which each takes the next port, by name.
+
+    Raises ConfigError.
+    """
     number = merged.one("processes", count(PROCESSES_MAX), 1)
     if number == 1:
         return 1
@@ -26,13 +32,21 @@ def processes(
         )
     if cluster.node_id is not None and len(cluster.node_id) > NODE_ID_CHARS_MAX:
         raise merged.fail("node-id", f"at most {NODE_ID_CHARS_MAX} characters with processes")
-    if admin is not None and admin.port:
-        last = admin.port + number - 1
-        if last > PORT_MAX:
-            raise merged.fail("processes", f"no port for each of their admin APIs: {admin}")
-        for portal in portals:
-            if admin.port <= portal.port <= last and (portal.wildcard or portal.host == admin.host):
-                raise merged.fail(
-                    "processes", f"portal {portal} is in the way of admin ports up to {last}"
-                )
+    for name, first in told.items():
+        if first is not None and first.port:
+            _check_ports(merged, name, first, number, portals)
     return number
+
+
+def _check_ports(
+    merged: Merged, name: str, first: Portal, number: int, portals: Sequence[Portal]
+) -> None:
+    """Whether each process has one of its own from ``first`` on."""
+    last = first.port + number - 1
+    if last > PORT_MAX:
+        raise merged.fail("processes", f"no {name} port for each of them: {first}")
+    for portal in portals:
+        if first.port <= portal.port <= last and (portal.wildcard or portal.host == first.host):
+            raise merged.fail(
+                "processes", f"portal {portal} is in the way of {name} ports up to {last}"
+            )

@@ -27,6 +27,7 @@ def shown(config: ServeConfig) -> dict[str, Any]:
     found["workers"] = [str(worker) for worker in config.workers]
     found["worker_tls"] = config.worker_tls is not None
     found["admin"] = str(config.admin) if config.admin is not None else "off"
+    found["metrics"] = str(config.metrics) if config.metrics is not None else "off"
     found["admin_tls"] = config.admin_tls is not None
     found["chap"] = [user.user for user in config.chap]
     mutual: ChapUser | None = config.mutual_chap

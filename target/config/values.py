@@ -51,6 +51,23 @@ def parse_portal(text: str, port_default: int = PORT_DEFAULT) -> Portal:
     return Portal(host, _port(text, port) if colon else port_default)
 
 
+def parse_metrics(given: str | int) -> Portal:
+    """``HOST:PORT``; a port alone is one of this machine only."""
+    text = str(given)
+    if text.isdigit():
+        text = f"127.0.0.1:{text}"
+    if not re.search(r":\d+$", text):
+        raise ValueError(f"bad address {text!r}: write PORT, HOST:PORT or [IPv6]:PORT")
+    return parse_portal(text)
+
+
+def metrics_note(address: Portal | None) -> list[str]:
+    """What deserves a warning of it."""
+    if address is None or is_loopback(address):
+        return []
+    return [f"everybody who reaches {address} may read what this process does, not its data"]
+
+
 def parse_target_portal(text: str, base: Path = Path()) -> Portal:
     """``HOST:PORT[,group=NAME]``: one that initiators use."""
     address, *extras = text.split(",")

@@ -16,8 +16,16 @@ from target.config.options import WorkerOptions
 from target.config.scalars import IO_THREADS_MAX, choice, count, on_off, seconds
 from target.config.sizes import format_size, parse_size
 from target.config.stores import parse_rados
-from target.config.values import is_loopback, parse_portal, resolve, unix_path
+from target.config.values import (
+    is_loopback,
+    metrics_note,
+    parse_metrics,
+    parse_portal,
+    resolve,
+    unix_path,
+)
 from workers.buffers import BUFFER_BYTES_MIN
+from workers.client_names import parse_client_name
 from workers.fault_store import Faults, parse_faults
 
 STORES = ("file:DIR", "memory:", "rados:POOL[@CONF]")
@@ -33,6 +41,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: Path | None
     tls_key: Path | None
     tls_ca: Path | None  # clients must show a certificate that it has signed
+    tls_client_name: str | None  # for that name
     checksum: bool  # CRC32C of payload
     direct_reads: bool  # nodes on this machine may read files of the store themselves
     redis: str | None  # of the nodes: which epochs of theirs are over; None: as it was told itself
@@ -65,10 +74,15 @@ def _build(merged: Merged) -> WorkerConfig:
     address, local = merged.one("listen", lambda text: _address(text, given.base), ("", True))
     certificate, key, ca = (_path(merged, f"tls-{name}") for name in ("cert", "key", "ca"))
     if (certificate is None) != (key is None):
-        name = "tls-cert" if key is None else "tls-key"
-        raise merged.fail(name, "give tls-cert and tls-key, or neither")
+        lacks = "tls-cert" if key is None else "tls-key"
+        raise merged.fail(lacks, "give tls-cert and tls-key, or neither")
     if ca is not None and certificate is None:
         raise merged.fail("tls-ca", "needs tls-cert and tls-key")
+    name = merged.one("tls-client-name", parse_client_name, None)
+    if name is not None and ca is None:
+        raise merged.fail("tls-client-name", "needs tls-ca")
+    if certificate is not None and address.startswith("unix:"):
+        raise merged.fail("tls-cert", "a Unix socket is without TLS: nodes use none there")
     if not local and certificate is None and not merged.one("insecure", bool, False):
         raise merged.fail(
             "listen",
@@ -78,9 +92,8 @@ def _build(merged: Merged) -> WorkerConfig:
     notes = []
     if not local and ca is None:
         notes.append(f"everybody who reaches {address} may read and write the volumes")
-    metrics = merged.one("metrics", _metrics, None)
-    if metrics is not None and not is_loopback(metrics):
-        notes.append(f"everybody who reaches {metrics} may read what the worker does")
+    metrics = merged.one("metrics", parse_metrics, None)
+    notes += metrics_note(metrics)
     faults = merged.one("fault", _faults, None)
     if faults is not None:
         notes.append(f"faults are injected: {faults[0]}")
@@ -89,10 +102,11 @@ def _build(merged: Merged) -> WorkerConfig:
         address=address,
         store=merged.one("store", lambda text: _store(text, store.base if store else Path()), None),
         buffer_memory_bytes=merged.one("buffer-memory", _buffer_memory, 256 << 20),
-        io_threads=merged.one("io-threads", count(IO_THREADS_MAX), 4),
+        io_threads=merged.one("io-threads", count(IO_THREADS_MAX), 8),
         tls_cert=certificate,
         tls_key=key,
         tls_ca=ca,
+        tls_client_name=name,
         checksum=merged.one("checksum", on_off, True),
         direct_reads=merged.one("direct-reads", on_off, True),
         redis=merged.one("redis", redis_url, None),
@@ -135,16 +149,6 @@ def _path(merged: Merged, name: str) -> Path | None:
     source = merged.source(name)
     base = source.base if source is not None else Path()
     return merged.one(name, lambda text: resolve(text, base), None)
-
-
-def _metrics(given: str | int) -> Portal:
-    """``HOST:PORT``; a port alone is one of this machine only."""
-    text = str(given)
-    if text.isdigit():
-        text = f"127.0.0.1:{text}"
-    if not re.search(r":\d+$", text):
-        raise ValueError(f"bad address {text!r}: write PORT, HOST:PORT or [IPv6]:PORT")
-    return parse_portal(text)
 
 
 def _faults(text: str) -> tuple[str, Faults]:

@@ -172,7 +172,7 @@ class InProcessHba(Hba):
         if length:
             self._early_segments = self.share.take_reserved(segments_for(length))
             req.early = views_of(self._early_segments, length)
-            req.early_length = req.early_have = length
+            req.early_length = length
             self._fill(req.early)
 
     def _fill(self, views: Sequence[memoryview]) -> None:
@@ -192,7 +192,13 @@ class InProcessHba(Hba):
             self.share.give_reserved(segments)
 
     def solicit(
-        self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int, resume: Resume
+        self,
+        req: SCSIRequest,
+        offset: int,
+        views: list[memoryview],
+        nbytes: int,
+        resume: Resume,
+        in_place: bool,
     ) -> None:
         def deliver() -> None:
             if self._solicited is not deliver:

@@ -74,10 +74,11 @@ class Channel:
         self._target = target
         self._wake = wake
         self._local = local
-        self._group = group
+        self.group = group
         self._heard_at = now
         self._pinged_at = 0.0
         self._deadline = now + target.options.login_timeout_seconds
+        self._logout_by: float | None = None  # it has been asked to, and is dropped then
         self._login: Login | None = Login(
             _Policy(target, self, group), target.limits, random=target.random
         )
@@ -190,13 +191,14 @@ class Channel:
         self._target.counters.logins += 1
         receiver, sender = self.receiver, self.sender
         receiver.data_bytes_max = parameters.max_recv_data_segment_length
-        receiver.header_digest = sender.header_digest = parameters.header_digest
-        receiver.data_digest = sender.data_digest = parameters.data_digest
+        receiver.set_digests(header=parameters.header_digest, data=parameters.data_digest)
+        sender.header_digest = parameters.header_digest
+        sender.data_digest = parameters.data_digest
         sender.set_limits(parameters.max_send_data_segment_length, parameters.max_burst_length)
         sender.stat_sn = login.stat_sn
         served = None if identity.target is None else self._target.targets.find(identity.target)
         self._text = TextSession(
-            lambda name: self._target.records(name, self._local, self._group, identity.initiator),
+            lambda name: self._target.records(name, self._local, self.group, identity.initiator),
             discovery=identity.discovery,
             target=None if served is None else served.name,
         )
@@ -261,6 +263,11 @@ class Channel:
         if self.endpoint is not None and self.session is not None and not self.closed:
             self.endpoint.announce(event, parameter3=parameter3)
 
+    def ask_to_log_out(self, seconds: int) -> None:
+        """Who has not done so after ``seconds`` is dropped (RFC 7143 11.9, events 1 and 3)."""
+        self.announce(AsyncEvent.LOGOUT_REQUESTED, parameter3=seconds)
+        self._logout_by = self.now + seconds
+
     def hang_up(self) -> None:
         """Close once all output has gone, or when that takes too long."""
         if not self.hanging_up:
@@ -316,6 +323,10 @@ class Channel:
             return "the last bytes were not taken" if now > self._deadline else ""
         if self.endpoint is None:
             return "login timeout" if now > self._deadline else ""
+        if self._logout_by is not None and now > self._logout_by:
+            self.announce(AsyncEvent.SESSION_DROPPED)
+            self.hang_up()
+            return ""
         if not options.nop_interval_seconds:
             return ""
         if not self.has_nexus:

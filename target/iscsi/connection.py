@@ -22,7 +22,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from target.block.pool import segments_for, views_of
+from target.block.extents import scatter
+from target.block.pool import SEGMENT_BYTES, SHARE_SEGMENTS_MIN, segments_for, views_of
 from target.block.wait import Resume
 from target.hba.base import Hba, HbaCaps
 from target.iscsi import dataout
@@ -40,8 +41,7 @@ from target.iscsi.constants import (
 from target.iscsi.endpoint import Endpoint, Shell
 from target.iscsi.errors import PduError
 from target.iscsi.parameters import SessionParameters
-from target.iscsi.pdu import R2T
-from target.iscsi.receiver import Handler, Receiver, scatter
+from target.iscsi.receiver import Handler, Receiver
 from target.iscsi.sender import Sender, residual_of
 from target.iscsi.serial import MASK
 from target.iscsi.session import IMMEDIATE_TASKS_MAX, HeldCommand, Session
@@ -57,11 +57,14 @@ from target.scsi.sense import (
 CAPS: Final = HbaCaps(tagged_queueing=True, scatter_gather=True)
 # Byte 0, byte 1, lengths, LUN, ITT, EDTL, CmdSN, CDB (ExpStatSN: nothing is kept at level 0)
 _COMMAND: Final = struct.Struct(">BBxxI8sIII4x16s").unpack_from
-EARLY_FLUSH_BYTES: Final = 256 << 10  # do not wait for the end of a pass with this much to send
+# Do not wait for the end of a pass with this much to send.  With less, each large read wakes the
+# initiator by itself, which costs more than it gains (docs/decisions/0032-large-reads.md).  What
+# waits keeps its segments: it is half of what every share of the pool may have.
+EARLY_FLUSH_BYTES: Final = SHARE_SEGMENTS_MIN * SEGMENT_BYTES // 2
 _RESERVED_ATTRIBUTES: Final = 5  # ATTR codes from here on (RFC 7143 11.3.1)
 _BOTH: Final = CMD_READ | CMD_WRITE
 # By the flags of a command: whether they are wrong, or of a bidirectional command.
-_SPECIAL: Final = bytes(
+_SPECIAL: Final = tuple(
     f & 7 >= _RESERVED_ATTRIBUTES or not f & (FINAL | CMD_WRITE) or f & _BOTH == _BOTH
     for f in range(256)
 )
@@ -97,6 +100,8 @@ class Connection(Endpoint, Hba):
         self.dropped_data_outs = 0
         self.ended: list[SCSIRequest] = []  # and not been counted: see Channel.count_ended
         self._pass_began = session.exp_cmd_sn
+        # A read in its first pass, not immediate, of which as much is expected as it has.
+        self._straight: IscsiTask | None = None
         super().__init__(session, receiver, sender, shell)
 
     def handlers(self) -> list[Handler]:
@@ -120,11 +125,12 @@ class Connection(Endpoint, Hba):
         first, flags, word, lun, itt, edtl, cmd_sn, cdb = _COMMAND(buf, at)
         session = self.session
         window = self.window
-        if first & IMMEDIATE:
+        immediate = first & IMMEDIATE
+        if immediate:
             if window.immediate >= IMMEDIATE_TASKS_MAX:
                 self.reject(RejectReason.IMMEDIATE_COMMAND_REJECT, buf, at)
                 return
-        elif cmd_sn != session.exp_cmd_sn or cmd_sn - 1 & MASK == window.max_cmd_sn:
+        elif cmd_sn != session.exp_cmd_sn or cmd_sn == window.end:
             self.out_of_order(cmd_sn, buf, at, data_at, length)
             return
         else:
@@ -141,34 +147,44 @@ class Connection(Endpoint, Hba):
                 return
             cdb += more
         attachment = self.nexus.attachments.get(lun, self.nexus.absent)
-        task = IscsiTask(self, attachment, lun, itt, cdb, flags & 7, self.shell.now)
+        task = IscsiTask()
+        task.parse(self, attachment, lun, itt, cdb, flags & 7, self.shell.now)
         task.edtl = edtl
-        if flags & CMD_READ:
-            task.reads = True
-            if task.direction == 1:
-                task.expect(bidi_read if flags & CMD_WRITE else edtl)
         if flags & CMD_WRITE:
             task.writes = True
-            task.bidi_read_length = bidi_read
-            if task.direction == 2:
-                task.expect(edtl)
-            if flags & FINAL and 0 < length == task.transfer == edtl <= self.immediate_bytes_max:
-                # All data came with the command, as most small writes do.
+            if flags & CMD_READ:
+                task.reads = True
+                task.bidi_read_length = bidi_read
+            if task.direction:
+                task.expect(edtl if task.direction == 2 else bidi_read)
+            if flags & FINAL and 0 < length <= task.transfer and length <= self.immediate_bytes_max:
+                # All that comes unasked came with the command, as of most writes.
                 task.early = (buf[data_at : data_at + length],)
-                task.early_length = task.early_have = length
+                task.early_length = length
                 task.early_transient = True
             elif length or not flags & FINAL:
                 self._unsolicited(task, buf[data_at : data_at + length], not flags & FINAL)
-        elif length:
-            task.rejected = UNEXPECTED_UNSOLICITED_DATA
-        if first & IMMEDIATE:
+        else:
+            if flags & CMD_READ:
+                task.reads = True
+                if task.direction == 1:
+                    if task.length == edtl:  # `expect` in line
+                        task.expected = task.transfer = edtl
+                        self._straight = task
+                    else:
+                        task.expect(edtl)
+            if length:
+                task.rejected = UNEXPECTED_UNSOLICITED_DATA
+        if immediate:
             task.immediate = True
+            self._straight = None
         attachment.unit.submit(task)
         if task.state < COMPLETED:
             self._outlives_pass(task)
 
     def _outlives_pass(self, task: IscsiTask) -> None:
         """Rule 2."""
+        self._straight = None
         if task.early_transient:
             self.keep_early(task)
         self._list(task)
@@ -184,36 +200,36 @@ class Connection(Endpoint, Hba):
             task.rejected = UNEXPECTED_UNSOLICITED_DATA
             return
         if not more:
-            task.early_length = task.early_have = min(length, task.transfer)
+            task.early_length = min(length, task.transfer)
             if task.early_length:
                 task.early = (data if task.early_length == length else data[: task.early_length],)
                 task.early_transient = True
             return
         task.early_length = min(whole, task.transfer)
-        task.early_have = min(length, task.early_length)
+        have = min(length, task.early_length)
+        task.early_missing = task.early_length - have
         if task.early_length:
-            task.early = (data[: task.early_have],)
+            task.early = (data[:have],)
             self.keep_early(task)
 
     # --- tasks that outlive their pass ------------------------------------------------------------
 
     def _list(self, task: IscsiTask) -> None:
-        if not task.listed:
-            task.listed = task.lingers = True
-            self.session.tasks[task.tag] = task
-            if task.immediate:
-                self.window.immediate += 1
+        task.lingers = True
+        self.session.tasks[task.tag] = task
+        if task.immediate:
+            self.window.immediate += 1
 
     def _unlist(self, task: IscsiTask) -> None:
-        if task.listed:
-            task.listed = False
-            session = self.session
-            if session.tasks.get(task.tag) is task:
-                del session.tasks[task.tag]
-            else:
-                session.leaving.discard(task)
-            if task.immediate:
-                self.window.immediate -= 1
+        session = self.session
+        if session.tasks.get(task.tag) is task:
+            del session.tasks[task.tag]
+        elif task in session.leaving:
+            session.leaving.remove(task)
+        else:
+            return
+        if task.immediate:
+            self.window.immediate -= 1
 
     def _may_answer(self, task: IscsiTask) -> bool:
         """Whether a task that lingered and has ended now is to be answered now."""
@@ -222,7 +238,8 @@ class Connection(Endpoint, Hba):
             return False
         if task.bursts:
             task.parked = True
-            self._list(task)
+            if self.session.tasks.get(task.tag) is not task:
+                self._list(task)
             return False
         self._unlist(task)
         return True
@@ -251,6 +268,8 @@ class Connection(Endpoint, Hba):
     # --- data out -------------------------------------------------------------------------------
 
     def _data_out(self, buf: memoryview, at: int, data_at: int, length: int) -> None:
+        if dataout.take_in_place(self, buf, at, data_at, length):
+            return
         views = dataout.open_payload(self, buf, at, length)
         if views is not None:
             scatter(views, buf[data_at : data_at + length])
@@ -326,7 +345,7 @@ class Connection(Endpoint, Hba):
             if window.excess:
                 window.renew()
             else:
-                window.max_cmd_sn = window.max_cmd_sn + 1 & MASK
+                window.end = window.end + 1 & MASK
         if not self._complete_good(req):
             self._complete_any(req)
         self.ended.append(req)
@@ -335,25 +354,42 @@ class Connection(Endpoint, Hba):
             self.shell.output_ready()
 
     def _complete_good(self, req: IscsiTask) -> bool:
-        """The end of most commands: GOOD, all that was expected was moved, in one PDU."""
+        """The end of most writes: GOOD, all that was expected was moved."""
         expected = req.expected
-        if req.status or req.length != expected or req.edtl != expected or req.sent_bytes:
+        if req.status or req.length != expected or req.edtl != expected:
             return False
-        if req.bidi_read_length:
+        if req.pending_views is not None or req.sent_bytes or req.bidi_read_length:
             return False
+        session = self.session
+        max_cmd_sn = self.window.end - 1 & MASK
+        self.sender.good(req.tag, session.exp_cmd_sn, max_cmd_sn, req.data_sn)
+        return True
+
+    def answer(self, req: SCSIRequest, views: list[memoryview], segments: list[memoryview]) -> bool:
+        """The end of most reads: all that was expected and status GOOD in one Data-In.
+
+        Whole blocks need no padding.
+        """
+        if TYPE_CHECKING:
+            assert isinstance(req, IscsiTask)
+        nbytes = req.length
         sender = self.sender
-        exp_cmd_sn = self.session.exp_cmd_sn
-        max_cmd_sn = self.window.max_cmd_sn
-        views = req.pending_views
-        if views is None:
-            sender.good(req.tag, exp_cmd_sn, max_cmd_sn, req.data_sn)
-            return True
-        if not sender.data_in_good(req.tag, views, req.pending_bytes, exp_cmd_sn, max_cmd_sn):
+        if req is not self._straight or nbytes > sender.plain_data_in_bytes_max:
             return False
-        req.pending_views = None
-        if req.pending_segments:
-            sender.mark(self.share, req.pending_segments)
-            req.pending_segments = None
+        window = self.window
+        if window.excess:
+            window.renew()
+            max_cmd_sn = window.max_cmd_sn
+        else:
+            max_cmd_sn = window.end
+            window.end = max_cmd_sn + 1 & MASK
+        req.state = COMPLETED
+        backlog = sender.data_in_good(
+            req.tag, views, nbytes, self.session.exp_cmd_sn, max_cmd_sn, self.share, segments
+        )
+        self.ended.append(req)
+        if backlog > EARLY_FLUSH_BYTES or not self.in_pass:
+            self.shell.output_ready()
         return True
 
     def _complete_any(self, req: IscsiTask) -> None:
@@ -428,11 +464,17 @@ class Connection(Endpoint, Hba):
             req.early_segments = None
 
     def solicit(
-        self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int, resume: Resume
+        self,
+        req: SCSIRequest,
+        offset: int,
+        views: list[memoryview],
+        nbytes: int,
+        resume: Resume,
+        in_place: bool,
     ) -> None:
         if TYPE_CHECKING:
             assert isinstance(req, IscsiTask)
-        req.solicitation = Solicitation(offset, views, nbytes, resume)
+        req.solicitation = Solicitation(offset, views, nbytes, resume, in_place, req.r2t_sn)
         req.lingers = True
         if req.bursts is None:
             req.bursts = {}
@@ -443,28 +485,30 @@ class Connection(Endpoint, Hba):
         wanted, bursts = task.solicitation, task.bursts
         assert wanted is not None
         assert bursts is not None
-        end = wanted.start + wanted.nbytes
-        unasked = RESERVED_TAG in bursts
-        while wanted.asked < end and len(bursts) - unasked < self.r2ts_max:
-            stop = min(end, wanted.asked + self.max_burst_bytes)
-            ttt = self.session.next_ttt()
-            bursts[ttt] = Burst(ttt, wanted.asked, stop)
-            self.sender.put(
-                R2T(
-                    lun=task.lun,
-                    initiator_task_tag=task.tag,
-                    target_transfer_tag=ttt,
-                    stat_sn=self.sender.stat_sn,
-                    exp_cmd_sn=self.session.exp_cmd_sn,
-                    max_cmd_sn=self.session.max_cmd_sn,
-                    r2t_sn=task.r2t_sn,
-                    buffer_offset=wanted.asked,
-                    desired_data_transfer_length=stop - wanted.asked,
-                )
+        start, end = wanted.asked, wanted.end
+        session = self.session
+        room = self.r2ts_max - len(bursts) + (RESERVED_TAG in bursts)
+        while start < end and room > 0:
+            stop = start + self.max_burst_bytes
+            if stop > end:
+                stop = end
+            ttt = session.next_ttt()
+            bursts[ttt] = Burst(ttt, start, stop)
+            self.sender.r2t(
+                task.lun,
+                task.tag,
+                ttt,
+                session.exp_cmd_sn,
+                self.window.max_cmd_sn,
+                wanted.r2t_sn,
+                start,
+                stop - start,
             )
-            task.r2t_sn += 1
-            wanted.asked = stop
-        self.shell.output_ready()
+            wanted.r2t_sn += 1
+            wanted.asked = start = stop
+            room -= 1
+        if not self.in_pass:
+            self.shell.output_ready()
 
     def cancel_solicit(self, req: SCSIRequest) -> None:
         if TYPE_CHECKING:

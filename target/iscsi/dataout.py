@@ -12,6 +12,8 @@ wrong is answered, or the command goes on when its last byte is there.  A wrong 
 4. Data for a tag that nobody has was sent before the initiator knew of the end of its task.  We do
    not wait for such data before a task management function is answered, as RFC 7143 4.2.3.3 asks:
    open-iscsi does not answer R2Ts while it waits for that response (its "FastAbort").
+5. One that has all that its command waits for is not copied: the command sees it in the receive
+   buffer, and copies it itself if it has to wait before it has used it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from target.block.extents import cut_buffers
 from target.iscsi.constants import BHS_LENGTH, FINAL, RESERVED_TAG, RejectReason
-from target.iscsi.task import Burst, IscsiTask
+from target.iscsi.task import Burst, IscsiTask, Solicitation
 from target.scsi.request import COMPLETED
 from target.scsi.sense import (
     DATA_OFFSET_ERROR,
@@ -53,6 +55,34 @@ class Incoming:
         self.placed = False
         self.wrong: Sense | None = None  # ends the command
         self.stray = b""  # its header, if its Target Transfer Tag is nobody's
+
+
+def take_in_place(conn: Connection, buf: memoryview, at: int, data_at: int, length: int) -> bool:
+    """Hand a Data-Out over where it is (rule 5); False, and nothing done, where that cannot be."""
+    flags, _, itt, ttt, data_sn, offset = _DATA_OUT(buf, at)
+    task = conn.session.tasks.get(itt)
+    if task is None:
+        return False
+    wanted, bursts = task.solicitation, task.bursts
+    if wanted is None or bursts is None or not wanted.in_place:
+        return False
+    end = offset + length
+    if offset != wanted.start or end != wanted.end:
+        return False
+    burst = bursts.get(ttt)
+    if (
+        burst is None
+        or burst.next_offset != offset
+        or burst.end != end
+        or ttt == RESERVED_TAG
+        or data_sn
+        or not flags & FINAL
+    ):
+        return False
+    del bursts[ttt]
+    _close(task, wanted)
+    wanted.resume(buf[data_at : data_at + length])
+    return True
 
 
 def open_payload(
@@ -160,8 +190,15 @@ def _close_solicited(conn: Connection, task: IscsiTask, burst: Burst, length: in
     if wanted.left:
         conn.ask(task)
     else:
-        task.solicitation = None
+        _close(task, wanted)
         wanted.resume(None)
+
+
+def _close(task: IscsiTask, wanted: Solicitation) -> None:
+    """All of it has come."""
+    task.solicitation = None
+    if wanted.end < task.transfer:  # more is asked for later
+        task.r2t_sn = wanted.r2t_sn
 
 
 def divert_payload(conn: Connection) -> None:

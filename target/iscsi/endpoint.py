@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -30,8 +29,6 @@ from target.iscsi.receiver import Handler, Receiver
 from target.iscsi.sender import Sender
 from target.iscsi.serial import MASK, lt
 from target.iscsi.session import HeldCommand, Session
-
-log = logging.getLogger(__name__)
 
 HELD_BYTES_MAX: Final = 1 << 20  # of commands that came too early
 
@@ -185,7 +182,7 @@ class Endpoint:
         """Reject with the whole header of the offending PDU (RFC 7143 11.17)."""
         end = min(at + BHS_LENGTH + (buf[at + 4] << 2), at + self.sender.data_bytes_max)
         header = bytes(buf[at:end])
-        log.debug("reject %s: %s", reason.name, header.hex())
+        self.session.flight.rejected(reason.name, header, self.shell.now)
         self.session.counters.rejects[reason] += 1
         self.put(
             Reject(

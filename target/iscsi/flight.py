@@ -62,12 +62,18 @@ class Budget:
         self._count += 1
         return True
 
+    def unsaid(self) -> dict[str, object]:
+        """A field for those that had no room, which are told with it."""
+        over, self.over = self.over, 0
+        return {"unsaid": over} if over else {}
+
 
 class FlightLog:
     """What all sessions of a target have in common (rule 4)."""
 
     def __init__(self) -> None:
         self.errors = Budget(ERRORS_MAX, ERRORS_SECONDS)
+        self.rejects = Budget(ERRORS_MAX, ERRORS_SECONDS)
         self.dumps = Budget(DUMPS_MAX, DUMPS_SECONDS)
 
 
@@ -88,15 +94,24 @@ class FlightRecorder:
                 if log.isEnabledFor(logging.DEBUG):
                     self._say(logging.DEBUG, "command refused", request=print_request(req))
             elif self._shared.errors.take(now):
-                more: dict[str, object] = {"request": print_request(req)}
-                if self._shared.errors.over:
-                    more["unsaid"] = self._shared.errors.over
-                    self._shared.errors.over = 0
-                self._say(logging.WARNING, "command failed", **more)
+                unsaid = self._shared.errors.unsaid()
+                request = print_request(req)
+                self._say(logging.WARNING, "command failed", request=request, **unsaid)
             if key in TROUBLE:
                 trouble = key
         if trouble is not None:
             self.dump(trouble.name.replace("_", " "), (), now)
+
+    def rejected(self, reason: str, header: bytes, now: float) -> None:
+        """A PDU of the initiator has been answered with Reject (rule 4)."""
+        rejects = self._shared.rejects
+        if rejects.take(now):
+            more = rejects.unsaid()
+            self._say(logging.WARNING, "PDU rejected", reason=reason, pdu=header.hex(), **more)
+
+    def lines(self, unfinished: Sequence[SCSIRequest]) -> list[str]:
+        """What is kept, the oldest first, and then ``unfinished``; it stays kept."""
+        return [print_request(req) for req in (*self.kept, *unfinished)]
 
     def dump(self, reason: str, unfinished: Sequence[SCSIRequest], now: float) -> None:
         """Tell what is kept, the oldest first, and then the last of ``unfinished``."""

@@ -18,6 +18,8 @@ Rules:
    such a pass its socket is asked again and again for ``poll_seconds``: that is sooner than the
    kernel wakes us, and costs no more than to be woken.  It is not done while other connections have
    passes too, nor soon after it was in vain.
+7. The beginning of a PDU stays in the scratch buffer until another connection reads: most often
+   the rest is what is read next.
 """
 
 from __future__ import annotations
@@ -69,11 +71,13 @@ class Portal:
         self.group = group  # its label: some targets are limited to some
         self.clock = clock
         self.loop = asyncio.get_running_loop()
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        # In memory from the start: else it would seem to be what the first busy session takes.
+        self.scratch = memoryview(bytearray(b"\0") * SCRATCH_BYTES)
         self.channels: set[SocketChannel] = set()
         self.on_drop: Callable[[], None] | None = None  # told of every connection that is gone
         self.poll_seconds = poll_seconds
         self.latest: SocketChannel | None = None  # whose pass was the last one
+        self.resting: SocketChannel | None = None  # who has the beginning of a PDU in `scratch`
         self._connections_max = connections_max
         self._listener: Listener | None = None
         self._dirty: dict[SocketChannel, None] = {}
@@ -215,7 +219,10 @@ class SocketChannel:
     def _pass(self) -> int:
         """Read and answer what has come: the number of commands that have ended, or NOTHING."""
         channel = self.channel
-        scratch = self._portal.scratch
+        portal = self._portal
+        scratch = portal.scratch
+        if portal.resting is not self and portal.resting is not None:
+            portal.resting.settle()
         try:
             buffers = channel.receiver.buffers(scratch)
             if len(buffers) == 1:
@@ -230,26 +237,39 @@ class SocketChannel:
         if not nbytes:
             self.drop(CLOSED)
             return 0
-        channel.now = self._portal.clock()
+        channel.now = portal.clock()
         self._in_pass = True
         try:
             channel.received(scratch, nbytes)
-        except FramingError as error:
-            self.drop(str(error))
-            return 0
-        except Exception:
-            # A bug of ours: this connection is out of step, the node is not.
-            log.exception("internal error on the connection from %s", channel.peer)
-            self.drop("internal error")
+        except Exception as error:
+            self._fail(error)
             return 0
         finally:
             self._in_pass = False
+        portal.resting = self if channel.receiver.unfinished else None
         commands = len(channel.ended)
         if self._broken is not None:
             self.drop(self._broken)
         else:
             self.flush()
         return commands
+
+    def settle(self) -> None:
+        """Another connection uses the scratch buffer from now on (rule 7)."""
+        self._portal.resting = None
+        try:
+            self.channel.receiver.settle(self._portal.scratch)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """What has come cannot be handled."""
+        if isinstance(error, FramingError):
+            self.drop(str(error))
+            return
+        # A bug of ours: this connection is out of step, the node is not.
+        log.error("internal error on the connection from %s", self.channel.peer, exc_info=error)
+        self.drop("internal error")
 
     def output_ready(self) -> None:
         """There is something to send."""
@@ -353,6 +373,8 @@ class SocketChannel:
         self._portal.channels.discard(self)
         if self._portal.latest is self:
             self._portal.latest = None
+        if self._portal.resting is self:
+            self._portal.resting = None
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()

@@ -5,10 +5,12 @@ them and says ``received(n)``.  Every whole PDU in the scratch buffer is handed 
 its opcode, ``handler(buf, at, data_at, data_length)``, where ``buf`` is valid during the call only:
 one pass over all that has arrived.
 
-1. What is left of a PDU at the end is kept and put in front of the next bytes.
-2. The payload of a Data-Out that is not whole yet goes straight to where it belongs: its owner
-   names the buffers (``open_data_out``) and the next read fills them.  Nothing is allocated by a
-   length from the wire.
+1. The beginning of a PDU at the end stays where it is while its rest has room behind it
+   (``unfinished``): what is read next goes there.  Before the scratch buffer is used for anything
+   else the caller says ``settle(scratch)``; then it is kept and put in front of the next bytes.
+2. The payload of a Data-Out that has to be taken out of the scratch buffer goes straight to where
+   it belongs: its owner names the buffers (``open_data_out``) and the next read fills them.
+   Nothing is allocated by a length from the wire.
 3. A length past what was declared, or a bad header digest, ends the connection: what follows cannot
    be trusted to be a header.
 4. A bad data digest is the owner's to answer, whatever becomes of the payload; the stream itself
@@ -19,7 +21,7 @@ one pass over all that has arrived.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from crc32c import crc32c
@@ -27,9 +29,11 @@ from crc32c import crc32c
 from target.iscsi.constants import BHS_LENGTH, DIGEST_LENGTH, OPCODE_MASK, Opcode
 
 Handler = Callable[[memoryview, int, int, int], None]
-SCRATCH_BYTES: Final = 1 << 19  # one for all connections of an event loop
+# One for all connections of an event loop.  The more it takes, the fewer large Data-Outs have to be
+# copied out of it.
+SCRATCH_BYTES: Final = 2 << 20
 STREAMED_BYTES_MIN: Final = 16384  # a Data-Out below this is kept whole rather than streamed
-_LENGTHS = struct.Struct(">I").unpack_from
+_FIRST_AND_LENGTHS: Final = struct.Struct(">B3xI").unpack_from
 # CRC32C over something and its own digest, least significant byte first.
 _DIGEST_IS_RIGHT: Final = 0x48674BC7
 
@@ -63,9 +67,10 @@ class Receiver:
         self._owner = owner
         self.handlers = handlers  # by opcode; changed in place, perhaps in the middle of a pass
         self.data_bytes_max = data_bytes_max
-        self.header_digest = False
-        self.data_digest = False
-        self._kept = b""  # rule 1
+        self.set_digests(header=False, data=False)
+        self.unfinished = False  # rule 1
+        self._left = (0, 0, 0, 0)  # then: its place, that of its data, their length, where it ends
+        self._kept = b""
         self._sink: list[memoryview] = []  # rule 2: still to be filled, padding and digest last
         self._sink_left = 0
         self._trailer_bytes = 0  # of the padding and the digest
@@ -73,11 +78,19 @@ class Receiver:
         self._header = b""  # of the Data-Out, in case that its digest is wrong
         self._crc = 0  # of what has been filled
 
+    def set_digests(self, *, header: bool, data: bool) -> None:
+        """Which digests PDUs have from the next one on."""
+        self.header_digest = header
+        self.data_digest = data
+        self._digests = header or data
+
     def buffers(self, scratch: memoryview) -> list[memoryview]:
         """Where the next bytes belong."""
         if self._sink_left:
             # What is dropped goes to the same place again and again: one piece at a time.
             return [*self._sink, scratch] if self._wanted else self._sink[:1]
+        if self.unfinished:
+            return [scratch[self._left[3] :]]
         kept = len(self._kept)
         if kept:
             scratch[:kept] = self._kept
@@ -93,52 +106,78 @@ class Receiver:
                 return
             self._finish_sink()
             if nbytes > taken and not self._owner.closed:
-                self._parse(scratch, nbytes - taken)
+                self._parse(scratch, 0, nbytes - taken)
+        elif self.unfinished:
+            self.unfinished = False
+            at, _, _, end = self._left
+            self._parse(scratch, at, end + nbytes)
         else:
-            self._parse(scratch, nbytes + len(self._kept))
+            kept, self._kept = len(self._kept), b""
+            self._parse(scratch, 0, kept + nbytes)
 
-    def _parse(self, buf: memoryview, end: int) -> None:
+    def settle(self, scratch: memoryview) -> None:
+        """Rule 1: others use ``scratch`` from now on."""
+        if not self.unfinished:
+            return
+        self.unfinished = False
+        at, data_at, length, end = self._left
+        if self._owner.closed:
+            return
+        if scratch[at] == Opcode.DATA_OUT and data_at <= end and length >= STREAMED_BYTES_MIN:
+            self._open_sink(scratch, at, data_at, length, end)
+        else:
+            self._kept = bytes(scratch[at:end])
+
+    def _parse(self, buf: memoryview, at: int, end: int) -> None:
         owner = self._owner
         handlers = self.handlers
-        at = 0
-        while end - at >= BHS_LENGTH:
-            word = _LENGTHS(buf, at + 4)[0]
-            length = word & 0xFFFFFF
-            data_at = at + BHS_LENGTH
-            if word > 0xFFFFFF:
+        last = end - BHS_LENGTH
+        while at <= last:
+            first, word = _FIRST_AND_LENGTHS(buf, at)
+            data_at = after = at + BHS_LENGTH
+            length = 0
+            if word:  # there is more than the header
+                length = word & 0xFFFFFF
+                if length > self.data_bytes_max:
+                    raise FramingError(
+                        f"data segment of {length} bytes, at most {self.data_bytes_max}"
+                    )
                 data_at += word >> 24 << 2
-            if self.header_digest:
-                data_at += DIGEST_LENGTH
-            after = data_at + (length + 3 & ~3)
-            if self.data_digest and length:
-                after += DIGEST_LENGTH
-            if length > self.data_bytes_max:
-                raise FramingError(f"data segment of {length} bytes, at most {self.data_bytes_max}")
-            if after > end and end < data_at:
-                break
-            if self.header_digest:
-                self._check_header(buf, at, data_at - DIGEST_LENGTH)
+                after = data_at + (length + 3 & ~3)
+            if self._digests:  # which most do without
+                if self.header_digest:
+                    data_at += DIGEST_LENGTH
+                    after += DIGEST_LENGTH
+                    if data_at <= end:
+                        self._check_header(buf, at, data_at - DIGEST_LENGTH)
+                if self.data_digest and length:
+                    after += DIGEST_LENGTH
             if after > end:
-                if buf[at] != Opcode.DATA_OUT or length < STREAMED_BYTES_MIN:
-                    break
-                self._open_sink(buf, at, data_at, length, end)
-                at = end
                 break
-            if self.data_digest and length and not self._data_is_right(buf, data_at, length):
+            if self._digests and not self._data_is_right(buf, data_at, length):
                 owner.data_digest_error(buf, at)
             else:
-                handlers[buf[at] & OPCODE_MASK](buf, at, data_at, length)
+                handlers[first & OPCODE_MASK](buf, at, data_at, length)
             if owner.closed:
-                break
+                return
             at = after
-        self._kept = bytes(buf[at:end]) if at < end and not owner.closed else b""
+        else:
+            if at == end:
+                return
+            data_at = after = at + BHS_LENGTH
+            length = 0
+        self.unfinished = True
+        self._left = (at, data_at, length, end)
+        if after > len(buf):
+            self.settle(buf)
 
     def _check_header(self, buf: memoryview, at: int, digest_at: int) -> None:
         if crc32c(buf[at : digest_at + DIGEST_LENGTH]) != _DIGEST_IS_RIGHT:
             raise FramingError("header digest error")
 
-    @staticmethod
-    def _data_is_right(buf: memoryview, data_at: int, length: int) -> bool:
+    def _data_is_right(self, buf: memoryview, data_at: int, length: int) -> bool:
+        if not (self.data_digest and length):
+            return True
         end = data_at + (length + 3 & ~3) + DIGEST_LENGTH
         return crc32c(buf[data_at:end]) == _DIGEST_IS_RIGHT
 
@@ -204,17 +243,3 @@ def _dropped(length: int) -> list[memoryview]:
     """Buffers for bytes that nobody wants; they overlap."""
     whole, rest = divmod(length, len(_waste))
     return [_waste] * whole + ([_waste[:rest]] if rest else [])
-
-
-def scatter(views: Sequence[memoryview], data: memoryview) -> None:
-    """Copy ``data`` to the front of a scatter list that is at least as long."""
-    at, end = 0, len(data)
-    for view in views:
-        size = len(view)
-        if end - at < size:
-            view[: end - at] = data[at:end]
-            return
-        view[:] = data[at : at + size]
-        at += size
-        if at == end:
-            return

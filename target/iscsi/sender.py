@@ -32,10 +32,15 @@ from target.iscsi.serial import MASK
 
 # Opcode, flags, status, lengths, ITT, TTT, StatSN, ExpCmdSN, MaxCmdSN, DataSN, offset, residual.
 _DATA_IN: Final = struct.Struct(">BBxBI8xIIIIIIII").pack
+# The first word, lengths, ITT, TTT, StatSN, ExpCmdSN, MaxCmdSN: what is not 0 in most Data-Ins.
+_DATA_IN_GOOD: Final = struct.Struct(">II8xIIIII12x").pack
 # Opcode, flags, response, status, lengths, ITT, SNACK, StatSN, ExpCmdSN, MaxCmdSN, ExpDataSN, …
 _RESPONSE: Final = struct.Struct(">BBBBI8xIIIIIIII").pack
+# Opcode, flags, lengths, LUN, ITT, TTT, StatSN, ExpCmdSN, MaxCmdSN, R2TSN, offset, length.
+_R2T: Final = struct.Struct(">BBxxI8sIIIIIIII").pack
 _SCSI_RESPONSE: Final = int(Opcode.SCSI_RESPONSE)  # plain integers: looked up per command
-_DATA_IN_OPCODE: Final = int(Opcode.DATA_IN)
+_R2T_OPCODE: Final = int(Opcode.R2T)
+_GOOD_FIRST_WORD: Final = Opcode.DATA_IN << 24 | (FINAL | DATA_IN_STATUS) << 16
 MARK_SEGMENTS: Final = 16  # that go back together, about
 _PADS: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
 
@@ -71,6 +76,7 @@ class Sender:
         self.data_digest = False
         self.set_limits(8192, 262144)
         self._marks: deque[_Mark] = deque()
+        self._gathering: _Mark | None = None  # the last of them, if it may have more segments
 
     def set_limits(self, data_bytes_max: int, burst_bytes_max: int) -> None:
         """MaxRecvDataSegmentLength of the initiator, and MaxBurstLength."""
@@ -78,6 +84,9 @@ class Sender:
         self.burst_bytes_max = burst_bytes_max
         # A sequence is never longer than MaxBurstLength, so neither is a PDU (RFC 7143 13.13).
         self.data_in_bytes_max = min(data_bytes_max, burst_bytes_max)
+        # What one Data-In without digests may have.
+        digests = self.header_digest or self.data_digest
+        self.plain_data_in_bytes_max = 0 if digests else self.data_in_bytes_max
 
     @property
     def backlog(self) -> int:
@@ -145,39 +154,36 @@ class Sender:
     def data_in_good(
         self,
         itt: int,
-        views: list[memoryview | bytes],
+        views: list[memoryview],
         nbytes: int,
         exp_cmd_sn: int,
         max_cmd_sn: int,
-    ) -> bool:
+        share: Share,
+        segments: list[memoryview],
+    ) -> int:
         """All data of a command and status GOOD in one Data-In: what most reads end with.
 
-        False, and nothing done, where it takes more than that (``data_in`` knows how).
+        ``nbytes``, a multiple of 4, is at most ``plain_data_in_bytes_max``; ``segments`` go back to
+        ``share`` when they have gone.  Returns the backlog.
         """
-        if nbytes > self.data_in_bytes_max or nbytes & 3 or self.header_digest or self.data_digest:
-            return False
         stat_sn = self.stat_sn
         self.stat_sn = stat_sn + 1 & MASK
         out = self.out
         out.append(
-            _DATA_IN(
-                _DATA_IN_OPCODE,
-                FINAL | DATA_IN_STATUS,
-                0,
-                nbytes,
-                itt,
-                RESERVED_TAG,
-                stat_sn,
-                exp_cmd_sn,
-                max_cmd_sn,
-                0,
-                0,
-                0,
+            _DATA_IN_GOOD(
+                _GOOD_FIRST_WORD, nbytes, itt, RESERVED_TAG, stat_sn, exp_cmd_sn, max_cmd_sn
             )
         )
         out += views
-        self.queued += BHS_LENGTH + nbytes
-        return True
+        self.queued = queued = self.queued + BHS_LENGTH + nbytes
+        last = self._gathering
+        if last is not None and len(last.segments) < MARK_SEGMENTS:  # `mark` in line
+            last.segments += segments
+            last.position = queued
+        else:
+            self._gathering = last = _Mark(queued, share, segments, None)
+            self._marks.append(last)
+        return queued - self.gone
 
     def data_in(
         self,
@@ -282,21 +288,54 @@ class Sender:
         if segment:
             self._put_data([segment], len(segment))
 
+    def r2t(
+        self,
+        lun: bytes,
+        itt: int,
+        ttt: int,
+        exp_cmd_sn: int,
+        max_cmd_sn: int,
+        r2t_sn: int,
+        offset: int,
+        nbytes: int,
+    ) -> None:
+        """An R2T (RFC 7143 11.8).  It has the next StatSN, and does not use it up."""
+        header = _R2T(
+            _R2T_OPCODE,
+            FINAL,
+            0,
+            lun,
+            itt,
+            ttt,
+            self.stat_sn,
+            exp_cmd_sn,
+            max_cmd_sn,
+            r2t_sn,
+            offset,
+            nbytes,
+        )
+        if self.header_digest:
+            self._put_header(header)
+        else:
+            self.out.append(header)
+            self.queued += BHS_LENGTH
+
     def mark(
         self, share: Share, segments: list[memoryview], resume: Callable[[Any], None] | None = None
     ) -> None:
         """When all that is queued now has gone: give ``segments`` back and call ``resume``.
 
-        Those of a few commands go back together: one call instead of many.
+        Those of a few commands go back together: one call instead of many.  The share is that of
+        the session, always the same.
         """
-        marks = self._marks
-        if marks and resume is None:
-            last = marks[-1]
-            if last.share is share and len(last.segments) < MARK_SEGMENTS and last.resume is None:
-                last.segments += segments
-                last.position = self.queued
-                return
-        marks.append(_Mark(self.queued, share, segments, resume))
+        last = self._gathering
+        if resume is None and last is not None and len(last.segments) < MARK_SEGMENTS:
+            last.segments += segments
+            last.position = self.queued
+            return
+        mark = _Mark(self.queued, share, segments, resume)
+        self._gathering = mark if resume is None else None
+        self._marks.append(mark)
 
     def sent(self, nbytes: int) -> None:
         """``nbytes`` from the front of ``out`` have been handed to the kernel."""
@@ -309,6 +348,8 @@ class Sender:
         marks = self._marks
         while marks and marks[0].position <= self.gone:
             mark = marks.popleft()
+            if mark is self._gathering:
+                self._gathering = None
             if mark.segments:
                 mark.share.give(mark.segments)
             if mark.resume is not None:

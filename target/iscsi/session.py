@@ -62,9 +62,14 @@ class Window:
         if not share.reserve((IMMEDIATE_TASKS_MAX + CREDITS_MIN) * self._cost):
             raise NoResources
         self.credits = CREDITS_MIN
-        self.max_cmd_sn = exp_cmd_sn
+        self.end = exp_cmd_sn + 1 & MASK  # the first CmdSN behind the window
         while self.credits < min(CREDITS_FIRST, depth) and self._grow():
             pass
+
+    @property
+    def max_cmd_sn(self) -> int:
+        """The last CmdSN in the window."""
+        return self.end - 1 & MASK
 
     def _grow(self) -> bool:
         """One credit more, if that leaves a floor for every session that may still come."""
@@ -76,12 +81,12 @@ class Window:
         if not self._share.reserve(self._cost):
             return False
         self.credits += 1
-        self.max_cmd_sn = self.max_cmd_sn + 1 & MASK
+        self.end = self.end + 1 & MASK
         return True
 
     def outstanding(self, exp_cmd_sn: int) -> int:
         """Commands that have come in and not ended."""
-        return self.credits - (self.max_cmd_sn + 1 - exp_cmd_sn & MASK)
+        return self.credits - (self.end - exp_cmd_sn & MASK)
 
     def renew(self) -> None:
         """A command that came in has ended: its credit is there again (or is not, rule 3)."""
@@ -90,7 +95,7 @@ class Window:
             self.credits -= 1
             self._share.unreserve(self._cost)
         else:
-            self.max_cmd_sn = self.max_cmd_sn + 1 & MASK
+            self.end = self.end + 1 & MASK
 
     def tune(self, used: int) -> None:
         """``used`` credits were in use at once: have up to twice as many where that is fair."""

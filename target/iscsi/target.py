@@ -7,7 +7,8 @@ target to admit a login and gets a :class:`Session`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ from target.iscsi.login_policy import ExistingSession, LoginIdentity
 from target.iscsi.parameters import SessionParameters, TargetLimits
 from target.iscsi.session import NoResources, Session, Window
 from target.iscsi.targets import ServedTarget, TargetList
+from target.iscsi.task_names import put_in_order
 from target.iscsi.throttle import LoginThrottle
 from target.scsi.access_list import AccessList, Rights
 from target.scsi.bus import SCSIBus
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TSIH_MAX: Final = 0xFFFF
+COLD_RESETS_MAX: Final = 64
+COLD_RESET_BYTES: Final = 8  # random, of the name of one
 
 LabelledPortal = tuple[str, str]
 """An address as SendTargets has it, and its label."""
@@ -73,6 +77,7 @@ class IscsiTarget:
     ) -> None:
         self.targets = TargetList(ServedTarget(name))
         self.alias = alias
+        put_in_order()
         self.bus = bus
         self.pool = pool
         self.limits = limits
@@ -94,10 +99,13 @@ class IscsiTarget:
         self.shutting_down = False
         self.cut_off = False  # from the other nodes: initiators are better off there
         self.on_session_end: Callable[[], None] | None = None
+        self.on_sessions: Callable[[], None] = lambda: None  # there are others than before
         self._chap = chap
         self._chap_discovery = chap_discovery
         self._last_tsih = 0
         self._ending: set[Session] = set()
+        self._cold_resets: deque[str] = deque(maxlen=COLD_RESETS_MAX)  # of other nodes, done here
+        bus.on_cold_reset = self._reset_elsewhere
 
     # --- login policy (target/iscsi/login.py) -----------------------------------------------------
 
@@ -135,6 +143,8 @@ class IscsiTarget:
         proved = self._chap is None or identity.user in self._chap.users
         if identity.target is not None and not proved:  # the users changed while it logged in
             raise LoginRefused(LoginStatus.AUTHENTICATION_FAILURE, identity.initiator)
+        if served is not None and not served.at(channel.group):  # it has left this portal meanwhile
+            raise LoginRefused(LoginStatus.NOT_FOUND, served.name)
         if identity.tsih:
             return self._reinstate_connection(identity, channel)
         rights = None
@@ -156,6 +166,7 @@ class IscsiTarget:
             self._connect(session, parameters, rights, served.key)
         self.sessions[session.tsih] = session
         self.channels[session] = channel
+        self.on_sessions()
         return session
 
     def _served(self, identity: LoginIdentity) -> ServedTarget | None:
@@ -192,6 +203,7 @@ class IscsiTarget:
         self.channels[session].hand_over()
         session.held.clear()
         self.channels[session] = channel
+        self.on_sessions()
         return session
 
     def _new_session(
@@ -258,14 +270,19 @@ class IscsiTarget:
         one_done()
 
     def set_targets(self, targets: TargetList, done: Callable[[], None]) -> None:
-        """Serve others from now on; ``done()`` when nothing runs of those that are gone."""
+        """Serve others from now on; ``done()`` when nothing runs of those that are gone, or that
+        the portal of their session does not lead to any more.
+        """
         self.targets = targets
         sessions = self._normal_sessions()
         one_done = countdown(len(sessions) + 1, done)
         for session in sessions:
             assert session.nexus is not None, "a normal session"
-            if targets.name_of(session.nexus.target) is None:
+            name, channel = targets.name_of(session.nexus.target), self.channels.get(session)
+            if name is None:
                 self._drop(session, "the target that %s is logged in to is deleted", one_done)
+            elif channel is not None and self.reached(name, channel.group) is None:
+                self._drop(session, "%s is at a portal that its target has left", one_done)
             else:
                 one_done()
         one_done()
@@ -278,13 +295,14 @@ class IscsiTarget:
             log.warning(why, session.initiator)
             channel.supplanted(done)
 
-    def set_chap(self, chap: ChapPolicy | None, done: Callable[[], None]) -> None:
+    def set_chap(
+        self, chap: ChapPolicy | None, done: Callable[[], None], made_anew: Container[str] = ()
+    ) -> None:
         """Ask for other proof; ``done()`` when nothing runs of whom it shuts out.
 
-        A session ends whose user is gone or has another secret, or that has proved nothing where
-        proof is asked for now.
+        A session ends whose user is gone, or is another of the same name (``made_anew``), or that
+        has proved nothing where proof is asked for now.
         """
-        before = self._chap.users if self._chap is not None else {}
         now = chap.users if chap is not None else {}
         self._chap = chap
         if self._chap_discovery is not None:
@@ -296,7 +314,7 @@ class IscsiTarget:
             if user is None:
                 stands = chap is None
             else:
-                stands = user in now and now[user] == before.get(user)
+                stands = user in now and user not in made_anew
             if stands:
                 one_done()
             else:
@@ -348,6 +366,7 @@ class IscsiTarget:
             return
         self._ending.add(session)
         self.channels.pop(session, None)
+        self.on_sessions()
 
         def ended() -> None:
             self._ending.discard(session)
@@ -365,16 +384,40 @@ class IscsiTarget:
             self.bus.disconnect(session.nexus, ended)
 
     def cold_reset(self, target: str, done: Callable[[bool], None]) -> None:
-        """TARGET COLD RESET: as a warm one, then its sessions are dropped (RFC 7143 11.5.1)."""
+        """TARGET COLD RESET: as a warm one, then its sessions are dropped (RFC 7143 11.5.1).
 
-        def dropped(sure: bool) -> None:
+        Other nodes drop theirs when they reset their units.
+        """
+
+        def reset(sure: bool) -> None:
             done(sure)
-            for session, channel in list(self.channels.items()):
-                if session.nexus is None or session.nexus.target == target:
-                    channel.announce(AsyncEvent.SESSION_DROPPED)
-                    channel.hang_up()
+            self._drop_all(target)
 
-        self.bus.reset(target, dropped)
+        self.bus.reset(target, reset, self.random(COLD_RESET_BYTES).hex())
+
+    def _reset_elsewhere(self, target: str, name: str) -> None:
+        """Once for each reset: whoever is back before the last unit has been reset stays."""
+        if name not in self._cold_resets:
+            self._cold_resets.append(name)
+            self._drop_all(target)
+
+    def _drop_all(self, target: str) -> None:
+        for session, channel in list(self.channels.items()):
+            if session.nexus is None or session.nexus.target == target:
+                channel.announce(AsyncEvent.SESSION_DROPPED)
+                channel.hang_up()
+
+    def end_nexus(self, initiator: str, isid: bytes, target: str, seconds: int) -> bool:
+        """Ask an initiator to log out from a target, by its key; who has not done so after
+        ``seconds`` is dropped.  False: there is no such session.
+        """
+        wanted = initiator, isid, target
+        for session, channel in self.channels.items():
+            if _port(session) == wanted:
+                log.warning("session %d of %s is ended", session.tsih, initiator)
+                channel.ask_to_log_out(seconds)
+                return True
+        return False
 
     def ask_to_log_out(self, seconds: int) -> None:
         """Tell every initiator that the target wants to stop (RFC 7143 11.9, event 1)."""

@@ -30,20 +30,32 @@ class Burst:
 
 
 class Solicitation:
-    """What a command has asked for: ``views`` to be filled with [start, start + nbytes)."""
+    """What a command has asked for: ``views`` to be filled with [start, end)."""
 
-    __slots__ = ("asked", "left", "nbytes", "resume", "start", "views")
+    __slots__ = ("asked", "end", "in_place", "left", "r2t_sn", "resume", "start", "views")
 
-    def __init__(self, start: int, views: list[memoryview], nbytes: int, resume: Resume) -> None:
+    def __init__(
+        self,
+        start: int,
+        views: list[memoryview],
+        nbytes: int,
+        resume: Resume,
+        in_place: bool,
+        r2t_sn: int,
+    ) -> None:
         self.start = start
         self.views = views
-        self.nbytes = nbytes
+        self.end = start + nbytes
         self.resume = resume
         self.asked = start  # up to here R2Ts have been sent
         self.left = nbytes
+        self.in_place = in_place  # one piece of the receive buffer will do as well
+        self.r2t_sn = r2t_sn  # of the next R2T
 
     def place(self, offset: int, length: int) -> list[memoryview]:
         """The scatter list for [offset, offset + length)."""
+        if offset == self.start and offset + length == self.end:
+            return list(self.views)
         return list(cut_buffers(self.views, offset - self.start, length))
 
 
@@ -57,7 +69,6 @@ class IscsiTask(SCSIRequest):
     immediate: bool = False  # not counted in the command window
 
     lingers: bool = False  # it is listed, or data-out is still to come: its end takes more
-    listed: bool = False  # it is in ``session.tasks``
     parked: bool = False  # it has ended, and its response waits for the end of its data-out
 
     # Data-in
@@ -71,4 +82,4 @@ class IscsiTask(SCSIRequest):
     bursts: dict[int, Burst] | None = None  # those that have not ended, by Target Transfer Tag
     early_segments: list[memoryview] | None = None  # of unsolicited data
     solicitation: Solicitation | None = None
-    r2t_sn: int = 0
+    r2t_sn: int = 0  # of the first R2T of the next solicitation

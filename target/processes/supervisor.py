@@ -114,9 +114,9 @@ class Supervisor:
 def process_configs(
     config: ServeConfig, group: str, portals: tuple[Portal, ...]
 ) -> dict[ProcessPlace, ServeConfig]:
-    """What each process is told: an id, a data directory and an admin port of its own."""
+    """What each process is told: an id, a data directory and ports of its own."""
     assert config.cluster is not None, "checked (target/config/processes.py)"
-    count, admin = config.processes, config.admin
+    count = config.processes
     places = [
         ProcessPlace(group=group, number=number, count=count) for number in range(1, count + 1)
     ]
@@ -126,12 +126,20 @@ def process_configs(
             processes=1,
             data_dir=config.data_dir / f"process-{place.number}",
             portals=portals,
-            admin=admin and Portal(admin.host, admin.port + place.number - 1 if admin.port else 0),
+            admin=_nth(config.admin, place.number),
+            metrics=_nth(config.metrics, place.number),
             notes=(),
             cluster=msgspec.structs.replace(config.cluster, node_id=place.name, place=place),
         )
         for place in places
     }
+
+
+def _nth(first: Portal | None, number: int) -> Portal | None:
+    """Of the addresses from ``first`` on, the one of process ``number``."""
+    if first is None:
+        return None
+    return Portal(first.host, first.port + number - 1 if first.port else 0)
 
 
 def _group_name(config: ServeConfig) -> str:

@@ -36,7 +36,8 @@ class SCSIBus:
     """The logical units, as one port of each target shows them.
 
     ``port`` is its relative target port identifier; ``live_ports`` asks for those of nodes that are
-    there, ``gone_ports`` for those of nodes that were.
+    there, ``gone_ports`` for those of nodes that have just gone, ``all_ports`` for those of nodes
+    that there ever were.
     """
 
     def __init__(self, port: int = 1) -> None:
@@ -45,14 +46,17 @@ class SCSIBus:
         self.watcher: Watcher | None = None
         self.live_ports: Callable[[], Iterable[int]] = tuple
         self.gone_ports: Callable[[], Iterable[int]] = tuple
+        self.all_ports: Callable[[], Iterable[int]] = tuple
+        # Another node does one, of a target: by a name, and once for each unit.
+        self.on_cold_reset: Callable[[str, str], None] = lambda target, name: None
         self.units: dict[LunAddress, LogicalUnit] = {}
         self.absent = LogicalUnit(self, LunAddress("", 0), AbsentDevice())
         self.nexuses: list[Nexus] = []
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The relative identifiers of all target ports, also of those of nodes that are gone."""
-        return tuple(sorted({self.port, *self.live_ports(), *self.gone_ports()}))
+        """The relative identifiers of all target ports, also of those of nodes that are away."""
+        return tuple(sorted({self.port, *self.all_ports()}))
 
     def ports_changed(self) -> None:
         """Nodes have come or gone: their groups have another state."""
@@ -143,10 +147,15 @@ class SCSIBus:
     ) -> SCSIRequest:
         """Parse a command.  It never fails: what is wrong is answered when the request runs."""
         attachment = nexus.attachments.get(lun, nexus.absent)
-        return SCSIRequest(hba, attachment, lun, tag, cdb, attribute, now)
+        req = SCSIRequest()
+        req.parse(hba, attachment, lun, tag, cdb, attribute, now)
+        return req
 
-    def reset(self, target: str, done: Callable[[bool], None]) -> None:
-        """TARGET WARM RESET: reset every unit of it; ``done`` as of ``LogicalUnit.reset``."""
+    def reset(self, target: str, done: Callable[[bool], None], cold: str = "") -> None:
+        """TARGET WARM RESET, or a ``cold`` one of that name: reset every unit of it.
+
+        ``done`` as of ``LogicalUnit.reset``.
+        """
         sure = True
         units = self.units_of(target)
         one_done = countdown(len(units) + 1, lambda: done(sure))
@@ -157,5 +166,5 @@ class SCSIBus:
             one_done()
 
         for unit in units:
-            unit.reset(reset, UA_BUS_RESET)
+            unit.reset(reset, UA_BUS_RESET, cold)
         one_done()

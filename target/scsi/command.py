@@ -109,12 +109,12 @@ class CommandTable:
 
     def __init__(self, commands: Iterable[Command]) -> None:
         self.all = sorted(commands, key=lambda c: (c.opcode, c.service_action or 0))
-        self._plain: dict[int, Command] = {}
+        self.plain: dict[int, Command] = {}  # those without service actions, by opcode
         self._actions: dict[int, dict[int, Command]] = {}
         for command in self.all:
             if command.service_action is None:
-                assert command.opcode not in self._plain, f"two commands for {command.opcode:#x}"
-                self._plain[command.opcode] = command
+                assert command.opcode not in self.plain, f"two commands for {command.opcode:#x}"
+                self.plain[command.opcode] = command
             else:
                 actions = self._actions.setdefault(command.opcode, {})
                 assert command.service_action not in actions
@@ -122,7 +122,7 @@ class CommandTable:
 
     def find(self, cdb: bytes) -> Command:
         """The row for a CDB; an unknown one gets a row that answers so."""
-        command = self._plain.get(cdb[0])
+        command = self.plain.get(cdb[0])
         if command is not None:
             return command
         actions = self._actions.get(cdb[0])

@@ -52,7 +52,7 @@ _ABSENT: Final = answer("LUN NOT SUPPORTED", LUN_NOT_SUPPORTED)
 
 class _AbsentTable(CommandTable):
     def find(self, cdb: bytes) -> Command:
-        return self._plain.get(cdb[0], _ABSENT)
+        return self.plain.get(cdb[0], _ABSENT)
 
 
 class AbsentDevice(Device):

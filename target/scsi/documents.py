@@ -34,6 +34,10 @@ class DocumentStore(Protocol):
     ) -> None:
         """Replace version ``version`` by its next one; False: there is another one already."""
 
+    def in_force(self, kept: Kept, done: Callable[[], None]) -> None:
+        """This node acts by it from now on; ``done()`` when it has what it must not forget."""
+        done()
+
 
 class MemoryStore(DocumentStore):
     """Kept as long as the process lives."""

@@ -30,19 +30,36 @@ class HbaPort(Protocol):
         The last call before ``complete`` may be held back so that status rides with it.
         """
 
+    def answer(self, req: SCSIRequest, views: list[memoryview], segments: list[memoryview]) -> bool:
+        """``data_in`` and ``complete`` of a read of blocks that ends with GOOD, in one.
+
+        False, and nothing done, where it takes the two.
+        """
+        return False
+
     @abstractmethod
     def drained(self, req: SCSIRequest, resume: Resume) -> bool:
         """True if all ``data_in`` so far has left; else False and ``resume(None)`` is called."""
 
     @abstractmethod
     def solicit(
-        self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int, resume: Resume
+        self,
+        req: SCSIRequest,
+        offset: int,
+        views: list[memoryview],
+        nbytes: int,
+        resume: Resume,
+        in_place: bool,
     ) -> None:
-        """Fill ``views`` with data-out bytes [offset, offset + nbytes); then ``resume(None)``."""
+        """Fill ``views`` with data-out bytes [offset, offset + nbytes); then ``resume(None)``.
+
+        If they may be ``in_place``, and lie in one piece in a buffer of the HBA's, that may be
+        handed over instead, ``resume(piece)``: it is valid until ``resume`` returns.
+        """
 
     @abstractmethod
     def cancel_solicit(self, req: SCSIRequest) -> None:
-        """The data asked for is no longer wanted: its buffers go away now."""
+        """The data asked for is no longer wanted: its buffers go away now, nothing is resumed."""
 
     @abstractmethod
     def keep_early(self, req: SCSIRequest) -> None:

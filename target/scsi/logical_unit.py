@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from target.scsi.command import CHANGING
+from target.scsi.command import CHANGING, Access
 from target.scsi.countdown import countdown
 from target.scsi.device import Device
 from target.scsi.gate import Gate
@@ -31,11 +31,14 @@ from target.scsi.port_groups import hindrance as hindrance_of
 from target.scsi.request import BLOCKED, COMPLETED, SCSIRequest
 from target.scsi.reservations.exclusive import UnitReset
 from target.scsi.reservations.keeper import Reservations
+from target.scsi.reservations.names import NexusName
+from target.scsi.reservations.state import attend
 from target.scsi.sense import (
     INVALID_MESSAGE,
     IO_PROCESS_TERMINATED,
     UA_COMMANDS_CLEARED,
     UA_DEVICE_RESET,
+    UA_REGISTRATIONS_PREEMPTED,
     WRITE_PROTECTED,
     Sense,
     SenseKey,
@@ -84,6 +87,7 @@ class LogicalUnit:
         self.address = address
         self.device = device
         self._bus = bus
+        self.commands = device.table.plain  # where most are found, and sooner
         self.command_for = device.table.find
         self.stats = UnitStats()
         self.attachments: list[Attachment] = []
@@ -332,9 +336,12 @@ class LogicalUnit:
             other.attend(UA_COMMANDS_CLEARED)
         self.abort(victims, done)
 
-    def reset(self, done: Callable[[bool], None], attention: Sense = UA_DEVICE_RESET) -> None:
+    def reset(
+        self, done: Callable[[bool], None], attention: Sense = UA_DEVICE_RESET, cold: str = ""
+    ) -> None:
         """LOGICAL UNIT RESET: everything ends, and every nexus learns of it (SAM-5 6.3.3).
 
+        A ``cold`` one, of the whole target, ends sessions on other nodes as well.
         ``done(False)``: it is not known whether other nodes have done it.
         """
 
@@ -343,7 +350,8 @@ class LogicalUnit:
                 sure = sure and failure is None
                 self.reservations.lose(UnitReset(), lambda: done(sure))
 
-            here = self._everywhere(ResetUnit(asc=attention.asc, ascq=attention.ascq), let_go)
+            event = ResetUnit(asc=attention.asc, ascq=attention.ascq, cold=cold)
+            here = self._everywhere(event, let_go)
             self._reset(attention, here)
 
         self.settings.reset(set_back)
@@ -356,26 +364,45 @@ class LogicalUnit:
 
     # --- other nodes ------------------------------------------------------------------------------
 
-    def reserve_everywhere(self, event: ReservationsChanged, done: Callable[[bool], None]) -> None:
+    def reserve_everywhere(
+        self, event: ReservationsChanged, lost: frozenset[NexusName], done: Callable[[bool], None]
+    ) -> None:
         """Reservations are new: have it done here and on other nodes what that means.
 
+        ``lost``: those of this node that nobody tells of (reservations/owed.py, rule 3).
         ``done(False)``: it is not known whether other nodes have done it.
         """
         here = self._everywhere(event, done)
-        self._reserve(event, here)
+        self._reserve(event, here, lost)
 
-    def _reserve(self, event: ReservationsChanged, done: Callable[[], None]) -> None:
-        self.reservations.learn(event.version, event.state)
+    def _reserve(
+        self,
+        event: ReservationsChanged,
+        done: Callable[[], None],
+        lost: frozenset[NexusName] = frozenset(),
+    ) -> None:
+        newly_lost = self.reservations.learn(event.version, event.state)
+        lost |= newly_lost if event.found else set()
+        attentions = (*event.attentions, *attend(lost, UA_REGISTRATIONS_PREEMPTED))
         for attachment in self.attachments:
-            for it in event.attentions:
+            for it in attentions:
                 if it.nexus == attachment.nexus.name:
                     attachment.attend(Sense(SenseKey.UNIT_ATTENTION, it.asc, it.ascq))
-            if attachment.nexus.name in event.aborted:
+            if attachment.nexus.name in lost.union(event.aborted):
                 self.device.preempted(attachment.nexus)
         victims = [r for r in self.tasks_of() if r.attachment.nexus.name in event.aborted]
+        # What such a nexus changes of reservations was decided on what is kept, or will be; it may
+        # be what waits for this.
+        victims += [
+            req
+            for req in self.tasks_of()
+            if req.attachment.nexus.name in lost and req.command.access is not Access.RESERVATION
+        ]
         for attachment in {r.attachment for r in victims}:
             attachment.attend(UA_COMMANDS_CLEARED)
-        self.abort(victims, done)
+        one_done = countdown(2, done)
+        self.reservations.keep_here(one_done)
+        self.abort(victims, one_done)
 
     def set_everywhere(
         self, event: SettingsChanged, asker: Attachment | None, done: Callable[[bool], None]
@@ -428,6 +455,8 @@ class LogicalUnit:
         match event:
             case ResetUnit():
                 self._reset(Sense(SenseKey.UNIT_ATTENTION, event.asc, event.ascq), done)
+                if event.cold:
+                    self._bus.on_cold_reset(self.address.target, event.cold)
             case ClearTaskSet():
                 self._clear(None, done)
             case ReservationsChanged():

@@ -3,7 +3,8 @@
 Rules:
 
 1. What is at hand is done in ``start``, without waiting and without a coroutine: a read whose
-   segments are free and whose bytes are cached; a write whose data came with the command.
+   segments are free and whose bytes are cached; a write whose data came with the command.  Data
+   that can be written on the spot is, from where it was received, without being copied.
 2. Everything else runs in windows of at most ``WINDOW_BYTES``, so that memory does not grow with
    the command.
 3. If the initiator expects fewer bytes than the CDB says, as many are read, and as many *whole*
@@ -19,12 +20,12 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from target.block.extents import cut_buffers
+from target.block.extents import cut_buffers, scatter
 from target.block.pool import SEGMENT_BYTES, views_of
 from target.scsi.cdb import DPO, FUA, NACA, PROTECT, RANGES, out_of_range, range_sense, refuse
 from target.scsi.command import Command, Kind, Step, usage
 from target.scsi.limits import TRANSFER_BYTES_MAX, WINDOW_BYTES
-from target.scsi.request import Direction
+from target.scsi.request import Direction, Solicited
 from target.scsi.sense import CheckCondition
 
 if TYPE_CHECKING:
@@ -68,17 +69,20 @@ def _parse(disk: DiskDevice, cdb_bytes: int, direction: Direction) -> Step:
     block_bytes = disk.block_bytes
     blocks_max = TRANSFER_BYTES_MAX // block_bytes
     way = int(direction)
+    unusual = PROTECT | FUA
 
     def parse(req: SCSIRequest) -> None:
         flags, lba, blocks, control = unpack(req.cdb)
-        if flags & PROTECT or control & NACA or blocks > blocks_max or lba + blocks > disk.blocks:
+        wrong = False
+        if flags & unusual or control:
+            wrong = bool(flags & PROTECT or control & NACA)
+            req.fua = bool(flags & FUA)
+        if wrong or blocks > blocks_max or lba + blocks > disk.blocks:
             raise CheckCondition(range_sense(disk, cdb_bytes, req.cdb, PROTECT, blocks_max))
         req.direction = way
         req.lba = lba
         req.blocks = blocks
         req.length = blocks * block_bytes
-        if flags & FUA:
-            req.fua = True
 
     return parse
 
@@ -114,16 +118,16 @@ def _start_read(disk: DiskDevice) -> Step:
         if disk.unreadable is not None:
             raise CheckCondition(disk.unreadable)
         nbytes = req.transfer
-        if 0 < nbytes <= WINDOW_BYTES and not req.fua:
+        if nbytes and nbytes <= WINDOW_BYTES and not req.fua:
             hba = req.hba
             share = hba.share
-            count = (nbytes + SEGMENT_BYTES - 1) // SEGMENT_BYTES
+            count = 1 if nbytes <= SEGMENT_BYTES else -(-nbytes // SEGMENT_BYTES)
             segments = share.take(count)
             if segments is not None:
-                if nbytes == SEGMENT_BYTES:
-                    views = segments
-                elif count == 1:
+                if nbytes < SEGMENT_BYTES:
                     views = [segments[0][:nbytes]]
+                elif nbytes == SEGMENT_BYTES:
+                    views = segments
                 else:
                     views = views_of(segments, nbytes)
                 try:
@@ -133,8 +137,9 @@ def _start_read(disk: DiskDevice) -> Step:
                     raise
                 if at_hand:
                     req.moved = nbytes
-                    hba.data_in(req, views, segments)
-                    req.complete()
+                    if not hba.answer(req, views, segments):
+                        hba.data_in(req, views, segments)
+                        req.complete()
                 else:
                     req.run(_read_into(volume, req, segments, views, nbytes))
                 return
@@ -193,13 +198,28 @@ def _start_write(disk: DiskDevice) -> Step:
         if disk.unwritable is not None:
             raise CheckCondition(disk.unwritable)
         nbytes = req.transfer
-        if not req.early_have == nbytes == req.length:
-            req.run(_write(volume, req))
-        elif not req.fua and volume.write_now(req.lba * block_bytes, req.early, nbytes):
-            req.moved = nbytes
-            req.complete()
-        else:
-            req.run(_write_early(volume, req, nbytes))
+        if nbytes == req.length and not req.early_missing:
+            early = req.early_length
+            if early == nbytes:
+                if not req.fua and volume.write_now(req.lba * block_bytes, req.early, nbytes):
+                    req.moved = nbytes
+                    req.complete()
+                else:
+                    req.run(_write_early(volume, req, nbytes))
+                return
+            if (
+                req.early_transient
+                and not (early % block_bytes or req.fua)
+                and volume.write_now(req.lba * block_bytes, req.early, early)
+            ):
+                req.early_used()
+            rest = nbytes - req.moved
+            if not req.early_length and rest <= WINDOW_BYTES:
+                segments = req.hba.share.take((rest + SEGMENT_BYTES - 1) // SEGMENT_BYTES)
+                if segments is not None:
+                    req.run(_write_rest(volume, req, segments, rest))
+                    return
+        req.run(_write(volume, req))
 
     return start
 
@@ -211,9 +231,29 @@ async def _write_early(volume: Volume, req: SCSIRequest, nbytes: int) -> None:
     req.complete()
 
 
+async def _write_rest(
+    volume: Volume, req: SCSIRequest, segments: list[memoryview], nbytes: int
+) -> None:
+    """The whole blocks that have not come with the command, if ``segments`` hold them all."""
+    offset = req.lba * volume.block_bytes + req.moved
+    try:
+        views = segments
+        if nbytes & SEGMENT_BYTES - 1:
+            views = views_of(segments, nbytes)
+        here = await Solicited(req, views, nbytes, in_place=True)
+        if req.fua or not volume.write_now(offset, views if here is None else [here], nbytes):
+            if here is not None:
+                scatter(views, here)
+            await volume.write(offset, views, nbytes, req.fua)
+        req.moved += nbytes
+    finally:
+        req.hba.share.give(segments)
+    req.complete()
+
+
 async def _write(volume: Volume, req: SCSIRequest) -> None:
     blocks = WholeBlocks(req, volume.block_bytes)
-    offset = req.lba * volume.block_bytes
+    offset = req.lba * volume.block_bytes + req.moved
     while blocks.left:
         try:
             views, nbytes = await blocks.next()
@@ -238,7 +278,8 @@ class WholeBlocks:
         self._with_scratch = with_scratch
         self._req = req
         self._block_bytes = block_bytes
-        self.left = req.transfer - req.transfer % block_bytes  # bytes still to be given out
+        # Bytes still to be given out.
+        self.left = req.transfer - req.transfer % block_bytes - req.moved
         self._tail = b""
         self._chunks: tuple[Chunk, ...] = ()
 

@@ -94,9 +94,21 @@ class Chunk:
 
 
 class SCSIRequest:
-    """One command.  Class attributes are the defaults: the hot path sets what differs."""
+    """One command.  Class attributes are the defaults: the hot path sets what differs.
+
+    ``parse`` comes first, and is no constructor: the interpreter calls a method in half the time.
+    """
+
+    hba: HbaPort
+    attachment: Attachment  # the I_T_L nexus
+    lun: bytes
+    tag: int
+    cdb: bytes
+    started_at: float
+    command: Command
 
     state: int = 0  # NEW: a literal, as mypyc wants defaults
+    attribute: int = 1  # SIMPLE
     direction: int = 0
     length: int = 0  # bytes of the data phase as the CDB says
     lba: int = 0
@@ -110,11 +122,11 @@ class SCSIRequest:
     harmless: bool = False  # as its CDB stands, no reservation is in its way
     rejected: Sense | None = None  # found wrong while parsing; answered when it is the turn
 
-    # Data-out that comes with the command: `early_length` bytes in all (0: none), of which
-    # `early_have` have arrived, in `early`.
+    # Data-out that comes with the command: `early_length` bytes in all (0: none), of which the last
+    # `early_missing` have not arrived, in `early`.
     early: Sequence[memoryview] = ()
     early_length: int = 0
-    early_have: int = 0
+    early_missing: int = 0
     early_transient: bool = False  # still in the receive buffer: valid during this pass only
 
     on_end: Callable[[SCSIRequest], None] | None = None
@@ -128,7 +140,7 @@ class SCSIRequest:
     _pending_interrupt: Exception | None = None
     _early_resume: Resume | None = None
 
-    def __init__(
+    def parse(
         self,
         hba: HbaPort,
         attachment: Attachment,
@@ -138,20 +150,28 @@ class SCSIRequest:
         attribute: int,
         started_at: float,
     ) -> None:
+        """Become the command of a CDB.  What is wrong with it is answered when it is its turn."""
         self.hba = hba
-        self.attachment = attachment  # the I_T_L nexus
+        self.attachment = attachment
         self.lun = lun
         self.tag = tag
         self.cdb = cdb
-        self.attribute = attribute
+        if attribute != 1:
+            self.attribute = attribute
         self.started_at = started_at
-        self.command: Command = attachment.unit.command_for(cdb)
+        # Attributes that are functions are loaded, then called: as methods they are looked up anew.
+        unit = attachment.unit
+        command = unit.commands.get(cdb[0])
+        if command is None:
+            command = unit.command_for(cdb)
+        self.command = command
+        parse = command.parse
         try:
-            self.command.parse(self)
+            parse(self)
         except CheckCondition as exc:
             self.rejected = exc.sense
         except Exception:  # as in _our_fault: whoever brought it must not go down with it
-            log.exception("internal error in %s, cdb=%s", self.command.name, cdb.hex())
+            log.exception("internal error in %s, cdb=%s", command.name, cdb.hex())
             self.rejected = INTERNAL_TARGET_FAILURE
         self.state = PARSED
 
@@ -170,8 +190,8 @@ class SCSIRequest:
 
     def early_arrived(self, nbytes: int) -> None:
         """``nbytes`` more of the early data are in ``early``."""
-        self.early_have += nbytes
-        if self.early_have == self.early_length and self._early_resume is not None:
+        self.early_missing -= nbytes
+        if not self.early_missing and self._early_resume is not None:
             resume, self._early_resume = self._early_resume, None
             resume(None)
 
@@ -188,8 +208,9 @@ class SCSIRequest:
         if self.rejected is not None:
             self.fail(self.rejected)
             return
+        start = self.command.start
         try:
-            self.command.start(self)
+            start(self)
         except CheckCondition as exc:
             self.fail(exc.sense)
         except Exception:
@@ -204,7 +225,8 @@ class SCSIRequest:
     def complete(self, status: int = Status.GOOD) -> None:
         """End the command with ``status``."""
         assert self.state < COMPLETED, f"completed twice: {self!r}"
-        self.status = status
+        if status:
+            self.status = status
         self.state = COMPLETED
         if self.early_length and not self.early_transient:
             self.hba.release_early(self)
@@ -244,6 +266,13 @@ class SCSIRequest:
         wanted = min(WINDOW_BYTES, self.transfer - self.moved)
         segments = await Buffers(self.hba.share, segments_for(wanted))
         return await self._solicit(segments, min(wanted, len(segments) * SEGMENT_BYTES))
+
+    def early_used(self) -> None:
+        """All that came with the command has been used where it was: the rest is solicited."""
+        self.moved = self.early_length
+        self.early = ()
+        self.early_length = 0
+        self.early_transient = False
 
     async def receive_all(self) -> Chunk:
         """All data-out bytes in one scatter list: for commands of at most ``WINDOW_BYTES``."""
@@ -293,7 +322,7 @@ class SCSIRequest:
         return chunk, Chunk(views, chunk.nbytes, lambda: share.give(scratch))
 
     async def _receive_early(self) -> Chunk:
-        if self.early_have < self.early_length:
+        if self.early_missing:
             await _EarlyData(self)
         self.moved = self.early_length
         return Chunk(list(self.early), self.early_length, lambda: self.hba.release_early(self))
@@ -302,7 +331,7 @@ class SCSIRequest:
         share = self.hba.share
         views = views_of(segments, nbytes)
         try:
-            await _Solicited(self, self.moved, views, nbytes)
+            await Solicited(self, views, nbytes)
         except BaseException:
             share.give(segments)
             raise
@@ -349,6 +378,8 @@ class SCSIRequest:
             self._step(reason)
         else:
             self._pending_interrupt = reason  # running, or a store uses our buffers: soon
+            if self._wait is not None:
+                self._wait.hurry()
 
     def _ended_by(self, reason: Exception) -> None:
         if isinstance(reason, CheckCondition):
@@ -423,29 +454,31 @@ class _EarlyData(Wait[None]):
         return True
 
 
-class _Solicited(Wait[None]):
-    """Data-out asked of the initiator (R2T)."""
+class Solicited(Wait[memoryview | None]):
+    """The next ``nbytes`` of data-out, asked of the initiator (R2T), in ``views``.
 
-    __slots__ = ("_args", "_cancelled", "_resume")
+    If they may be ``in_place``, the outcome may be where they are instead: valid until the command
+    waits again.
+    """
+
+    __slots__ = ("_in_place", "_nbytes", "_req", "_views")
     what = "solicited data"
 
-    def __init__(self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int) -> None:
-        self._args = (req, offset, views, nbytes)
-        self._cancelled = False
+    def __init__(
+        self, req: SCSIRequest, views: list[memoryview], nbytes: int, in_place: bool = False
+    ) -> None:
+        self._req = req
+        self._views = views
+        self._nbytes = nbytes
+        self._in_place = in_place
 
     def begin(self, resume: Resume) -> _Pending:
-        self._resume = resume
-        req, offset, views, nbytes = self._args
-        req.hba.solicit(req, offset, views, nbytes, self._filled)
+        req = self._req
+        req.hba.solicit(req, req.moved, self._views, self._nbytes, resume, self._in_place)
         return PENDING
 
-    def _filled(self, outcome: Any) -> None:
-        if not self._cancelled:
-            self._resume(outcome)
-
     def cancel(self) -> bool:
-        self._args[0].hba.cancel_solicit(self._args[0])
-        self._cancelled = True
+        self._req.hba.cancel_solicit(self._req)
         return True
 
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 TRIES_MAX: Final = 20  # other nodes may be faster, but not every time
 
 
-class PageBytes(msgspec.Struct, frozen=True):
+class PageBytes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The current bytes of a mode page."""
 
     code: int
@@ -43,14 +43,14 @@ class PageBytes(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class GroupAccess(msgspec.Struct, frozen=True):
+class GroupAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What SET TARGET PORT GROUPS has set for one group."""
 
     number: int
     state: AccessState
 
 
-class SettingsState(msgspec.Struct, frozen=True):
+class SettingsState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that differs from the defaults, perhaps."""
 
     pages: tuple[PageBytes, ...] = ()

@@ -42,6 +42,11 @@ class OpClass(enum.IntEnum):
     OTHER = 7
 
 
+def class_name(index: int) -> str:
+    """As it is told."""
+    return OpClass(index).name.lower()
+
+
 _OPCODES: Final = {
     OpClass.READ: "08 28 a8 88",
     OpClass.WRITE: "0a 2a aa 8a 2e ae 8e",
@@ -65,37 +70,53 @@ def class_of(opcode: int) -> int:
 class UnitStats:
     """Of one logical unit, since it is served here."""
 
-    __slots__ = ("aborted", "failures", "rows")
+    __slots__ = ("aborted", "failures", "reserve_outs", "rows")
 
     def __init__(self) -> None:
         self.rows = [[0] * (BUCKETS + 2) for _ in OpClass]
         self.failures: Counter[tuple[int, int]] = Counter()  # by status and sense key
         self.aborted = 0  # ended without status
+        self.reserve_outs: Counter[int] = Counter()  # PERSISTENT RESERVE OUT by service action
 
 
 def count(requests: Sequence[SCSIRequest], now: float) -> Sequence[SCSIRequest]:
     """Count commands whose answers leave ``now``; returns those with a status other than GOOD."""
-    began = now
-    bucket = nanoseconds = 0
+    began, command, attachment = now, None, None
+    row: list[int] = []
+    bucket = number = nbytes = 0
     failed: list[SCSIRequest] | None = None
     for req in requests:
-        if req.started_at != began:
-            began = req.started_at
+        # Those of one wake-up are alike as a rule: they are counted together.
+        if (
+            req.started_at != began
+            or req.command is not command
+            or req.attachment is not attachment
+        ):
+            if number:
+                _add(row, bucket, number, now - began, nbytes)
+                number = nbytes = 0
+            began, command, attachment = req.started_at, req.command, req.attachment
+            row = attachment.unit.stats.rows[command.opclass]
             bucket = bisect_left(BOUNDS_SECONDS, now - began)
-            nanoseconds = int((now - began) * 1e9)
         req.finished_at = now
-        row = req.attachment.unit.stats.rows[req.command.opclass]
-        row[bucket] += 1
-        row[NANOSECONDS] += nanoseconds
+        number += 1
         if not req.status:
-            row[BYTES] += req.transfer
+            nbytes += req.transfer
         elif failed is None:
             failed = [req]
         else:
             failed.append(req)
+    if number:
+        _add(row, bucket, number, now - began, nbytes)
     if failed is None:
         return ()
     for req in failed:
         key = NO_SENSE_KEY if req.sense is None else int(req.sense.key)
         req.attachment.unit.stats.failures[int(req.status), key] += 1
     return failed
+
+
+def _add(row: list[int], bucket: int, number: int, seconds: float, nbytes: int) -> None:
+    row[bucket] += number
+    row[NANOSECONDS] += number * int(seconds * 1e9)
+    row[BYTES] += nbytes

@@ -16,7 +16,7 @@ _SENSE: Final = {
     StoreStatus.WRITE_FAILED: s.WRITE_ERROR,
     StoreStatus.SYNC_LOST: s.SYNC_LOST,
     StoreStatus.UNAVAILABLE: s.NOT_READY_UNAVAILABLE,
-    StoreStatus.STALE_EPOCH: s.INTERNAL_TARGET_FAILURE,
+    StoreStatus.STALE_EPOCH: s.NOT_READY_UNAVAILABLE,  # no error of the target's: not this path
     StoreStatus.DEADLINE: s.NOT_READY_UNAVAILABLE,
 }
 

@@ -14,6 +14,7 @@ class ResetUnit(msgspec.Struct, frozen=True, tag="reset"):
 
     asc: int  # of the unit attention that says so
     ascq: int
+    cold: str = ""  # it is one of the target, a cold one: a name that its units have in common
 
 
 class ClearTaskSet(msgspec.Struct, frozen=True, tag="clear"):
@@ -24,13 +25,15 @@ class ReservationsChanged(msgspec.Struct, frozen=True, tag="reservations"):
     """Reservations have a new version, with what it does to nexuses of all nodes.
 
     In force when it has been done, unless a node has a later version already; unit attentions and
-    aborted commands do not depend on that.
+    aborted commands do not depend on that.  ``found``: it was kept by a node that may not have come
+    to tell it, so nobody knows what it does to nexuses (reservations/keeper.py, rule 6).
     """
 
     version: int
     state: ReservationState
     attentions: tuple[Attention, ...]
     aborted: tuple[NexusName, ...]
+    found: bool = False
 
 
 class DocumentChanged(msgspec.Struct, frozen=True, tag="document"):
@@ -58,10 +61,18 @@ class EndTask(msgspec.Struct, frozen=True, tag="end"):
     tag: int
 
 
+class EndNexus(msgspec.Struct, frozen=True, tag="nexus"):
+    """The operator has an initiator asked to log out from a target, and dropped if it does not."""
+
+    nexus: NexusName
+    target: str  # as in LunAddress
+
+
 UnitEvent = (
     NotSure
     | Arrived
     | EndTask
+    | EndNexus
     | ResetUnit
     | ClearTaskSet
     | ReservationsChanged
@@ -76,7 +87,7 @@ def ends_commands(event: UnitEvent) -> bool:
         case ResetUnit() | ClearTaskSet():
             return True
         case ReservationsChanged():
-            return bool(event.aborted)
+            return event.found or bool(event.aborted)
         case _:
             return False
 

@@ -22,8 +22,9 @@ from prometheus_client import CollectorRegistry
 
 from target import logs
 from target.config.shown import HIDDEN, secrets_of, shown
+from target.iscsi.target import IscsiTarget
 from target.node import Node
-from target.sight_info import NodeList, SessionList
+from target.sight_info import NodeList
 from target.telemetry.exposition import exposition
 from target.telemetry.node import unready
 from target.telemetry.stats import node_stats
@@ -47,6 +48,9 @@ async def node_report(
     async def tasks() -> str:
         return _json(await sight.tasks())
 
+    async def sessions() -> str:
+        return _json(await sight.sessions())
+
     async def stats() -> str:
         return _json(await node_stats(parts, node.name, clock))
 
@@ -61,7 +65,8 @@ async def node_report(
         "volumes.json": lambda: _json(parts.volumes.all()),
         "targets.json": lambda: _json(node.targets.all()),
         "access.json": lambda: _json([*node.access.configured, *node.access.kept]),
-        "sessions.json": lambda: _json(SessionList(sessions=sight.sessions())),
+        "flights.txt": lambda: flights(parts.target),
+        "sessions.json": sessions,
         "nodes.json": nodes,
         "tasks.json": tasks,
         "log.txt": lambda: "\n".join([*logs.recent(), ""]),
@@ -90,6 +95,15 @@ def strike_out(text: str, secrets: Iterable[str]) -> str:
             text = text.replace(secret, HIDDEN)
             text = text.replace(msgspec.json.encode(secret).decode()[1:-1], HIDDEN)
     return text[:FILE_CHARS_MAX]
+
+
+def flights(target: IscsiTarget) -> str:
+    """The last commands of each session, and those that have not ended."""
+    out: list[str] = []
+    for session in target.sessions.values():
+        out.append(f"session {session.tsih} of {session.initiator}")
+        out += [f"  {line}" for line in session.flight.lines(tuple(session.tasks.values()))]
+    return "\n".join([*out, ""])
 
 
 def stacks() -> str:

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -41,6 +42,10 @@ class BuildCollector(Collector):
         for generation, stats in enumerate(gc.get_stats()):
             runs.add_metric((str(generation),), stats["collections"])
         yield runs
+        tasks = gauge("asyncio_tasks", "Tasks of the event loop; commands take none")
+        with contextlib.suppress(RuntimeError):  # no loop runs here
+            tasks.add_metric((), len(asyncio.all_tasks()))
+        yield tasks
 
 
 def make_registry(collector: Collector) -> CollectorRegistry:
@@ -74,8 +79,15 @@ async def exposition(registry: CollectorRegistry) -> AsyncIterator[bytes]:
             await asyncio.sleep(0)
 
 
-def telemetry_routes(registry: CollectorRegistry, unready: Callable[[], str]) -> web.RouteTableDef:
-    """/metrics, /healthz and /readyz; ``unready`` says why not, or nothing."""
+def telemetry_routes(
+    registry: CollectorRegistry,
+    unready: Callable[[], str],
+    degraded: Callable[[], str] = lambda: "",
+) -> web.RouteTableDef:
+    """/metrics, /healthz and /readyz.
+
+    ``unready`` says why not, or nothing; ``degraded`` what is missing all the same, or nothing.
+    """
     routes = web.RouteTableDef()
 
     @routes.get("/metrics")
@@ -101,6 +113,9 @@ def telemetry_routes(registry: CollectorRegistry, unready: Callable[[], str]) ->
     @routes.get("/readyz")
     async def readyz(request: web.Request) -> web.Response:
         reason = " ".join(unready().split())
-        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+        if reason:
+            return web.Response(text=f"{reason}\n", status=503)
+        missing = " ".join(degraded().split())
+        return web.Response(text=f"ok\n{missing}\n" if missing else "ok\n")
 
     return routes

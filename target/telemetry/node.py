@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -17,6 +18,9 @@ from target.telemetry.stores import (
     volume_families,
     worker_families,
 )
+
+if TYPE_CHECKING:
+    from target.block.worker_link import WorkerLink
 
 
 class NodeCollector(Collector):
@@ -47,8 +51,25 @@ def unready(parts: NodeParts) -> str:
         return "shut out by other nodes"
     if clustering is not None and not clustering.node.leased:
         return "no lease: Redis does not answer"
-    remote = parts.volumes.remote
-    for link in [] if remote is None else remote.links:
-        if not link.serving and not link.out:
-            return f"worker {link.address}: {link.reason or 'does not serve'}"
+    links = _links(parts)
+    if links and not any(link.serving or link.out for link in links):
+        return f"no worker serves: {_reason(links[0])}"
     return ""
+
+
+def degraded(parts: NodeParts) -> str:
+    """What a node that is ready cannot serve, in one line; empty: it serves everything.
+
+    It goes on with the chunks of the other workers, and all nodes miss the same ones: to send
+    initiators elsewhere would help none.
+    """
+    away = [_reason(link) for link in _links(parts) if not link.serving and not link.out]
+    return f"degraded: {'; '.join(away)}" if away else ""
+
+
+def _links(parts: NodeParts) -> list[WorkerLink]:
+    return [] if parts.volumes.remote is None else parts.volumes.remote.links
+
+
+def _reason(link: WorkerLink) -> str:
+    return f"worker {link.address}: {link.reason or 'does not serve'}"

@@ -7,7 +7,8 @@ from itertools import accumulate
 
 import msgspec
 
-from target.telemetry.stats import ClassStats, LunStats, NodeStats
+from target.node_counters import ClassStats
+from target.telemetry.stats import LunStats, NodeStats
 
 
 class ClassRates(msgspec.Struct, frozen=True, kw_only=True):

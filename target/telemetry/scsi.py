@@ -9,26 +9,21 @@ from prometheus_client.core import Metric
 
 from target.scsi.bus import SCSIBus
 from target.scsi.logical_unit import LogicalUnit
+from target.scsi.reservations.parameters import Action
 from target.scsi.sense import SenseKey, Status
-from target.scsi.stats import BOUNDS_SECONDS, BUCKETS, BYTES, NANOSECONDS, NO_SENSE_KEY, OpClass
-from target.telemetry.families import counter, gauge, histogram
+from target.scsi.stats import BOUNDS_SECONDS, BUCKETS, BYTES, NANOSECONDS, NO_SENSE_KEY, class_name
+from target.telemetry.families import counter, cumulative, gauge, histogram
 
 UNITS_PER_PART: Final = 4  # few objects at a time: a run of the cyclic collector would cost more
 Units = Sequence[tuple[str, LogicalUnit]]
 """With their labels."""
 NO_LUN: Final = "none"  # the label of commands to LUNs where nothing is
-_EDGES: Final = (*(f"{bound:g}" for bound in BOUNDS_SECONDS), "+Inf")
-
-
-def class_name(index: int) -> str:
-    """As the label has it."""
-    return OpClass(index).name.lower()
 
 
 def scsi_families(bus: SCSIBus, now: float) -> Iterator[Metric]:
     """Each in parts of ``UNITS_PER_PART``.  ``now``: of the clock that commands are timed with."""
     present = [(str(address), unit) for address, unit in sorted(bus.units.items())]
-    for make in (_seconds, _bytes, _failures, _aborted):
+    for make in (_seconds, _bytes, _failures, _aborted, _reserve_outs):
         yield from _in_parts(make, [*present, (NO_LUN, bus.absent)])
     for make in (_tasks, lambda units: _oldest(units, now), _registrations, _reserved):
         yield from _in_parts(make, present)
@@ -54,17 +49,8 @@ def _seconds(units: Units) -> Metric:
         ("lun", "class"),
     )
     for labels, row in _rows(units):
-        family.add_metric(labels, _cumulative(row), row[NANOSECONDS] / 1e9)
+        family.add_metric(labels, cumulative(BOUNDS_SECONDS, row), row[NANOSECONDS] / 1e9)
     return family
-
-
-def _cumulative(row: list[int]) -> list[tuple[str, float]]:
-    total = 0
-    buckets: list[tuple[str, float]] = []
-    for edge, count in zip(_EDGES, row, strict=False):
-        total += count
-        buckets.append((edge, total))
-    return buckets
 
 
 def _bytes(units: Units) -> Metric:
@@ -92,6 +78,18 @@ def _aborted(units: Units) -> Metric:
     for lun, unit in units:
         if unit.stats.aborted:
             family.add_metric((lun,), unit.stats.aborted)
+    return family
+
+
+def _reserve_outs(units: Units) -> Metric:
+    family = counter(
+        "scsi_persistent_reserve_outs",
+        "PERSISTENT RESERVE OUT commands that began, by service action",
+        ("lun", "action"),
+    )
+    for lun, unit in units:
+        for action, count in unit.stats.reserve_outs.items():
+            family.add_metric((lun, Action(action).name.lower()), count)
     return family
 
 

@@ -14,19 +14,11 @@ import msgspec
 
 from target.block.pool import SEGMENT_BYTES
 from target.node import NodeParts
+from target.node_counters import ClassStats, class_stats
 from target.scsi.logical_unit import LogicalUnit
-from target.scsi.stats import BOUNDS_SECONDS, BUCKETS, BYTES, NANOSECONDS
-from target.telemetry.scsi import class_name
+from target.scsi.stats import BOUNDS_SECONDS, BUCKETS, class_name
 
 LUNS_AT_A_STRETCH: Final = 100  # about 2 ms
-
-
-class ClassStats(msgspec.Struct, frozen=True, kw_only=True):
-    """The commands of one class, of one logical unit."""
-
-    buckets: list[int]  # commands by time, up to each of ``bounds_seconds``, and one more
-    bytes: int
-    seconds: float  # summed up
 
 
 class LunStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,9 +83,7 @@ def _lun(unit: LogicalUnit, target: str, volume: str, now: float) -> LunStats:
         lun=unit.number,
         volume=volume,
         classes={
-            class_name(index): ClassStats(
-                buckets=row[:BUCKETS], bytes=row[BYTES], seconds=row[NANOSECONDS] / 1e9
-            )
+            class_name(index): class_stats(row)
             for index, row in enumerate(unit.stats.rows)
             if any(row[:BUCKETS])
         },

@@ -12,7 +12,8 @@ from prometheus_client.core import Metric
 
 from target.block.volume import Volume
 from target.scsi.lun import LunAddress
-from target.telemetry.families import counter, gauge, of_one
+from target.scsi.stats import BOUNDS_SECONDS
+from target.telemetry.families import counter, cumulative, gauge, histogram, of_one
 from target.volumes import Volumes
 from workers.executor import BlockingExecutor
 from workers.read_cache import ReadCache
@@ -111,26 +112,31 @@ def worker_families(volumes: Volumes) -> Iterator[Metric]:
 def _links(links: list[WorkerLink]) -> Iterator[Metric]:
     by = ("worker",)
     served = gauge("worker_served", "1 while the worker serves this node", by)
+    on_socket = gauge("worker_on_socket", "1 while messages go past gRPC, on one machine", by)
     unanswered = gauge("worker_unanswered", "I/Os that are with the worker", by)
     waiting = gauge("worker_waiting", "I/Os that commands wait for, sent or not", by)
     connections = counter("worker_connections", "Times that the worker began to serve", by)
     sent = counter("worker_ios", "I/Os sent to the worker, those sent again too", by)
     nbytes = counter("worker_sent_bytes", "Payload of them", by)
+    lent = counter("worker_lent_bytes", "As much of it through memory that the worker lends", by)
     retried = counter("worker_retries", "I/Os sent again", by)
     expired = counter("worker_expired", "I/Os without an answer at their deadline", by)
     stood_in = counter("worker_failovers", "Times that others took over for the worker", by)
     for link in links:
         label, queue = (str(link.address),), link.queue
         served.add_metric(label, link.serving)
+        on_socket.add_metric(label, queue.on_socket)
         unanswered.add_metric(label, queue.unanswered)
         waiting.add_metric(label, queue.waiting)
         connections.add_metric(label, link.connections)
         sent.add_metric(label, queue.sent)
         nbytes.add_metric(label, queue.sent_bytes)
+        lent.add_metric(label, queue.lent_bytes)
         retried.add_metric(label, queue.retried)
         expired.add_metric(label, queue.expired)
         stood_in.add_metric(label, link.stood_in)
-    yield from (served, unanswered, waiting, connections, sent, nbytes, retried, expired, stood_in)
+    yield from (served, on_socket, unanswered, waiting, connections, sent, nbytes, lent)
+    yield from (retried, expired, stood_in)
 
 
 def cluster_families(clustering: Clustering | None) -> Iterator[Metric]:
@@ -139,16 +145,25 @@ def cluster_families(clustering: Clustering | None) -> Iterator[Metric]:
     epoch = gauge("cluster_epoch", "The epoch of this node's life")
     lease = gauge("cluster_lease_seconds", "How long it may serve without renewing its lease")
     fenced = counter("cluster_fencings", "Nodes that this one has shut out")
-    calls = counter("registry_calls", "Calls that Redis has answered")
-    seconds = counter("registry_call_seconds", "The time that they took, summed up")
+    seconds = histogram(
+        "registry_call_seconds", "Calls that Redis has answered: from asking to the answer"
+    )
     failures = counter("registry_failures", "Calls without an answer, or with an error")
+    entries = gauge(
+        "registry_entries", "What Redis keeps of the volumes that this node serves", ("kind",)
+    )
+    memory = gauge("registry_memory_bytes", "What Redis takes, if it tells this user")
     if clustering is not None:
         node, link = clustering.node, clustering.link
         nodes.add_metric((), len(node.members))
         epoch.add_metric((), node.epoch)
         lease.add_metric((), node.lease_seconds_left)
         fenced.add_metric((), node.shut_out)
-        calls.add_metric((), link.calls)
-        seconds.add_metric((), link.seconds)
+        seconds.add_metric((), cumulative(BOUNDS_SECONDS, link.buckets), link.seconds)
         failures.add_metric((), link.failures)
-    yield from (nodes, epoch, lease, fenced, calls, seconds, failures)
+        footprint = clustering.footprint
+        for kind, count in footprint.entries._asdict().items():
+            entries.add_metric((kind,), count)
+        if footprint.memory_bytes is not None:
+            memory.add_metric((), footprint.memory_bytes)
+    yield from (nodes, epoch, lease, fenced, seconds, failures, entries, memory)

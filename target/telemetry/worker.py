@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
 from pathlib import Path
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from target.telemetry.families import counter, gauge, histogram, of_one
+from target.telemetry.families import counter, cumulative, gauge, histogram, of_one
 from target.telemetry.stores import executor_families, folder_families
 from workers.executor import BlockingExecutor
 from workers.stats import BOUNDS_SECONDS
@@ -45,9 +44,7 @@ class WorkerCollector(Collector):
         seconds = histogram(
             "share_io_seconds", "I/Os not done on the spot: from their arrival to their end"
         )
-        edges = (*(f"{bound:g}" for bound in BOUNDS_SECONDS), "+Inf")
-        totals = accumulate(stats.buckets)
-        seconds.add_metric((), list(zip(edges, map(float, totals), strict=True)), stats.seconds)
+        seconds.add_metric((), cumulative(BOUNDS_SECONDS, stats.buckets), stats.seconds)
         yield seconds
         yield of_one(
             counter("share_evictions", "Times that the store has shut this process out"),

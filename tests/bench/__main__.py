@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from dataclasses import asdict
@@ -17,16 +18,18 @@ from tests.bench.clients import ClientFailed, missing_clients
 from tests.bench.growth import Growth
 from tests.bench.measure import measure, spy_on
 from tests.bench.plot import as_svg
-from tests.bench.report import Verdict, as_json, print_goals, print_report, print_shares, verdicts
+from tests.bench.report import Verdict, as_json, print_goals, print_report, print_spent, verdicts
 from tests.bench.rows import Row
 from tests.bench.servers import Candidate, refusal
-from tests.bench.spy import py_spy
 from tests.bench.suites import Suite, suites
 from tests.support.lunmesh_server import PROJECT_ROOT, ServerError
 
 ROUNDS = 5
 GROWTH = "growth"  # what grows with sessions, volumes and size: no suite of rows
 REPORT_COLUMNS = 150
+# Beside its time a run takes this for warming the file and for qemu-img's first short run, a server
+# this for its disks, and `growth` this for its servers and what it has them hold.
+RUN_SECONDS, SERVER_SECONDS, GROWTH_SECONDS = 1.0, 5.0, 150.0
 
 
 def arguments() -> argparse.Namespace:
@@ -59,12 +62,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--spy",
         action="store_true",
-        help="print where CPU time goes instead (py-spy), one run a row",
+        help="print where CPU time goes instead, one run a row",
+    )
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="DIR",
+        help="the target of another checkout: what it was like before (workers are of this one)",
     )
     parser.add_argument("--check", action="store_true", help="exit status 1 if a goal is missed")
     chosen = parser.parse_args()
-    if chosen.spy and py_spy() is None:
-        parser.error("--spy: needs py-spy (pip install py-spy)")
+    if chosen.source is not None:
+        if not (chosen.source / "target").is_dir():
+            parser.error(f"--source: there is no target in {chosen.source}")
+        os.environ["LUNMESH_TEST_PACKAGES"] = str(chosen.source.resolve())
     if chosen.rounds < 1:
         parser.error("--rounds: at least 1")
     return chosen
@@ -79,7 +90,9 @@ class Bench:
         self._console = Console(width=None if sys.stdout.isatty() else REPORT_COLUMNS)
         self._progress = Console(stderr=True)
         self._document: dict[str, object] = {}
+        self._spied: dict[str, dict[str, object]] = {}  # by suite and server
         self._judged: list[Verdict] = []
+        self._unmeasured: list[str] = []  # rows, and why
 
     def run(self) -> int:
         """All suites that were chosen; the exit status."""
@@ -88,22 +101,28 @@ class Bench:
         about = machine.describe()
         self._print_lines(about)
         self._document["about"] = about
-        for suite in suites():
-            if not chosen.suite or suite.name in chosen.suite:
-                try:
-                    self._measure(suite)
-                except (ClientFailed, ServerError) as exc:
-                    self._complain(f"{suite.name}: {exc}")
-                    return 1
-        everything = not (chosen.spy or chosen.server or chosen.row or chosen.suite)
-        if everything or GROWTH in chosen.suite:
+        self._print_lines({"takes": f"about {self._seconds() / 60:.0f} minutes"})
+        for suite in self._suites():
+            try:
+                self._measure(suite)
+            except (ClientFailed, ServerError) as exc:
+                self._complain(f"{suite.name}: {exc}")
+                return 1
+        if self._grows():
             self._grow()
+        if self._spied:
+            self._document["spied"] = self._spied
         if len(self._document) == 1:
             self._complain("nothing to measure")
             return 1
         path = chosen.folder / "results.json"
         path.write_text(json.dumps(self._document, indent=1, ensure_ascii=False) + "\n")
+        if self._spied:
+            self._console.print(f"all functions: {path}", soft_wrap=True)
+            return 0
         print_goals(self._console, self._judged)
+        for row in self._unmeasured:
+            self._complain(f"not measured: {row}")
         if any(verdict.goal for verdict in self._judged):
             picture = as_svg(self._judged, f"{about['processor']}, load {about['load before']}")
             (chosen.folder / "goals.svg").write_text(picture)
@@ -117,6 +136,33 @@ class Bench:
         )
         return 1 if chosen.check and failed else 0
 
+    def _suites(self) -> list[Suite]:
+        chosen = self._chosen
+        return [suite for suite in suites() if not chosen.suite or suite.name in chosen.suite]
+
+    def _grows(self) -> bool:
+        chosen = self._chosen
+        everything = not (chosen.spy or chosen.server or chosen.row or chosen.suite)
+        return everything or GROWTH in chosen.suite
+
+    def _rows(self, suite: Suite) -> list[Row]:
+        return [row for row in suite.rows if all(text in row.name for text in self._chosen.row)]
+
+    def _servers(self, suite: Suite) -> list[Candidate]:
+        chosen = self._chosen
+        return [s for s in suite.servers if not chosen.server or s.name in chosen.server]
+
+    def _seconds(self) -> float:
+        """What all of it takes, about, if nothing is missing."""
+        chosen = self._chosen
+        rounds = 1 if chosen.spy else chosen.rounds
+        each = chosen.seconds + RUN_SECONDS
+        taken = 0.0
+        for suite in self._suites():
+            servers = len(self._servers(suite))
+            taken += servers * (SERVER_SECONDS + rounds * len(self._rows(suite)) * each)
+        return taken + GROWTH_SECONDS + 6 * rounds * each if self._grows() else taken
+
     def _grow(self) -> None:
         chosen = self._chosen
         if why := tools.missing():
@@ -126,19 +172,23 @@ class Bench:
             tempfile.TemporaryDirectory(prefix="disks-", dir=chosen.folder) as scratch,
             self._progress.status("") as status,
         ):
-            found = Growth(Path(scratch), chosen.rounds, chosen.seconds, status.update).run()
+            growth = Growth(Path(scratch), chosen.rounds, chosen.seconds, status.update)
+            found = growth.run()
         self._judged += found
-        self._document[GROWTH] = {"verdicts": [asdict(verdict) for verdict in found]}
+        self._unmeasured += growth.unmeasured
+        self._document[GROWTH] = {
+            "verdicts": [asdict(verdict) for verdict in found],
+            "unmeasured": growth.unmeasured,
+        }
 
     def _measure(self, suite: Suite) -> None:
         chosen = self._chosen
         with tempfile.TemporaryDirectory(prefix="disks-", dir=chosen.folder) as scratch:
-            known = [s for s in suite.servers if not chosen.server or s.name in chosen.server]
+            known = self._servers(suite)
             refusals = {s.name: s.missing or refusal(s, Path(scratch)) for s in known}
             servers = [server for server in known if not refusals[server.name]]
             absent = missing_clients()
-            wanted = [row for row in suite.rows if all(text in row.name for text in chosen.row)]
-            rows = [row for row in wanted if row.client not in absent]
+            rows = [row for row in self._rows(suite) if row.client not in absent]
             missing = [reason for reason in (*refusals.values(), *absent.values()) if reason]
             self._console.rule(f"{suite.name}: {suite.title}", align="left")
             versions = {server.name: server.version for server in servers}
@@ -148,7 +198,7 @@ class Bench:
             if not servers or not rows:
                 return
             if chosen.spy:
-                self._spy(servers, rows, Path(scratch))
+                self._spy(suite.name, servers, rows, Path(scratch))
                 return
             with self._progress.status("") as status:
                 results = measure(
@@ -162,17 +212,27 @@ class Bench:
                 )
         judged = verdicts(rows, results, suite.comparisons)
         self._judged += judged
+        unmeasured = [f"{row}: {why}" for row, why in results.unmeasured.items()]
+        self._unmeasured += unmeasured
+        for text in unmeasured:
+            self._complain(f"not measured: {text}")
         print_report(self._console, rows, results, [server.name for server in servers], judged)
         measured = as_json(rows, results, judged)
-        self._document[suite.name] = {"servers": versions, "missing": missing, **measured}
+        self._document[suite.name] = {
+            "servers": versions,
+            "missing": missing,
+            "unmeasured": unmeasured,
+            **measured,
+        }
 
-    def _spy(self, servers: list[Candidate], rows: list[Row], scratch: Path) -> None:
+    def _spy(self, suite: str, servers: list[Candidate], rows: list[Row], scratch: Path) -> None:
         chosen = self._chosen
-        self._document["spied"] = True
         for server in servers:
             found = spy_on(server, rows, seconds=chosen.seconds, size=chosen.size, folder=scratch)
-            for row, (cost, shares) in found.items():
-                print_shares(self._console, server.name, row, cost, shares)
+            for row, spent in found.items():
+                print_spent(self._console, server.name, row, spent)
+            by_row = {row: [asdict(it) for it in spent] for row, spent in found.items()}
+            self._spied.setdefault(suite, {})[server.name] = by_row
 
     def _print_lines(self, about: dict[str, str]) -> None:
         for name, value in about.items():

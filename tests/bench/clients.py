@@ -128,7 +128,7 @@ def c_load(url: str, disk_bytes: int, workload: Workload, seconds: float) -> Cal
     )
 
     def run() -> Run:
-        ios, took, _, p99, _ = _run(*command, seconds=seconds).split()
+        ios, took, _, p99, *_ = _run(*command, seconds=seconds).split()
         return Run(int(ios), float(took), float(p99))
 
     return run
@@ -165,14 +165,18 @@ def rados_bench(url: str, disk_bytes: int, workload: Workload, seconds: float) -
     def write(took: float) -> str:
         return command("write", took, "-b", size, "-O", str(_OBJECT_BYTES))
 
+    def clean_up() -> None:
+        """Each run writes objects of its own: some of them would fill the OSD, which hangs then."""
+        _run(*rados, "cleanup", "--run-name", size, seconds=_CLEANUP_S)
+
     if workload.op == "read":
+        clean_up()
         write(seconds)  # what is to be read
 
     def run() -> Run:
         if workload.op == "write":
             output = write(seconds)
-            # Each run writes objects of its own: some of them would fill the OSD.
-            _run(*rados, "cleanup", "--run-name", size, seconds=_CLEANUP_S)
+            clean_up()
         else:
             output = command("rand", seconds)
         done = re.search(r"Total (?:writes|reads) made:\s+(\d+)", output)

@@ -53,15 +53,17 @@ async def serve(address: str) -> None:
 
 
 async def load(address: str, size: int, depth: int, writes: bool, seconds: float) -> None:
-    """Print how many were answered, in how many seconds."""
+    """Print how many were answered, in how many seconds; at least one, however long it takes."""
     async with aio.insecure_channel(address, options=_OPTIONS) as channel:
         stream: Any = channel.stream_stream(_METHOD)()
         message = _HEAD.pack(0, 0) + bytes(size) if writes else _HEAD.pack(0, size)
+        await stream.write(message)
+        await stream.read()  # connected
         began = time.monotonic()
         for _ in range(depth):
             await stream.write(message)
         answered = 0
-        while (now := time.monotonic()) < began + seconds:
+        while (now := time.monotonic()) < began + seconds or not answered:
             await stream.read()
             answered += 1
             await stream.write(message)

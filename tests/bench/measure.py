@@ -6,25 +6,26 @@
    for half a minute can be gone, and dirty pages of the run before would be written in this one.
 3. The servers run one after the other, never at the same time, and who begins changes from round to
    round: whatever drifts on the machine meets both.
-4. CPU time is the server's from just before the client starts until it has ended.
+4. A row that wants nothing cached is not measured at all if pages of a file stay in memory
+   (tests/bench/cached.py).
+5. CPU time is the server's from just before the client starts until it has ended.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-from tests.bench.clients import Run, client_of
+from tests.bench.cached import evict, warm
+from tests.bench.clients import ClientFailed, Run, client_of
 from tests.bench.procstat import cpu_seconds, memory_bytes
 from tests.bench.rows import Row
 from tests.bench.servers import TGTD, Candidate, Disks, Endpoint
-from tests.bench.spy import spying
+from tests.bench.spy import Spent, Spy, spied
 
 
 @dataclass(frozen=True)
@@ -56,27 +57,11 @@ class Memory:
 class Results:
     samples: dict[str, dict[str, list[Sample]]]  # by row name, then by server
     memory: dict[str, Memory]  # by server
+    unmeasured: dict[str, str] = field(default_factory=dict)  # by row name: why
 
 
 def middle(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
     return median(value(sample) for sample in samples)
-
-
-def warm(path: Path, block_bytes: int) -> None:
-    """Nothing dirty, everything cached."""
-    with path.open("rb", buffering=0) as image:
-        os.fsync(image.fileno())
-        # What must come from the disk comes in blocks, not in the large folios of a read-ahead.
-        os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        while image.read(block_bytes):
-            pass
-
-
-def evict(path: Path) -> None:
-    """Nothing dirty, nothing cached."""
-    with path.open("rb", buffering=0) as image:
-        os.fsync(image.fileno())
-        os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def measure(
@@ -94,6 +79,7 @@ def measure(
     samples: dict[str, dict[str, list[Sample]]] = {
         row.name: {server.name: [] for server in servers} for row in rows
     }
+    unmeasured: dict[str, str] = {}
     with ExitStack() as stack:
         endpoints: dict[str, Endpoint] = {}
         for server in servers:
@@ -106,6 +92,8 @@ def measure(
             order = list(endpoints) if number % 2 == 0 else list(reversed(endpoints))
             for row in rows:
                 for name in order:
+                    if row.name in unmeasured:
+                        break
                     say(f"round {number + 1} of {rounds}: {row.name}: {name}")
                     block, endpoint = row.workload.block_bytes, endpoints[name]
                     load = row.workload
@@ -117,11 +105,9 @@ def measure(
                     run = client_of(row.client, endpoint.urls[block])(
                         endpoint.urls[block], size, load, seconds
                     )
-                    for file in endpoint.files[block]:
-                        if row.cached:
-                            warm(file, block)
-                        else:
-                            evict(file)
+                    if stayed := _prepare(endpoint, row):
+                        unmeasured[row.name] = f"{stayed} bytes of {name}'s disk stay in memory"
+                        break
                     samples[row.name][name].append(_timed(run, endpoint))
         memory = {
             name: Memory(
@@ -131,33 +117,48 @@ def measure(
             )
             for name, endpoint in endpoints.items()
         }
-    return Results(samples, memory)
+    for row_name in unmeasured:
+        samples[row_name] = {server.name: [] for server in servers}
+    return Results(samples, memory, unmeasured)
 
 
 def _timed(run: Callable[[], Run], endpoint: Endpoint) -> Sample:
     before = cpu_seconds(endpoint.pids)
     done = run()
     spent = cpu_seconds(endpoint.pids) - before
+    if not done.ios:
+        raise ClientFailed(f"no I/O was answered in {done.seconds:.1f} s")
     return Sample(done.ios, done.seconds, spent, done.p99_us)
 
 
 def spy_on(
     server: Candidate, rows: Sequence[Row], *, seconds: float, size: int, folder: Path
-) -> dict[str, tuple[float, list[Counter[str]]]]:
-    """For each row, the CPU time of an I/O (s), and of each process the samples by component."""
+) -> dict[str, list[Spent]]:
+    """For each row, where the CPU time of an I/O went in one run."""
+    rows = [row for row in rows if not row.half_of]  # there is no peer whose rate could be halved
     blocks = tuple(sorted({row.workload.block_bytes for row in rows}))
     own = Path(tempfile.mkdtemp(dir=folder))
-    shares: dict[str, tuple[float, list[Counter[str]]]] = {}
-    with server.serve(Disks(own, size, blocks)) as endpoint:
+    found: dict[str, list[Spent]] = {}
+    with spied(own), server.serve(Disks(own, size, blocks)) as endpoint:
         for row in rows:
             block = row.workload.block_bytes
             run = client_of(row.client, endpoint.urls[block])(
                 endpoint.urls[block], size, row.workload, seconds
             )
-            for file in endpoint.files[block]:
-                warm(file, block)
-            cost = _timed(run, endpoint).cpu_per_io
-            with spying(endpoint.pids) as found:
-                run()
-            shares[row.name] = cost, [found[pid] for pid in endpoint.pids]
-    return shares
+            _prepare(endpoint, row)
+            with Spy(own, endpoint.pids) as spy:
+                done = run()
+            found[row.name] = spy.spent(done.ios)
+    return found
+
+
+def _prepare(endpoint: Endpoint, row: Row) -> int:
+    """Warms the files or evicts them; returns the bytes that stay in memory and should not."""
+    block = row.workload.block_bytes
+    stayed = 0
+    for file in endpoint.files[block]:
+        if row.cached:
+            warm(file, block)
+        else:
+            stayed += evict(file)
+    return stayed

@@ -12,12 +12,18 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 def cpu_seconds(pids: Iterable[int]) -> float:
     """User and system time of these processes, all their threads included, also ended ones."""
-    ticks = 0
-    for pid in pids:
-        # The second field is the program's name in brackets and may have blanks in it.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / _TICKS_PER_SECOND
+    return sum(_stat_seconds(Path(f"/proc/{pid}/stat")) for pid in pids)
+
+
+def thread_cpu_seconds(pid: int, thread: int) -> float:
+    """User and system time of one thread; the main one has the number of its process."""
+    return _stat_seconds(Path(f"/proc/{pid}/task/{thread}/stat"))
+
+
+def _stat_seconds(path: Path) -> float:
+    # The second field is the program's name in brackets and may have blanks in it.
+    fields = path.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
 def memory_bytes(pids: Iterable[int], field: str = "VmRSS") -> int:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.goals import Goal
 from tests.bench.measure import Results, Sample, middle
 from tests.bench.rows import Row
+from tests.bench.spy import Spent, by_phase
 from tests.bench.suites import Comparison
 
 _LARGE_BLOCK_BYTES = 64 << 10
-# Name, value of a sample, how those of two servers are compared, the least and most wanted.
-_Metric = tuple[
-    str,
-    Callable[[Sample], float],
-    Callable[[float, float], float],
-    float | None,
-    float | None,
-]
-_VERDICTS = {True: "[green]pass", False: "[red]FAIL", None: ""}
+_SHARE_MIN = 0.02  # of a function that has a line of its own
+# Name, value of a sample, how those of two servers are compared, what is wanted.
+_Metric = tuple[str, Callable[[Sample], float], Callable[[float, float], float], Goal | None]
 
 
 @dataclass(frozen=True)
@@ -36,8 +31,30 @@ class Verdict:
     value: float
     lowest: float  # of the rounds' own values
     highest: float
-    goal: str
-    passed: bool | None  # None: there is no such goal
+    goal: str = ""
+    passed: bool | None = None  # None: there is no such goal
+    stretch: float | None = None
+    stretched: bool = False
+
+    @property
+    def word(self) -> str:
+        """What came of the goal."""
+        if self.passed is None:
+            return ""
+        if not self.passed:
+            return "[red]FAIL"
+        return "[green]pass, stretch" if self.stretched else "[green]pass"
+
+
+def judge(
+    row: str, pair: tuple[str, str], metric: str, values: Sequence[float], goal: Goal | None
+) -> Verdict:
+    """``values``: the figure, and those of the rounds."""
+    value, *by_round = values
+    about = (row, *pair, metric, value, min(by_round), max(by_round))
+    if goal is None:
+        return Verdict(*about)
+    return Verdict(*about, str(goal), goal.met(value), goal.stretch, goal.stretched(value))
 
 
 def _rate(sample: Sample) -> float:
@@ -71,33 +88,18 @@ def verdicts(
                 continue  # a row that depends on a peer that is missing
             goals = comparison.goals(row)
             metrics: list[_Metric] = [
-                ("rate", _rate, _ratio, goals.rate_at_least, None),
-                ("cpu", _cpu, _ratio, None, goals.cpu_at_most),
+                ("rate", _rate, _ratio, goals.rate),
+                ("cpu", _cpu, _ratio, goals.cpu),
             ]
-            if goals.p99_at_most is not None:
-                metrics.append(("p99", _p99, _ratio, None, goals.p99_at_most))
-            if goals.added_us_at_most is not None:
-                metrics.append(("added", _microseconds, _added, None, goals.added_us_at_most))
-            for metric, value, compare, least, most in metrics:
+            if goals.p99 is not None:
+                metrics.append(("p99", _p99, _ratio, goals.p99))
+            if goals.added_us is not None:
+                metrics.append(("added", _microseconds, _added, goals.added_us))
+            pair = comparison.ours, comparison.theirs
+            for metric, value, compare, goal in metrics:
                 compared = compare(middle(ours, value), middle(theirs, value))
                 by_round = [compare(value(a), value(b)) for a, b in zip(ours, theirs, strict=True)]
-                goal, passed = "", None
-                if least is not None:
-                    goal, passed = f"≥ {least:g}", compared >= least
-                if most is not None:
-                    goal, passed = f"≤ {most:g}", compared <= most
-                verdict = Verdict(
-                    row.name,
-                    comparison.ours,
-                    comparison.theirs,
-                    metric,
-                    compared,
-                    min(by_round),
-                    max(by_round),
-                    goal,
-                    passed,
-                )
-                found.append(verdict)
+                found.append(judge(row.name, pair, metric, (compared, *by_round), goal))
     return found
 
 
@@ -157,9 +159,8 @@ def _added_table(judged: Sequence[Verdict]) -> Table:
         table.add_column(heading, justify="left" if heading in ("row", "to") else "right")
     for verdict in judged:
         rounds = f"{verdict.lowest:.0f}–{verdict.highest:.0f}"
-        word = _VERDICTS[verdict.passed]
         table.add_row(
-            verdict.row, verdict.theirs, f"{verdict.value:.0f}", rounds, verdict.goal, word
+            verdict.row, verdict.theirs, f"{verdict.value:.0f}", rounds, verdict.goal, verdict.word
         )
     return table
 
@@ -177,7 +178,7 @@ def _comparison_table(rows: Sequence[Row], judged: Sequence[Verdict]) -> Table:
 
 
 def _ratio_cell(verdict: Verdict) -> str:
-    goal = f"\n{verdict.goal} {_VERDICTS[verdict.passed]}" if verdict.goal else ""
+    goal = f"\n{verdict.goal} {verdict.word}" if verdict.goal else ""
     return f"{verdict.value:.2f} ({verdict.lowest:.2f}–{verdict.highest:.2f}){goal}"
 
 
@@ -209,9 +210,8 @@ def _spread(samples: Sequence[Sample], value: Callable[[Sample], float]) -> str:
 def _verdict_cells(verdict: Verdict | None) -> tuple[str, ...]:
     if verdict is None:
         return ()
-    word = _VERDICTS[verdict.passed]
     rounds = f"{verdict.lowest:.2f}–{verdict.highest:.2f}"
-    return (f"{verdict.value:.2f}", rounds, verdict.goal, word)
+    return (f"{verdict.value:.2f}", rounds, verdict.goal, verdict.word)
 
 
 def _volume_cells(row: Row, by_server: Sequence[Sequence[Sample]]) -> list[str]:
@@ -257,37 +257,38 @@ def as_json(rows: Sequence[Row], results: Results, judged: Sequence[Verdict]) ->
 def print_goals(console: Console, judged: Sequence[Verdict]) -> None:
     """Every goal of all suites, and what came of it."""
     table = Table(title="Goals", title_justify="left")
-    for heading in ("row", "of", "to", "", "ratio", "by round", "goal", ""):
-        table.add_column(heading, justify="right" if heading in ("ratio", "by round") else "left")
+    numbers = ("figure", "by round", "goal", "stretch")
+    for heading in ("row", "of", "to", "", *numbers, ""):
+        table.add_column(heading, justify="right" if heading in numbers else "left")
     for it in judged:
         if it.goal:
             digits = 0 if it.metric == "added" else 2
             table.add_row(
                 *(it.row, it.ours, it.theirs, it.metric, f"{it.value:.{digits}f}"),
                 f"{it.lowest:.{digits}f}–{it.highest:.{digits}f}",
-                *(it.goal, _VERDICTS[it.passed]),
+                *(it.goal, "" if it.stretch is None else f"{it.stretch:g}", it.word),
             )
     console.print(table)
 
 
-def print_shares(
-    console: Console, server: str, row: str, cost: float, by_process: list[Counter[str]]
-) -> None:
-    """Where the CPU time of each process went; the target is the first, Redis has no frames.
-
-    ``cost`` is that of an I/O, in seconds, all processes together.
-    """
-    by_process = [found for found in by_process if found.total()]
-    table = Table(title=f"{server}: {row}: share of CPU time", title_justify="left")
-    table.add_column("")
-    names = ["target", *(f"worker {number}" for number in range(1, len(by_process)))]
-    for name in names:
-        table.add_column(name, justify="right")
-    if len(names) == 1:
-        table.add_column(f"of {cost * 1e6:.2f} µs", justify="right")
-    total: Counter[str] = sum(by_process, Counter())
-    for component, _ in total.most_common():
-        cells = [100 * found[component] / max(1, found.total()) for found in by_process]
-        spent = [f"{cells[0] / 100 * cost * 1e6:.2f}"] if len(names) == 1 else []
-        table.add_row(component, *(f"{cell:.0f} %" for cell in cells), *spent)
-    console.print(table)
+def print_spent(console: Console, server: str, row: str, spent: Sequence[Spent]) -> None:
+    """Where the CPU time of each process went."""
+    for process in dict.fromkeys(it.process for it in spent):
+        own = [it for it in spent if it.process == process]
+        looks = sum(it.looks for it in own)
+        table = Table(
+            title=f"{server}: {row}: CPU time of an I/O, {process}, {looks} looks",
+            title_justify="left",
+            min_width=90,
+        )
+        table.add_column("phase, function")
+        table.add_column("µs", justify="right")
+        table.add_column("share", justify="right")
+        for phase, microseconds, share, functions in by_phase(own):
+            table.add_row(f"[bold]{phase}", f"{microseconds:.2f}", f"{share:.0%}")
+            for it in functions:
+                if it.function and it.share >= _SHARE_MIN:
+                    name = it.function.partition(" (")[0]
+                    table.add_row(f"  {name}", f"{it.microseconds:.2f}", f"{it.share:.0%}")
+        table.add_row("[bold]all", f"{sum(it.microseconds for it in own):.2f}", "")
+        console.print(table)

@@ -34,10 +34,11 @@ TGTD = "tgtd"
 ECHO = "C echo"
 GRPC = "bare gRPC stream"
 WORKER_UNIX = "1 worker, unix"
+WORKER_WIRE = "1 worker, unix, wire"  # neither direct reads nor lent memory: all goes by gRPC
 WORKER_TCP = "1 worker, tcp"
 TWO_WORKERS = "2 workers"
 FOUR_WORKERS = "4 workers"
-_WORKERS = {WORKER_UNIX: 1, WORKER_TCP: 1, TWO_WORKERS: 2, FOUR_WORKERS: 4}
+_WORKERS = {WORKER_UNIX: 1, WORKER_WIRE: 1, WORKER_TCP: 1, TWO_WORKERS: 2, FOUR_WORKERS: 4}
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,11 @@ def serve_over_workers(
     with ExitStack() as stack:
         folders = [disks.folder / f"worker{number}" for number in range(_WORKERS[name])]
         listen = "127.0.0.1:0" if name == WORKER_TCP else ""
+        by_wire = ("--direct-reads", "off") if name == WORKER_WIRE else ()
         try:
             workers = [
-                stack.enter_context(LunmeshWorker(folder, listen=listen)) for folder in folders
+                stack.enter_context(LunmeshWorker(folder, listen=listen, arguments=by_wire))
+                for folder in folders
             ]
         except WorkerProcessError as exc:
             raise ServerError(str(exc)) from exc
@@ -239,7 +242,7 @@ def product_version() -> str:
     """Its version, with the commit, where there is one to name."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
+        cwd=os.environ.get("LUNMESH_TEST_PACKAGES", Path(__file__).parent),
         capture_output=True,
         text=True,
         check=False,

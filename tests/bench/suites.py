@@ -1,10 +1,11 @@
-"""The suites of `make bench`: which servers are measured side by side, and the goals."""
+"""The suites of `make bench`: which servers are measured side by side, in which rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.bench import goals
 from tests.bench.ceph import (
     RADOS,
     RADOS_BENCHED,
@@ -21,6 +22,7 @@ from tests.bench.ceph import (
     tgt_rbd,
 )
 from tests.bench.cluster import WITH_REDIS, node_with_redis
+from tests.bench.goals import Goals
 from tests.bench.processes import ONE_TCP, ONE_UNIX, TWO_TCP, TWO_UNIX, by_processes
 from tests.bench.rows import (
     CEPH_ROWS,
@@ -42,6 +44,7 @@ from tests.bench.servers import (
     TWO_WORKERS,
     WORKER_TCP,
     WORKER_UNIX,
+    WORKER_WIRE,
     Candidate,
     bare_grpc_stream,
     echo,
@@ -52,18 +55,7 @@ from tests.bench.servers import (
     tgtd_with_digests,
 )
 
-SMALL_BYTES_MAX = 4096
 OURS = (EMBEDDED, COMPILED)
-
-
-@dataclass(frozen=True)
-class Goals:
-    """Of one row, beside the other server of the same run."""
-
-    rate_at_least: float | None = None  # ratio
-    cpu_at_most: float | None = None  # ratio of server CPU time per I/O
-    added_us_at_most: float | None = None  # difference of the time an I/O takes; depth 1
-    p99_at_most: float | None = None  # ratio of the time that 99 % of I/Os take at most
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class Comparison:
 
     ours: str
     theirs: str
-    goals: Callable[[Row], Goals] = lambda row: Goals()
+    goals: Callable[[Row], Goals] = lambda row: goals.NONE
 
 
 @dataclass(frozen=True)
@@ -84,68 +76,6 @@ class Suite:
     rows: tuple[Row, ...]
     servers: tuple[Candidate, ...]
     comparisons: tuple[Comparison, ...]
-
-
-# By what is read or written, and how deep: the rate, and the CPU time per I/O.
-_RATE_AND_CPU = {
-    ("read", True): (3.0, 0.35),
-    ("write", True): (2.0, 0.35),
-    ("mix", True): (2.0, None),
-    ("read", False): (1.1, 0.65),
-    ("write", False): (2.0, 0.65),
-}
-
-
-def _beside_tgtd(row: Row) -> Goals:
-    load = row.workload
-    if row.half_of:
-        return Goals(p99_at_most=1.0)
-    if not row.cached or load.depth == 1:
-        return Goals(rate_at_least=1.0)
-    if load.sessions > 1:
-        return Goals(rate_at_least=2.0)
-    return Goals(*_RATE_AND_CPU[load.op, load.block_bytes <= SMALL_BYTES_MAX])
-
-
-def _digests_beside_tgtd(row: Row) -> Goals:
-    return Goals(rate_at_least=1.5)
-
-
-def _beside_echo(row: Row) -> Goals:
-    return Goals(cpu_at_most=2.5)
-
-
-def _one_worker_beside_tgtd(row: Row) -> Goals:
-    load = row.workload
-    if load.op != "read" or load.block_bytes > SMALL_BYTES_MAX or load.depth == 1:
-        return Goals()
-    return Goals(rate_at_least=1.0 if load.depth > 32 else 0.6)
-
-
-def _one_worker_beside_grpc(row: Row) -> Goals:
-    load = row.workload
-    small = load.block_bytes <= SMALL_BYTES_MAX
-    return Goals(rate_at_least=0.7) if small and load.op == "read" and load.depth == 1 else Goals()
-
-
-def _two_workers_beside_grpc(row: Row) -> Goals:
-    load = row.workload
-    large = load.block_bytes > SMALL_BYTES_MAX
-    return Goals(rate_at_least=0.8) if large and load.depth == 8 else Goals()
-
-
-def _beside_tgt_rbd(row: Row) -> Goals:
-    return Goals(rate_at_least=1.3) if row.workload.depth > 1 else Goals()
-
-
-def _beside_rados_bench(row: Row) -> Goals:
-    return Goals(rate_at_least=0.7) if row.workload.depth > 1 else Goals()
-
-
-def _tracked(row: Row) -> Goals:
-    if row.workload.depth == 1:
-        return Goals(rate_at_least=0.25, added_us_at_most=150)
-    return Goals(rate_at_least=0.6)
 
 
 def _ceph(objectstore: ObjectStore) -> Suite:
@@ -163,16 +93,17 @@ def _ceph(objectstore: ObjectStore) -> Suite:
             rados_bench(shared),
         ),
         (
-            Comparison(RADOS_CACHED, TGT_RBD, _beside_tgt_rbd),
-            Comparison(RADOS, TGT_RBD, _beside_tgt_rbd),
-            Comparison(RADOS_WORKER, TGT_RBD),
+            Comparison(RADOS_CACHED, TGT_RBD, goals.rados_beside_tgt_rbd),
+            Comparison(RADOS, TGT_RBD, goals.rados_beside_tgt_rbd),
+            Comparison(RADOS_WORKER, TGT_RBD, goals.rados_worker_beside_tgt_rbd),
             Comparison(RADOS, TGT_RBD_UNCACHED),
-            Comparison(RADOS, RADOS_BENCHED, _beside_rados_bench),
+            Comparison(RADOS, RADOS_BENCHED, goals.rados_beside_rados_bench),
         ),
     )
 
 
-OVER_WORKERS = (WORKER_UNIX, WORKER_TCP, TWO_WORKERS, FOUR_WORKERS)
+# The wire alone has no goal: it shows what gRPC costs where the others go around it.
+OVER_WORKERS = (WORKER_UNIX, WORKER_WIRE, WORKER_TCP, TWO_WORKERS, FOUR_WORKERS)
 
 
 def suites() -> tuple[Suite, ...]:
@@ -183,21 +114,21 @@ def suites() -> tuple[Suite, ...]:
             "Embedded store, beside tgtd",
             LOCAL_ROWS,
             (lunmesh(), lunmesh_compiled(), tgtd()),
-            tuple(Comparison(ours, TGTD, _beside_tgtd) for ours in OURS),
+            tuple(Comparison(ours, TGTD, goals.beside_tgtd) for ours in OURS),
         ),
         Suite(
             "digests",
             "Header and data digests, beside tgtd",
             DIGEST_ROWS,
             (lunmesh(), lunmesh_compiled(), tgtd_with_digests()),
-            tuple(Comparison(ours, TGTD, _digests_beside_tgtd) for ours in OURS),
+            tuple(Comparison(ours, TGTD, goals.digests_beside_tgtd) for ours in OURS),
         ),
         Suite(
             "floor",
             "What a read costs, beside an echo in C",
             FLOOR_ROWS,
             (lunmesh(), lunmesh_compiled(), echo()),
-            tuple(Comparison(ours, ECHO, _beside_echo) for ours in OURS),
+            tuple(Comparison(ours, ECHO, goals.beside_echo) for ours in OURS),
         ),
         Suite(
             "workers",
@@ -206,9 +137,9 @@ def suites() -> tuple[Suite, ...]:
             (lunmesh(), *map(lunmesh_over_workers, OVER_WORKERS), tgtd(), bare_grpc_stream()),
             (
                 *(Comparison(name, EMBEDDED) for name in OVER_WORKERS),
-                Comparison(WORKER_UNIX, TGTD, _one_worker_beside_tgtd),
-                Comparison(WORKER_UNIX, GRPC, _one_worker_beside_grpc),
-                Comparison(TWO_WORKERS, GRPC, _two_workers_beside_grpc),
+                Comparison(WORKER_UNIX, TGTD, goals.one_worker_beside_tgtd),
+                Comparison(WORKER_UNIX, GRPC, goals.one_worker_beside_grpc),
+                Comparison(TWO_WORKERS, GRPC, goals.two_workers_beside_grpc),
             ),
         ),
         Suite(
@@ -223,7 +154,7 @@ def suites() -> tuple[Suite, ...]:
             "One node over one worker, with Redis and without",
             CLUSTER_ROWS,
             (lunmesh_over_workers(WORKER_UNIX), node_with_redis()),
-            (Comparison(WITH_REDIS, WORKER_UNIX, _tracked),),
+            (Comparison(WITH_REDIS, WORKER_UNIX, goals.tracked),),
         ),
         _ceph("memstore"),
         _ceph("bluestore"),

@@ -51,7 +51,8 @@ def requests_of(channel: Channel, count: int) -> list[SCSIRequest]:
     made = []
     hba = cast("Connection", channel.endpoint)
     for tag in range(count):
-        req = SCSIRequest(hba, attachment, bytes(8), tag, cdb.read10(0, 8), 0, 1.0)
+        req = SCSIRequest()
+        req.parse(hba, attachment, bytes(8), tag, cdb.read10(0, 8), 0, 1.0)
         req.expect(4096)
         req.status = 0
         made.append(req)

@@ -12,7 +12,9 @@ Rules:
 4. No read finds bytes that nobody wrote, or a version that was not yet being written.
 5. A COMPARE AND WRITE that was answered with MISCOMPARE was not done, and the block did differ at
    some moment of it.
-6. While a worker loses flushes (a ``lost-flush`` fault), none is acknowledged.
+6. While a worker loses flushes (a ``lost-flush`` fault), none is acknowledged.  If one was lost,
+   the end of that process is no amnesty: the next flush that is asked for is not acknowledged
+   before one, then or since the fault's end, has been answered with SYNC_LOST.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from tests.chaos.history import GARBAGE, NEVER_WRITTEN, End, Event, Op
 from tests.chaos.zones import BEFORE, Cluster, Violation, check_block
 
 LOST_FLUSH = "lost-flush"
+SYNC_LOST = f"sense {(0x3, 0x0C, 0x02)}"  # of a Client's detail
 _WRITES = (Op.WRITE, Op.SWAP)
 _Blocks = dict[int, dict[int, Cluster]]  # by number, then by version
 
@@ -219,4 +222,19 @@ def _check_flushes(events: Sequence[Event], invoked: dict[int, int]) -> list[Vio
             begun = invoked[event.operation]
             if any(start < begun and at < end for start, end in losing):
                 found.append(Violation(at, "a flush that was lost was acknowledged"))
+    flushes = [
+        (invoked[event.operation], at, event)
+        for at, event in enumerate(events)
+        if event.op is Op.FLUSH and event.end is not End.INVOKE
+    ]
+    lost = [(begun, at) for begun, at, event in flushes if event.detail.endswith(SYNC_LOST)]
+    good = [(begun, at) for begun, at, event in flushes if event.end is End.OK]
+    faults = [at for at, event in enumerate(events) if event.op is Op.FAULT]
+    for start, end in losing:
+        later = next((at for at in faults if at > end), len(events))  # a node may forget by then
+        first = next((at for begun, at in good if end < begun and at < later), None)
+        if first is None or not any(start < begun and at < end for begun, at in lost):
+            continue
+        if not any(end < at and begun < first for begun, at in lost):
+            found.append(Violation(first, "nobody has said that a flush was lost"))
     return found

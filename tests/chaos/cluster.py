@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.ceph_cluster import CephCluster
-from tests.support.lunmesh_server import LunmeshServer, free_port
+from tests.support.lunmesh_server import LunmeshServer, ServerError, free_port
 from tests.support.lunmesh_worker import LunmeshWorker
 from tests.support.redis_server import RedisServer
 from tests.support.relay import Relay
@@ -25,6 +26,7 @@ FILE_WORKER_SECONDS = 1.5
 RADOS_WORKER_SECONDS = 15.0
 LEASE_SECONDS = 1.0  # --lease; client.py wants it shorter than its pings
 WAIT_SECONDS = 3.0  # --cluster-wait
+START_SECONDS_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,33 @@ class Member:
     worker: LunmeshWorker
     relay: Relay
     disk: SmallDisk | None
+    metrics: str  # HOST:PORT
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node that serves the volume as LUN 0; one of several has its own way to Redis."""
 
+    name: str
     server: LunmeshServer
     to_redis: Relay | None
+
+    def start(self) -> None:
+        """As a service manager does: it is started again if Redis was away."""
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while True:
+            try:
+                self.server.start()
+                return
+            except ServerError as exc:
+                if "Redis" not in str(exc).splitlines()[-1] or time.monotonic() > deadline:
+                    raise
+
+    def end(self) -> None:
+        """SIGTERM, after which it has to end well."""
+        if status := self.server.stop():
+            said = self.server.stderr()[-3000:]
+            raise AssertionError(f"{self.name}: exit status {status} after SIGTERM:\n{said}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +119,16 @@ def running_cluster(
 def _member(
     stack: contextlib.ExitStack, folder: Path, store: str, disk: SmallDisk | None
 ) -> Member:
-    port = free_port()
+    port, metrics = free_port(), f"127.0.0.1:{free_port()}"
     worker = LunmeshWorker(
-        folder, listen=f"127.0.0.1:{port}", store=store, arguments=["--buffer-memory", "32M"]
+        folder,
+        listen=f"127.0.0.1:{port}",
+        store=store,
+        arguments=["--buffer-memory", "32M", "--metrics", metrics],
     )
     stack.enter_context(worker)
     relay = stack.enter_context(Relay("127.0.0.1", port, keep=False))
-    return Member(worker, relay, disk)
+    return Member(worker, relay, disk, metrics)
 
 
 def _node(
@@ -114,17 +138,17 @@ def _node(
     flags: list[str],
     redis: RedisServer | None,
 ) -> Node:
-    to_redis = None
+    name, to_redis = f"node{number}", None
     if redis is not None:
         to_redis = stack.enter_context(Relay("127.0.0.1", redis.port, keep=False))
         flags = [
             *flags,
-            *("--redis", f"redis://127.0.0.1:{to_redis.port}", "--node-id", f"node{number}"),
+            *("--redis", f"redis://127.0.0.1:{to_redis.port}", "--node-id", name),
             *("--lease", str(LEASE_SECONDS), "--cluster-wait", str(WAIT_SECONDS)),
         ]
     server = LunmeshServer(
-        folder / f"node{number}",
+        folder / name,
         [f"disk0={VOLUME_BYTES},chunk={CHUNK_BYTES}"],
         arguments=flags,
     )
-    return Node(stack.enter_context(server), to_redis)
+    return Node(name, stack.enter_context(server), to_redis)

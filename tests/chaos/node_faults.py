@@ -29,11 +29,11 @@ class NodeFaults:
         self._to_workers = [member.relay for member in cluster.members]
 
     def faults(self) -> dict[str, Fault]:
-        """By name."""
+        """By name; those of Redis not among them."""
         nodes, hands = self._cluster.nodes, self._hands
         faults = {
             "node killed": self._killed,
-            "node restarted": lambda node: node.server.restart(),
+            "node restarted": self._restarted,
             "node stopped briefly": lambda node: hands.stop(node.server.pid, hands.wait_briefly),
         }
         if len(nodes) > 1:
@@ -43,13 +43,13 @@ class NodeFaults:
                 "node cut off from workers": self._cut_off,
                 LATE_WRITES: self._late_writes,
             }
-        found = {name: hands.on_one_of(nodes, fault) for name, fault in faults.items()}
-        if self._cluster.redis is not None:
-            found |= self._redis_faults(self._cluster.redis)
-        return found
+        return {name: hands.on_one_of(nodes, fault) for name, fault in faults.items()}
 
-    def _redis_faults(self, redis: RedisServer) -> dict[str, Fault]:
-        hands = self._hands
+    def redis_faults(self) -> dict[str, Fault]:
+        """By name; none where there is no Redis."""
+        redis, hands = self._cluster.redis, self._hands
+        if redis is None:
+            return {}
         ways = [node.to_redis for node in self._cluster.nodes if node.to_redis is not None]
         return {
             "redis restarted": redis.restart,
@@ -68,12 +68,16 @@ class NodeFaults:
     def _killed(self, node: Node) -> None:
         """It is there again before its lease is over, or soon after."""
         node.server.kill()
-        node.server.start()
+        node.start()
+
+    def _restarted(self, node: Node) -> None:
+        node.end()
+        node.start()
 
     def _away(self, node: Node) -> None:
         node.server.kill()
         self._lease_over()
-        node.server.start()
+        node.start()
 
     def _cut_off(self, node: Node) -> None:
         hold(self._to_workers, node)

@@ -28,6 +28,7 @@ _HOT_BLOCKS, _HOT_BLOCKS_OF_SEVERAL = 2048, 512
 HEAL_SECONDS = 40.0
 PACE_SECONDS = 0.1
 _BUSY = 0x08
+_SYNC_LOST = (0x3, 0x0C, 0x02)
 HEALED_OPERATIONS = 50  # of each client
 READ_BLOCKS = 256
 NO_SPACE = (0x7, 0x27, 0x07)  # DATA PROTECT, SPACE ALLOCATION FAILED WRITE PROTECT
@@ -40,6 +41,7 @@ class Report:
     seed: int
     nodes: int
     injected: Counter[str]
+    overlapped: Counter[str]
     operations: Counter[tuple[Op, End]]
     senses: Counter[tuple[int, int, int]]
     moves: int
@@ -47,6 +49,7 @@ class Report:
     blocks_checked: int
     no_disks: str
     stand_ins: int
+    hand_overs: int
     violations: list[Violation] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -66,10 +69,14 @@ class Report:
             f"commands that were not answered in time: {self.overdue}",
             f"blocks read back at the end: {self.blocks_checked}",
         ]
+        if self.overlapped:
+            lines.append(f"two at once: {listed(sorted(self.overlapped.items()))}")
         if self.no_disks:
             lines.append(f"no disk was filled: {self.no_disks}")
         if self.stand_ins:
             lines.append(f"others stood in for a worker: {self.stand_ins} times")
+        if self.hand_overs:
+            lines.append(f"a node came to one that was alone: {self.hand_overs} times")
         lines.append(f"violations: {len(self.violations)}")
         lines += [f"  at {each.at}: {each.what}" for each in self.violations[:20]]
         return "\n".join(lines)
@@ -111,7 +118,7 @@ def harm(
     layout = Layout(hot=hot, total=VOLUME_BYTES // blocks.BLOCK_BYTES)
     addresses = _addresses(cluster)
     clients = [Client(n, addresses, history, layout, seed) for n in range(CLIENTS)]
-    nemesis = Nemesis(victims, history, seed, faults)
+    nemesis = Nemesis(victims, history, seed, faults, whole=victims is cluster)
     for client in clients:
         client.start()
     try:
@@ -133,6 +140,7 @@ def harm(
         seed,
         nodes,
         nemesis.injected,
+        nemesis.overlapped,
         Counter((event.op, event.end) for event in ends if event.op is not Op.FAULT),
         sum((client.senses for client in clients), Counter()),
         sum(client.moves for client in clients),
@@ -140,6 +148,7 @@ def harm(
         checked,
         cluster.no_disks,
         stand_ins,
+        nemesis.hand_overs,
         check(history.events),
     )
 
@@ -201,16 +210,21 @@ def _read_back(address: Address, history: History) -> int:
             command = cdb.read16(first, READ_BLOCKS)
             while (task := iscsi.command(command, read_length=length)).status:
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"cannot read block {first}: sense {task.sense_triple}")
+                    said = f"status {task.status:#x}, sense {task.sense_triple}"
+                    raise TimeoutError(f"cannot read block {first}: {said}")
             found = blocks.versions_of(first, bytes(task.data_in))
             found = {block: version for block, version in found.items() if block in written}
             history.end(End.OK, operation, name, Op.READ, found)
             read += len(found)
-        flush = history.invoke(name, Op.FLUSH)
-        while (task := iscsi.command(cdb.synchronize_cache10())).status == _BUSY:
-            if time.monotonic() > deadline:
+        for _ in range(2):  # one may have to tell of an earlier one that was lost
+            flush = history.invoke(name, Op.FLUSH)
+            while (task := iscsi.command(cdb.synchronize_cache10())).status == _BUSY:
+                if time.monotonic() > deadline:
+                    break
+            end = End.FAIL if task.status else End.OK
+            history.end(end, flush, name, Op.FLUSH, detail=f"sense {task.sense_triple}")
+            if task.sense_triple != _SYNC_LOST:
                 break
-        history.end(End.FAIL if task.status else End.OK, flush, name, Op.FLUSH)
         if task.status:
             raise AssertionError(f"the last flush failed: sense {task.sense_triple}")
         iscsi.logout()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.chaos.blocks import BLOCK_BYTES, pack, version_of, versions_of
-from tests.chaos.checker import LOST_FLUSH, check
+from tests.chaos.checker import LOST_FLUSH, SYNC_LOST, check
 from tests.chaos.history import GARBAGE, NEVER_WRITTEN, End, History, Op
 
 BLOCK = 7
@@ -113,6 +115,26 @@ def test_a_lost_flush_must_not_be_acknowledged() -> None:
     assert check(flushed_while_losing(End.FAIL).events) == []
     (violation,) = check(flushed_while_losing(End.OK).events)
     assert "flush" in violation.what
+
+
+def lost_and_then(*ends: End) -> History:
+    """One flush while they are lost, others after the worker has restarted."""
+    history = flushed_while_losing(End.INFO)
+    flushes = [e for e in history.events if e.op is Op.FLUSH and e.end is not End.INVOKE]
+    at = history.events.index(flushes[0])
+    history.events[at] = replace(flushes[0], end=End.FAIL, detail=f"x, {SYNC_LOST}")
+    for end in ends:
+        flush = history.invoke("a", Op.FLUSH)
+        detail = SYNC_LOST if end is End.FAIL else ""
+        history.end(end, flush, "a", Op.FLUSH, detail=detail)
+    return history
+
+
+def test_a_restart_is_no_amnesty() -> None:
+    assert check(lost_and_then(End.FAIL, End.OK).events) == []
+    assert check(lost_and_then().events) == []
+    (violation,) = check(lost_and_then(End.OK, End.FAIL).events)
+    assert "nobody has said" in violation.what
 
 
 def test_a_block_says_who_it_is() -> None:

@@ -5,18 +5,19 @@ What it breaks by that is what the checker has to find.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from target.block.volume import Volume
 from target.cli import main
+from target.worker_fencing import WorkerFencer
 from target.worker_volumes import WorkerVolumes
 
 
-def _no_fencer(self: WorkerVolumes, volume: Volume) -> Callable[[str, int], Awaitable[None]]:
-    async def fence(node: str, epoch: int) -> None:
+class _NoFencer(WorkerFencer):
+    async def __call__(self, node: str, epoch: int) -> None:
         """It is taken for shut out, and is not."""
 
-    return fence
+
+def _no_fencer(self: WorkerVolumes, volume: Volume) -> WorkerFencer:
+    return _NoFencer(volume, self._log)
 
 
 if __name__ == "__main__":

@@ -136,6 +136,9 @@ class WorkerFaults:
         member.worker.start("--fault", "lost-flush=1")
         fault = self._history.invoke("nemesis", Op.FAULT, detail=LOST_FLUSH)
         self._long_wait()()
+        if self._hands.random.random() < 0.5:
+            member.worker.kill()
+        elif (status := member.worker.stop()) != 1:
+            raise AssertionError(f"exit status {status} after a last flush that was lost")
         self._history.end(End.INFO, fault, "nemesis", Op.FAULT, detail=LOST_FLUSH)
-        member.worker.kill()
         member.worker.start()

@@ -92,7 +92,8 @@ def judge(name: str, result: Result) -> str:
     ("target", "lun"),
     [
         pytest.param(EMBEDDED, LUN_512, id="512"),
-        pytest.param(COMPILED, LUN_4096, id="4096-compiled"),
+        # The first of them compiles it.
+        pytest.param(COMPILED, LUN_4096, id="4096-compiled", marks=pytest.mark.timeout(600)),
         pytest.param(WORKERS, LUN_512, id="workers"),
         pytest.param(RADOS, LUN_512, id="rados", marks=pytest.mark.ceph),
     ],

@@ -14,12 +14,24 @@ _login_numbers = count(1)
 
 
 class LinuxInitiator:
-    """One target as the guest knows it."""
+    """One target as the guest knows it.
 
-    def __init__(self, vm: VirtualMachine, portal: str, iqn: str) -> None:
+    With ``name`` the guest calls itself so, and is another initiator than without.
+    """
+
+    def __init__(self, vm: VirtualMachine, portal: str, iqn: str, name: str = "") -> None:
         self.vm = vm
         self.portal = portal
         self.iqn = iqn
+        self._as = ""
+        if name:
+            interface = name.rpartition(":")[2]
+            self._as = f"-I {interface} "
+            known = f"iscsiadm -m iface -I {interface}"
+            vm.sh(
+                f"{known} --op new && {known} --op update -n iface.initiatorname -v {name}"
+                f" && {known} --op update -n iface.transport_name -v tcp"
+            )
 
     def discover(self) -> list[str]:
         """SendTargets; lines "ADDRESS:PORT,GROUP IQN". The guest keeps a record of each."""
@@ -84,6 +96,8 @@ class LinuxInitiator:
             "for point in /mnt/*; do umount -l $point || true; done; "
             f"{record} --logout || true; {record} --op delete || true"
         )
+        if self._as:
+            self.vm.run(f"iscsiadm -m iface {self._as}--op delete")
 
     def negotiated(self) -> dict[str, str]:
         """What the running session agreed on."""
@@ -92,4 +106,4 @@ class LinuxInitiator:
         return dict(re.findall(r"^\s*(\w+): (\S+)$", parameters, re.MULTILINE))
 
     def _node(self, operation: str) -> str:
-        return self.vm.sh(f"iscsiadm -m node -T {self.iqn} -p {self.portal} {operation}")
+        return self.vm.sh(f"iscsiadm -m node -T {self.iqn} -p {self.portal} {self._as}{operation}")

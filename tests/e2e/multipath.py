@@ -9,7 +9,7 @@ The guest runs udev and multipathd from then on, as Debian's packages have them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tests.e2e.initiator import LinuxInitiator
 from tests.e2e.vm import VirtualMachine
@@ -21,6 +21,10 @@ SESSION_SETTINGS = {
 }
 PATH_TIMEOUT_S = 90  # a lost path is noticed by a ping, given up, and after its return logged in
 PROGRESS_IOS = 200
+FIO = (
+    "fio --name=verify --ioengine=libaio --direct=1 --rw=randrw --iodepth=16 --size=8M "
+    "--bssplit=4k/70:16k/20:128k/10 --verify=crc32c-intel --verify_fatal=1"
+)
 
 
 class MultipathDisk:
@@ -68,16 +72,18 @@ class Multipath:
         )
 
     @contextlib.contextmanager
-    def joined(self, ports: Sequence[int], iqn: str) -> Iterator[MultipathDisk]:
+    def joined(
+        self, ports: Sequence[int], iqn: str, settings: Mapping[str, str] | None = None
+    ) -> Iterator[MultipathDisk]:
         """Logged in to LUN 0 through each port of the host's loopback address inside; afterwards
-        the guest knows none of it.
+        the guest knows none of it.  ``settings`` are more of the record: CHAP, say.
         """
         initiators = [LinuxInitiator(self._vm, f"127.0.0.1:{port}", iqn) for port in ports]
         try:
             disks = []
             for initiator in initiators:
                 initiator.add()
-                initiator.configure(SESSION_SETTINGS)
+                initiator.configure({**SESSION_SETTINGS, **(settings or {})})
                 disks += initiator.login()
             wwids = {self._wwid(disk) for disk in disks}
             assert len(wwids) == 1, f"the paths lead to different disks: {wwids}"
@@ -93,3 +99,25 @@ class Multipath:
 
     def _wwid(self, disk: str) -> str:
         return self._vm.sh(f"/lib/udev/scsi_id -g -u -d {disk}").strip()
+
+
+@contextlib.contextmanager
+def verified_writes(vm: VirtualMachine, disk: MultipathDisk, file: str = "") -> Iterator[None]:
+    """fio writes and verifies, round after round, while the body runs; then all of it once more.
+
+    In ``file``, or in the disk itself.  An error of one read or write ends fio with an error, and
+    so the test.
+    """
+    fio = f"{FIO} --filename={file or disk.device}"
+    vm.start(
+        f"round=0; until [ -e /run/stop ]; do round=$((round + 1)); "
+        f"{fio} --randseed=$round; done; rm /run/stop; "
+        f"{fio} --randseed=$round --verify_only",
+        timeout_s=280,
+    )
+    try:
+        disk.wait_for_progress()
+        yield
+    finally:
+        vm.sh("touch /run/stop")
+        vm.finish()

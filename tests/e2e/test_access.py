@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ def test_a_node_alone(tmp_path: Path) -> None:
     with LunmeshServer(tmp_path, ["a=16M", "b=16M"]) as node:
         acl = VolumeCommand(node, "acl")
         assert "everybody" in acl.run("list").error
-        acl.good("create", ONE, "--volume", "a", "--volume", "b:ro")
-        entry = {"initiator": ONE, "user": "", "target": "", "luns": {}}
-        entry["volumes"] = {"a": "rw", "b": "ro"}
+        key = {"initiator": ONE, "user": "", "target": ""}
+        entry = key | {"luns": {}, "volumes": {"a": "rw", "b": "ro"}}
+        assert acl.json("create", ONE, "--volume", "a", "--volume", "b:ro") == entry
         assert acl.json("list") == {"acls": [entry], "configured": []}
         assert not may_log_in(node, OTHER)
         url = f"iscsi://{node.host}:{node.port}"
@@ -34,7 +35,7 @@ def test_a_node_alone(tmp_path: Path) -> None:
         assert not may_log_in(node, OTHER)
         assert "no volume 'c'" in acl.refused("create", OTHER, "--volume", "c")
         assert "last entry" in acl.refused("delete", ONE)
-        acl.good("delete", ONE, "--everybody")
+        assert acl.json("delete", ONE, "--everybody") == {"deleted": key}
         assert may_log_in(node, OTHER)
 
 
@@ -63,3 +64,20 @@ def test_two_nodes_and_one_that_is_away(tmp_path: Path) -> None:
                 pass
             refused = reader.command(cdb.write10(0, 1), data_out=bytes(512))
             assert refused.sense_triple == (7, 0x27, 0)
+        in_the_way = other.data_dir / "catalog.json.new"  # what it keeps cannot be written
+        in_the_way.mkdir()
+        assert "not on every node yet: node1 (in force, but not kept" in acl.refused("delete", ONE)
+        assert not may_log_in(other, ONE)
+        assert [entry["initiator"] for entry in acl.json("list")["acls"]] == [OTHER]
+        nodes = VolumeCommand(one, "node")
+        assert "access list" in nodes.run("list").error
+        assert [set(it["behind"]) for it in nodes.json("list")] == [set(), {"access list"}]
+        late = acl.run("create", ONE, "--json")
+        problem = json.loads(late.error)
+        assert (late.status, late.out, problem["status"]) == (1, "", 202)
+        assert [it["node"] for it in problem["pending"]] == ["node1"]
+        in_the_way.rmdir()
+        while any(it["behind"] for it in nodes.json("list")):
+            pass  # it tries again by itself
+        acl.good("delete", ONE)
+        acl.good("delete", OTHER, "--everybody")

@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.ceph, pytest.mark.timeout(240)]
 MIB = 1 << 20
 CHUNKS = 24
 NOTICED_SECONDS = 60.0
+# What an initiator waits for an answer: three times the pause that failing over is to cost.
+ANSWER_SECONDS = 15.0
 
 
 @pytest.fixture
@@ -36,8 +38,8 @@ def workers(tmp_path: Path, ceph: CephCluster, ceph_pool: str) -> Iterator[list[
 @pytest.fixture
 def server(tmp_path: Path, workers: list[LunmeshWorker]) -> Iterator[LunmeshServer]:
     arguments = [part for worker in workers for part in ("--worker", worker.address)]
-    # Twice the pause that failing over may cost: on a machine that is busy with other tests, BUSY
-    # still means that it did not happen.
+    # So that the initiator loses its patience before the target does: BUSY, too, means that nobody
+    # stood in.
     arguments += ["--worker-timeout", "20"]
     volumes = [f"{tmp_path.name[:40]}={CHUNKS}M,chunk=1M"]
     with LunmeshServer(tmp_path / "server", volumes, arguments=arguments) as server:
@@ -47,7 +49,12 @@ def server(tmp_path: Path, workers: list[LunmeshWorker]) -> Iterator[LunmeshServ
 @contextlib.contextmanager
 def verified(server: LunmeshServer) -> Iterator[VerifiedWrites]:
     with VerifiedWrites(
-        server.host, server.port, server.iqn, chunks=CHUNKS, chunk_bytes=MIB
+        server.host,
+        server.port,
+        server.iqn,
+        chunks=CHUNKS,
+        chunk_bytes=MIB,
+        answer_seconds=ANSWER_SECONDS,
     ) as client:
         yield client
 

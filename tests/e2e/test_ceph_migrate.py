@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,12 @@ import pytest
 from tests.support.ceph_cluster import CephCluster
 from tests.support.lunmesh_server import LunmeshServer
 from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.until import until
 from tests.support.volume_command import VolumeCommand
 
 pytestmark = pytest.mark.ceph
 MIB = 1 << 20
 SIZE = 24 * MIB
-LOOKS = 100  # each takes as long as a command
 
 
 @dataclass
@@ -93,13 +93,6 @@ def at(*workers: LunmeshWorker) -> list[str]:
 def qemu_img(*arguments: str) -> None:
     done = subprocess.run(["qemu-img", *arguments], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(LOOKS):
-        if condition():
-            return
-    raise AssertionError("it does not come to be so")
 
 
 def test_among_the_workers_of_a_pool_nothing_is_copied_and_nothing_deleted(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tests.support.initiator import Initiator
 from tests.support.iscsi_pdu import TaskFunction
 from tests.support.lunmesh_server import LunmeshServer
 from tests.support.node_cluster import NodeCluster
+from tests.support.until import until
 from tests.support.volume_command import VolumeCommand
 
 LEASE_SECONDS = 2
@@ -174,18 +175,27 @@ def test_volumes_through_any_node_and_one_that_comes_late(
             ("extra", 12 << 20),
         ]
         three.good("delete", "extra", "--yes", "--force")
-        assert [v["name"] for v in one.json("list")] == ["disk0"]
+        # Initiators see it nowhere; it is listed until its data are gone, which nobody waits for.
+        for of in (one, two, three):
+            assert [v["name"] for v in of.json("list") if v["lun"] is not None] == ["disk0"]
+        until(lambda: all(len(of.json("list")) == 1 for of in (one, two, three)))
         assert late.stop() == 0
+
+
+def test_a_node_that_is_shut_out_while_it_starts_begins_anew(
+    cluster: NodeCluster, folder: Path
+) -> None:
+    """And not before its first life is over: that one is never let in to the catalog."""
+    with cluster.redis.client() as redis:
+        redis.hset("lunmesh:{catalog}:meta", "f:unlucky", "1")
+    places = [part for worker in cluster.workers for part in ("--worker", worker.address)]
+    arguments = ["--redis", cluster.redis.url, "--node-id", "unlucky", *places]
+    with LunmeshServer(folder / "unlucky", ["disk0=16M"], arguments=arguments) as unlucky:
+        assert unlucky.stderr().count("starting anew") == 1
+        assert unlucky.stop() == 0
 
 
 def others_go_on(counting: Incrementers, number: int) -> None:
     """The one with that number counts, while the other cannot."""
     goal = counting.done[number] + ROUNDS
     until(lambda: counting.done[number] >= goal)
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

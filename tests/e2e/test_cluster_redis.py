@@ -13,22 +13,33 @@ from pathlib import Path
 
 import pytest
 
+from target.cluster.lun import EXPIRY_SECONDS
 from tests.support import cdb
-from tests.support.incrementers import Incrementers, connect, until_good
+from tests.support.incrementers import BUSY, GOOD, Incrementers, connect, until_good
 from tests.support.initiator import Initiator, LoginRefused
 from tests.support.iscsi_socket import Disconnected
 from tests.support.lunmesh_server import free_port
 from tests.support.node_cluster import NodeCluster
+from tests.support.numbered_blocks import check_numbers, keep_numbers
 from tests.support.redis_server import RedisServer
 from tests.support.relay import Relay
+from tests.support.timed_writes import TimedWrites
 from tests.support.volume_command import VolumeCommand
 from tests.support.worker_client import refused_by
 
 LEASE_SECONDS = 2
 AWAY_SECONDS = 30  # longer than a lease and what commands wait
 LATENCY_SECONDS = 0.05
+WAIT_SECONDS = 30
+ROUNDS = 3  # of volumes that come and go
+PASSING = (b":writes", b":reads", b":blocked", b":events")  # keys of what is under way
+OF_NODES = b"lunmesh:{counters."  # there are as many as nodes, once there was something to tell
 SERVICE_UNAVAILABLE = (3, 1)
-OPTIONS = ("--lease", str(LEASE_SECONDS), "--cluster-wait", "1")
+CLUSTER_WAIT_SECONDS = 1
+# What a command may take: --cluster-wait and what its end may be late (EXPIRY_SECONDS), and twice
+# as much again for a busy machine.
+ANSWER_SECONDS = 3 * (CLUSTER_WAIT_SECONDS + EXPIRY_SECONDS)
+OPTIONS = ("--lease", str(LEASE_SECONDS), "--cluster-wait", str(CLUSTER_WAIT_SECONDS))
 
 
 class World:
@@ -75,11 +86,15 @@ def test_a_redis_that_restarts(world: World, all_the_time: Incrementers) -> None
 
 def test_a_redis_that_is_away(world: World, all_the_time: Incrementers) -> None:
     epochs = shut_outs(world)
-    world.cluster.redis.kill()
-    time.sleep(AWAY_SECONDS)
-    before = list(all_the_time.done)
-    world.cluster.redis.start()
-    all_the_time.all_go_on()
+    with TimedWrites(world.cluster.nodes) as writes:
+        world.cluster.redis.kill()
+        time.sleep(AWAY_SECONDS)
+        before = list(all_the_time.done)
+        busy = writes.count(BUSY)
+        world.cluster.redis.start()
+        all_the_time.all_go_on()
+    writes.check(ANSWER_SECONDS)
+    assert busy > 0, "what needs Redis is told so"
     assert shut_outs(world) == epochs, "all were without it: none has shut out another"
     assert min(before) > 0
 
@@ -119,10 +134,14 @@ def test_a_redis_that_is_stopped(world: World, all_the_time: Incrementers) -> No
 def test_a_redis_far_away(world: World, all_the_time: Incrementers) -> None:
     world.relay.delay_seconds = LATENCY_SECONDS
     try:
-        all_the_time.all_go_on()
-        all_the_time.all_go_on()
+        with TimedWrites(world.cluster.nodes) as writes:
+            all_the_time.all_go_on()
+            all_the_time.all_go_on()
     finally:
         world.relay.delay_seconds = 0.0
+    writes.check(ANSWER_SECONDS)
+    assert writes.count(BUSY) == 0, "that is no reason"
+    assert writes.count(GOOD) > 0
 
 
 def test_a_redis_that_has_forgotten_everything(world: World, all_the_time: Incrementers) -> None:
@@ -137,6 +156,41 @@ def test_a_redis_that_has_forgotten_everything(world: World, all_the_time: Incre
     assert [of.json("list") for of in (first, second)] == before
     second.good("delete", "extra", "--yes", "--force")
     assert [volume["name"] for volume in first.json("list")] == ["disk0"]
+
+
+def test_a_redis_that_is_flushed_while_nodes_are_connected(
+    world: World, all_the_time: Incrementers
+) -> None:
+    """No connection ends, and nobody says so: what nodes know is missing, and they notice."""
+    said = shut_outs(world)
+    keep_numbers(world.cluster.nodes[0])
+    with world.cluster.redis.client() as client:
+        client.flushall()
+    all_the_time.all_go_on()
+    assert all(now > then for now, then in zip(shut_outs(world), said, strict=True))
+    for node in world.cluster.nodes:
+        check_numbers(node)
+
+
+def test_volumes_that_come_and_go_leave_nothing_in_redis(
+    world: World, all_the_time: Incrementers
+) -> None:
+    first, second = (VolumeCommand(node) for node in world.cluster.nodes)
+    with world.cluster.redis.client() as client:
+
+        def lasting() -> set[bytes]:
+            keys = set(client.scan_iter())
+            return {k for k in keys if not (k.endswith(PASSING) or k.startswith(OF_NODES))}
+
+        before = lasting()
+        for number in range(ROUNDS):
+            first.good("create", f"passing{number}", "8M")
+            assert lasting() > before
+            second.good("delete", f"passing{number}", "--yes", "--force")
+        deadline = time.monotonic() + WAIT_SECONDS
+        while lasting() != before:  # who has been told last ends it
+            assert time.monotonic() < deadline, lasting() - before
+            time.sleep(0.05)
 
 
 def test_what_a_stopped_node_was_told_does_not_land_when_redis_has_forgotten_it(

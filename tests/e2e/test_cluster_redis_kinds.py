@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-
-import redis as redis_py
 
 from tests.support.certificates import make_authority, make_certificate
 from tests.support.incrementers import Incrementers
 from tests.support.lunmesh_server import free_port
 from tests.support.node_cluster import NodeCluster
 from tests.support.redis_server import RedisServer
+from tests.support.sentinel import SERVICE, sentinel_of, until_known, until_primary
+from tests.support.until import until
 
 OPTIONS = ("--lease", "2", "--cluster-wait", "1")
 USER, PASSWORD = "lunmesh", "a/b:c"
@@ -27,15 +24,6 @@ RIGHTS = (  # as docs/cluster.md has them
 )
 HOST = "127.0.0.1"
 WAIT_SECONDS = 30
-SERVICE = "lun"
-SENTINEL = """\
-port {port}
-bind 127.0.0.1
-dir {folder}
-sentinel monitor {service} 127.0.0.1 {primary} 1
-sentinel down-after-milliseconds {service} 1000
-sentinel failover-timeout {service} 5000
-"""
 
 
 def cluster_of(folder: Path, url: str, redis: RedisServer) -> NodeCluster:
@@ -79,11 +67,9 @@ def test_sentinels_that_name_another_primary(tmp_path: Path) -> None:
         with cluster_of(tmp_path, url, first) as cluster:
             with Incrementers(cluster.nodes) as counting:
                 counting.all_go_on()
-                with redis_py.Redis(port=sentinel) as asked:
-                    until(lambda: asked.sentinel_slaves(SERVICE) and in_step(second))
+                until_known(sentinel, second)
                 first.kill()
-                with second.client() as client:
-                    until(lambda: client.info("replication")["role"] == "master")
+                until_primary(second)
                 counting.all_go_on()
             counting.check()
 
@@ -124,36 +110,6 @@ def cluster_flags() -> list[str]:
     ]
 
 
-@contextlib.contextmanager
-def sentinel_of(folder: Path, primary: int) -> Iterator[int]:
-    """A sentinel that watches ``primary``; its port.  It counts as agreed with itself."""
-    folder.mkdir()
-    port = free_port()
-    file = folder / "sentinel.conf"
-    file.write_text(SENTINEL.format(port=port, folder=folder, primary=primary, service=SERVICE))
-    program = shutil.which("redis-server")
-    assert program is not None
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program, str(file), "--sentinel"], stdout=log, stderr=log)
-    try:
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
-def in_step(replica: RedisServer) -> bool:
-    with replica.client() as client:
-        return bool(client.info("replication")["master_link_status"] == "up")
-
-
 def covers_all(server: RedisServer) -> bool:
     with server.client() as client:
         return bool(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

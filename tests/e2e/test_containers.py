@@ -1,8 +1,9 @@
 """The image and ``deploy/compose``, as containers on a network of their own.
 
 The recipe is built on a Debian that debootstrap has made, by buildah; podman-compose starts two
-nodes, three workers and a Redis, as compose.yaml has them: unprivileged, read-only, mutual TLS and
-CHAP.  QEMU's initiator writes and reads back while a worker, and then a node, is killed.
+nodes, three workers, a Redis, Prometheus and Alertmanager, as compose.yaml has them: unprivileged,
+read-only, mutual TLS and CHAP.  Linux's initiator mounts the disk over both nodes, and fio verifies
+what it has written while a worker, and then a node, is killed.
 """
 
 from __future__ import annotations
@@ -12,29 +13,37 @@ import json
 import shutil
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e import kernel_log
+from tests.e2e.multipath import Multipath, verified_writes
+from tests.e2e.vm import VirtualMachine
 from tests.support.containers import (
+    ALERTMANAGER_IMAGE,
     IMAGE,
     PROJECT_ROOT,
+    PROMETHEUS_IMAGE,
     REDIS_IMAGE,
     ContainerError,
     Engine,
     missing,
 )
-from tests.support.tools import require_tool, run_tool
+from tests.support.prometheus import Prometheus
+from tests.support.tools import run_tool
 
-pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.vm, pytest.mark.timeout(900)]
 
 IQN = "iqn.2026-11.io.lunmesh:target"
-SERVICES = ("redis", "worker-1", "worker-2", "worker-3", "node-a", "node-b")
-HEALTHCHECK = ("python3", "/usr/local/lib/lunmesh/healthcheck.py", "3280")
+SERVICES = (
+    *("redis", "worker-1", "worker-2", "worker-3", "node-a", "node-b"),
+    *("prometheus", "alertmanager"),
+)
+HEALTHCHECK = ("python3", "/usr/local/lib/lunmesh/healthcheck.py")
 TRIES = 60
-BYTES = 64 << 10
-CHUNK = 4 << 20
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +99,23 @@ class Topology:
         shutil.copytree(
             PROJECT_ROOT / "deploy" / "compose", folder, ignore=shutil.ignore_patterns("secrets")
         )
+        shutil.copyfile(
+            PROJECT_ROOT / "deploy" / "certificates.sh", folder.parent / "certificates.sh"
+        )
         subprocess.run([folder / "secrets.sh"], check=True, capture_output=True, timeout=60)
         self.chap = (folder / "secrets" / "node" / "chap").read_text().strip().replace(":", "%")
-        self.ports = free_ports(2)
+        *self.ports, told, alerts = free_ports(4)
+        self.prometheus = Prometheus(f"127.0.0.1:{told}")
+        self.alertmanager = f"127.0.0.1:{alerts}"
         self.env = {
             "LUNMESH_IMAGE": IMAGE,
             "REDIS_IMAGE": REDIS_IMAGE,
+            "PROMETHEUS_IMAGE": PROMETHEUS_IMAGE,
+            "ALERTMANAGER_IMAGE": ALERTMANAGER_IMAGE,
             "LUNMESH_PORT_A": str(self.ports[0]),
             "LUNMESH_PORT_B": str(self.ports[1]),
+            "PROMETHEUS_PORT": str(told),
+            "ALERTMANAGER_PORT": str(alerts),
         }
         engine.compose(
             folder / "compose.yaml", "-p", "lm", "up", "-d", "--no-deps", *SERVICES, env=self.env
@@ -121,55 +139,6 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in found]
 
 
-class Verified:
-    """qemu-io in one session; blocks in many chunks are written and read back, and compared.
-
-    Each of several at once has blocks of its own, those of its ``number``: one may be stopped
-    between a write and the read that expects it.
-    """
-
-    def __init__(self, url: str, number: int = 0) -> None:
-        # It waits for its input by poll: a line that stdio has read ahead would not be seen.
-        self._process = subprocess.Popen(
-            ["stdbuf", "-i0", "-oL", require_tool("qemu-io"), "-f", "raw", url],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        self._said: list[str] = []
-        self._asked = 0
-        self._first = number * BYTES
-
-    def ask(self, rounds: int) -> None:
-        """Written and read one after the other, none is waited for here."""
-        assert self._process.stdin is not None
-        for _ in range(rounds):
-            pattern = self._asked % 255 + 1
-            offset = self._asked % 24 * CHUNK + self._first
-            self._process.stdin.write(f"write -P {pattern} {offset} {BYTES}\n")
-            self._process.stdin.write(f"read -P {pattern} {offset} {BYTES}\n")
-            self._asked += 1
-        self._process.stdin.flush()
-
-    def wait(self, rounds: int) -> None:
-        """Until so many of all rounds have ended."""
-        assert self._process.stdout is not None
-        while sum(f"read {BYTES}/{BYTES} bytes" in line for line in self._said) < rounds:
-            line = self._process.stdout.readline()
-            if not line:
-                pytest.fail("qemu-io has ended:\n" + "".join(self._said[-20:]))
-            assert "fail" not in line.lower(), line
-            assert "error" not in line.lower(), line
-            self._said.append(line)
-
-    def __enter__(self) -> Verified:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired, ValueError):
-            self._process.communicate("quit\n", timeout=5)
-        self._process.kill()
-        self._process.communicate()
-
-
 @pytest.fixture(scope="module")
 def topology(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Topology:
     return Topology(engine, tmp_path_factory.mktemp("compose") / "compose")
@@ -177,12 +146,9 @@ def topology(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Topolo
 
 def test_names_are_resolved_and_strangers_refused(topology: Topology) -> None:
     engine = topology.engine
+    engine.podman("healthcheck", "run", topology.name("redis"))
     found = engine.podman("exec", topology.name("node-a"), "lunmesh", "node", "list")
     assert {"node-a", "node-b"} <= set(found.split())
-    # node-a-metrics of compose.yaml: podman-compose 1.0 cannot join the network of a service.
-    relay = ("--entrypoint", "python3", IMAGE, "/usr/local/lib/lunmesh/metrics.py", "9280")
-    node_a = topology.name("node-a")
-    engine.podman("run", "-d", "--name", "m", "--network", f"container:{node_a}", *relay)
     read = (
         "import urllib.request as u; [print(len(u.urlopen(x, timeout=9).read())) for x in"
         " ('http://node-a:9280/metrics', 'http://worker-1:3280/metrics')]"
@@ -197,23 +163,55 @@ def test_names_are_resolved_and_strangers_refused(topology: Topology) -> None:
     assert "LUNMESH" in run_tool(["iscsi-inq", topology.url(0)]).upper()
 
 
-def test_a_worker_and_a_node_are_killed(topology: Topology) -> None:
-    engine = topology.engine
-    with Verified(topology.url(0)) as client:
-        client.ask(60)
-        client.wait(20)
-        engine.podman("kill", "--signal", "KILL", topology.name("worker-2"))
-        client.ask(60)
-        engine.podman("start", topology.name("worker-2"))
-        client.wait(120)
+def test_prometheus_reads_all_and_has_what_grafana_draws(topology: Topology) -> None:
+    """With prometheus.yml and alerts.yml as they are; nothing that the dashboard asks lacks."""
+    prometheus = topology.prometheus
+    assert len(prometheus.ask("targets", state="active")["activeTargets"]) == 5
+    prometheus.until_told("sum(up) == 5")
+    for node in range(2):
+        said = run_tool(["iscsi-perf", "-r", "-t", "1", topology.url(node)])
+        assert "iops" in said, said
+    prometheus.until_all_drawn()
+    rules = prometheus.ask("rules")["groups"][0]["rules"]
+    assert all(rule["health"] in ("ok", "unknown") for rule in rules), rules
+    assert not any(rule.get("lastError") for rule in rules), rules
 
-        client.ask(60)
-        client.wait(140)
-        engine.podman("kill", "--signal", "KILL", topology.name("node-a"))
-        # The other node serves all chunks, while the first is away.
-        with Verified(topology.url(1), number=1) as other:
-            other.ask(24)
-            other.wait(24)
-        client.ask(40)
-        engine.podman("start", topology.name("node-a"))
-        client.wait(220)
+
+def test_linux_mounts_the_disk_while_a_worker_and_a_node_are_killed(
+    topology: Topology, vm: VirtualMachine
+) -> None:
+    """The kernel's initiator, logged in to both nodes by CHAP, a file system over multipath."""
+    engine, prometheus = topology.engine, topology.prometheus
+    user, secret = topology.chap.split("%")
+    auth = {"authmethod": "CHAP", "username": user, "password": secret}
+    settings = {f"node.session.auth.{name}": value for name, value in auth.items()}
+    multipath = Multipath(vm)
+    kernel_log.begin(vm)
+    with multipath.joined(topology.ports, IQN, settings) as disk:
+        vm.sh(f"mkfs.ext4 -q {disk.device}; mkdir -p /mnt/d; mount {disk.device} /mnt/d")
+        with verified_writes(vm, disk, "/mnt/d/file"), kernel_log.path_outage(vm):
+            engine.podman("kill", "--signal", "KILL", topology.name("worker-2"))
+            # Its chunks are waited for meanwhile, and somebody is told.
+            prometheus.until_firing("LunmeshWorkerAway", "LunmeshDown")
+            until_told_of(topology, "LunmeshWorkerAway")
+            engine.podman("start", topology.name("worker-2"))
+            disk.wait_for_progress()
+
+            engine.podman("kill", "--signal", "KILL", topology.name("node-a"))
+            disk.wait_for_paths(active=1, failed=1)
+            disk.wait_for_progress()
+            engine.podman("start", topology.name("node-a"))
+            disk.wait_for_paths(active=2)
+            disk.wait_for_progress()
+        vm.sh(f"umount /mnt/d; e2fsck -fn {disk.device}")
+    found = kernel_log.complaints(vm)
+    assert not found, "the guest's kernel complains:\n" + "\n".join(found)
+
+
+def until_told_of(topology: Topology, alert: str) -> None:
+    """Until Alertmanager has it; the test's timeout is the bound."""
+    url = f"http://{topology.alertmanager}/api/v2/alerts"
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=60) as answer:
+            if any(it["labels"]["alertname"] == alert for it in json.load(answer)):
+                return

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.doc_commands import cannot_run, has_commands, run_page, script
+from tests.support.doc_commands import cannot_run, has_commands, run_page, script, unmarked
 from tests.support.lunmesh_server import PROJECT_ROOT
 from tests.support.tools import require_tool
 
@@ -41,6 +41,17 @@ def test_the_way_in_is_among_them() -> None:
     assert {"README.md", "index.md", "single-machine.md"} <= names
 
 
+def test_every_block_runs_or_says_why_not() -> None:
+    docs = PROJECT_ROOT / "docs"
+    for path in docs.rglob("*.md"):
+        if docs / "reference" not in path.parents:  # printed by the program
+            assert unmarked(path.read_text()) == [], path
+    assert unmarked("\n\n```sh\nlunmesh serve\n```\n") == ["lunmesh serve"]
+    assert unmarked("<!-- not run:  -->\n```sh\nls\n```\n") == ["ls"]
+    assert unmarked("text:\n\n    lunmesh top\n") == ["lunmesh top"]
+    assert unmarked("<!-- not run: root -->\n```sh\nls\n```\n<!-- run -->\n```sh\nls\n```\n") == []
+
+
 @pytest.mark.usefixtures("tools")
 def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
@@ -52,7 +63,8 @@ def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
     assert "echo reached" not in done.stdout
     page.write_text("<!-- run: serve -->\n```sh\necho not what it should say\n```\n")
     assert "not ready: echo" in run_page(page, 30).stdout
-    page.write_text("<!-- run: serve -->\n```sh\necho lunmesh ready: && sleep 1000\n```\n")
+    serves = "sh -c 'echo lunmesh ready:; exec sleep 1000'"
+    page.write_text(f"<!-- run: serve -->\n```sh\n{serves}\n```\n")
     assert run_page(page, 30).returncode == 0
     page.write_text(page.read_text() + "<!-- run -->\n```sh\nsleep 1000\n```\n")
     assert run_page(page, 1).returncode != 0

@@ -82,6 +82,7 @@ def test_all_that_there_is_to_know_and_no_secret(tmp_path: Path) -> None:
             "access.json",
             "targets.json",
             "sessions.json",
+            "flights.txt",
             "nodes.json",
             "tasks.json",
             "log.txt",
@@ -99,6 +100,7 @@ def test_all_that_there_is_to_know_and_no_secret(tmp_path: Path) -> None:
     assert json.loads(files["volumes.json"])[0]["name"] == "disk0"
     assert json.loads(files["machine.json"])["version"]
     assert "logged in from" in files["log.txt"]
+    assert "READ(10) lun=0" in files["flights.txt"]
     assert "thread MainThread" in files["stacks.txt"]
     assert "_serve_one_life" in files["stacks.txt"]
     everything = "\n".join(files.values()) + said

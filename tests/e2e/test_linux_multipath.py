@@ -13,7 +13,7 @@ import pytest
 from tests.e2e import kernel_log
 from tests.e2e.conftest import ServerFactory
 from tests.e2e.initiator import LinuxInitiator
-from tests.e2e.multipath import Multipath, MultipathDisk
+from tests.e2e.multipath import Multipath, verified_writes
 from tests.e2e.vm import VirtualMachine
 from tests.support.lunmesh_server import free_port
 from tests.support.node_cluster import NodeCluster
@@ -22,33 +22,8 @@ from tests.support.relay import Relay
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
 STOPPED_SECONDS = 20
-FIO = (
-    "fio --name=verify --ioengine=libaio --direct=1 --rw=randrw --iodepth=16 --size=8M "
-    "--bssplit=4k/70:16k/20:128k/10 --verify=crc32c-intel --verify_fatal=1"
-)
-
-
-@contextlib.contextmanager
-def verified_writes(vm: VirtualMachine, disk: MultipathDisk) -> Iterator[None]:
-    """fio writes and verifies, round after round, while the body runs; then all of it once more.
-
-    An error of one read or write ends fio with an error, and so the test.
-    """
-    vm.start(
-        f"round=0; until [ -e /run/stop ]; do round=$((round + 1)); "
-        f"{FIO} --filename={disk.device} --randseed=$round; done; rm /run/stop; "
-        f"{FIO} --filename={disk.device} --randseed=$round --verify_only",
-        timeout_s=280,
-    )
-    try:
-        disk.wait_for_progress()
-        yield
-    finally:
-        vm.sh("touch /run/stop")
-        vm.finish()
-
-
 KEY, RIVAL = 0xA, 0xB
+OTHER = "iqn.2026-11.io.lunmesh.test:other"
 # Of persistent reservations: number, name, and whether only the holder writes.
 TYPES = [
     (1, "Write Exclusive", True),
@@ -60,14 +35,19 @@ TYPES = [
 ]
 OK, UNIT_ATTENTION, CONFLICT = 0, 6, 24  # exit statuses of sg3-utils
 WRITE = "sg_raw --send=512 --infile=/dev/zero {} 2a 00 00 00 00 00 00 00 01 00"
+READ = "sg_raw --request=512 --outfile=/dev/null {} 28 00 00 00 00 00 00 00 01 00"
 
 
 @contextlib.contextmanager
-def two_paths(vm: VirtualMachine, folder: Path) -> Iterator[tuple[str, str]]:
-    """The same disk through either node, without multipathd: two I_T nexuses."""
+def two_paths(vm: VirtualMachine, folder: Path, other: str = "") -> Iterator[tuple[str, str]]:
+    """The same disk through either node, without multipathd: two I_T nexuses.
+
+    ``other``: the name of an initiator of its own for the second one.
+    """
     with NodeCluster(folder, ["disk0=16M"], workers=1) as cluster:
         initiators = [
-            LinuxInitiator(vm, f"127.0.0.1:{node.port}", node.iqn) for node in cluster.nodes
+            LinuxInitiator(vm, f"127.0.0.1:{node.port}", node.iqn, name)
+            for node, name in zip(cluster.nodes, ("", other), strict=True)
         ]
         try:
             for initiator in initiators:
@@ -75,7 +55,15 @@ def two_paths(vm: VirtualMachine, folder: Path) -> Iterator[tuple[str, str]]:
             (one,), (two,) = (initiator.login() for initiator in initiators)
             yield one, two
         finally:
-            initiators[0].forget()
+            for initiator in initiators:
+                initiator.forget()
+
+
+def status(vm: VirtualMachine, command: str) -> int:
+    """How it ends, once unit attentions have been taken."""
+    while (result := vm.run(command)).status == UNIT_ATTENTION:
+        pass
+    return result.status
 
 
 def sg(vm: VirtualMachine, command: str) -> str:
@@ -87,31 +75,77 @@ def sg(vm: VirtualMachine, command: str) -> str:
 
 
 def writes(vm: VirtualMachine, disk: str) -> int:
-    """How a write ends, once unit attentions have been taken."""
-    while (result := vm.run(WRITE.format(disk))).status == UNIT_ATTENTION:
-        pass
-    return result.status
+    return status(vm, WRITE.format(disk))
+
+
+def reads(vm: VirtualMachine, disk: str) -> int:
+    return status(vm, READ.format(disk))
 
 
 def test_reservations_of_every_type_between_two_nodes(vm: VirtualMachine, tmp_path: Path) -> None:
-    """One reserves through one node; the other, through the other, is barred, and takes over."""
-    with two_paths(vm, tmp_path) as (one, two):
+    """One initiator reserves through one node; another one, through the other node, is barred, and
+    takes over.
+    """
+    with two_paths(vm, tmp_path, OTHER) as (one, two):
         for number, name, holder_only in TYPES:
+            reading = OK if name.startswith("Write") else CONFLICT
             sg(vm, f"sg_persist --out --register --param-sark={KEY:#x} {one}")
             sg(vm, f"sg_persist --out --reserve --param-rk={KEY:#x} --prout-type={number} {one}")
             assert name in sg(vm, f"sg_persist --in --read-reservation {two}")
-            assert writes(vm, two) == CONFLICT, name
-            assert writes(vm, one) == OK, name
+            assert (reads(vm, two), writes(vm, two)) == (reading, CONFLICT), name
+            assert (reads(vm, one), writes(vm, one)) == (OK, OK), name
             sg(vm, f"sg_persist --out --register --param-sark={RIVAL:#x} {two}")
-            assert writes(vm, two) == (CONFLICT if holder_only else OK), name
+            member = (reading, CONFLICT) if holder_only else (OK, OK)
+            assert (reads(vm, two), writes(vm, two)) == member, name
             take = f"--param-rk={RIVAL:#x} --param-sark={KEY:#x} --prout-type={number}"
+            if "all registrants" in name:
+                take = take.replace(f"--param-sark={KEY:#x}", "--param-sark=0")
             sg(vm, f"sg_persist --out --preempt-abort {take} {two}")
-            assert writes(vm, one) == CONFLICT, name
+            assert (reads(vm, one), writes(vm, one)) == (reading, CONFLICT), name
             assert writes(vm, two) == OK, name
             keys = sg(vm, f"sg_persist --in --read-keys {one}")
             assert "1 registered" in keys, keys
-            sg(vm, f"sg_persist --out --clear --param-rk={RIVAL:#x} {two}")
+            sg(vm, f"sg_persist --out --release --param-rk={RIVAL:#x} --prout-type={number} {two}")
             assert writes(vm, one) == OK, name
+            sg(vm, f"sg_persist --out --clear --param-rk={RIVAL:#x} {two}")
+        capable = sg(vm, f"sg_persist --in --report-capabilities {one}")
+        assert (
+            capable.partition("\n")[2]
+            == (sg(vm, f"sg_persist --in --report-capabilities {two}").partition("\n")[2])
+        )
+        for each in ("SIP_C", "ATP_C", "PTPL_C"):
+            assert re.search(rf"\({each}\): 1", capable), capable
+        specify_and_move(vm, one, two)
+
+
+def specify_and_move(vm: VirtualMachine, one: str, two: str) -> None:
+    """Who reserves registers the other initiator's port with its own, and gives it the reservation:
+    it is known through both nodes who that is.
+    """
+    sg(vm, f"sg_persist --out --register --param-sark={RIVAL:#x} {two}")
+    found = re.search(rf"{OTHER},i,0x\w{{12}}", sg(vm, f"sg_persist --in --read-full-status {one}"))
+    assert found is not None
+    port = found[0]
+    sg(vm, f"sg_persist --out --register --param-rk={RIVAL:#x} --param-sark=0 {two}")
+    key = f"--param-rk={KEY:#x}"
+    there = "--relative-target-port=2"
+    sg(
+        vm,
+        f"sg_persist --out --register --param-sark={KEY:#x} --param-alltgpt"
+        f" --transport-id={port} {one}",
+    )
+    sg(vm, f"sg_persist --out --reserve {key} --prout-type=3 {one}")
+    assert reads(vm, two) == CONFLICT
+    for disk in (one, two):
+        full = sg(vm, f"sg_persist --in --read-full-status {disk}")
+        assert full.count(f"Key={KEY:#x}") == 4, full
+        assert port in full
+    moved = f"--out --register-move {key} --param-sark={RIVAL:#x} --param-unreg {there}"
+    sg(vm, f"sg_persist {moved} --transport-id={port} {one}")
+    assert (reads(vm, one), reads(vm, two)) == (CONFLICT, OK)
+    assert f"{RIVAL:#x}" in sg(vm, f"sg_persist --in --read-reservation {one}")
+    sg(vm, f"sg_persist --out --clear --param-rk={RIVAL:#x} {two}")
+    assert writes(vm, one) == OK
 
 
 def test_port_groups_are_one_state_for_both_nodes(vm: VirtualMachine, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.support import cdb
@@ -15,12 +14,14 @@ from tests.support.iscsi_pdu import TaskFunction
 from tests.support.lunmesh_server import LunmeshServer, free_port
 from tests.support.lunmesh_worker import LunmeshWorker
 from tests.support.redis_server import RedisServer
-from tests.support.reservations import RESERVE6
+from tests.support.reservations import RESERVE6, pr_out
 from tests.support.scrape import Samples, page, scrape
 from tests.support.tools import require_tool
+from tests.support.until import until
 
 READS, WRITES = 40, 25
 CONFLICT = 0x18
+KEY = 0x1122334455667788
 
 
 def logged_in(server: LunmeshServer, name: str) -> Initiator:
@@ -36,12 +37,6 @@ def of_class(samples: Samples, name: str, opclass: str, **labels: str) -> float:
     return samples.get(name, lun="0", **{"class": opclass}, **labels)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """The test's timeout is the bound."""
-    while not condition():
-        pass
-
-
 def test_every_command_is_counted_as_what_it_was(tmp_path: Path) -> None:
     with (
         LunmeshServer(tmp_path, ["disk0=16M"]) as server,
@@ -54,6 +49,9 @@ def test_every_command_is_counted_as_what_it_was(tmp_path: Path) -> None:
             one.command(cdb.write10(lba, 2), data_out=bytes(1024))
         one.command(cdb.synchronize_cache10())
         one.command(cdb.read10(1 << 30, 1), read_length=512)
+        key = KEY.to_bytes(8, "big")
+        for action, data in ((0, bytes(8) + key + bytes(8)), (3, key + bytes(16))):
+            assert one.command(pr_out(action), data_out=data).status == 0  # REGISTER, CLEAR
         assert one.command(RESERVE6).status == 0
         for _ in range(3):
             assert two.command(cdb.read10(0, 1), read_length=512).status == CONFLICT
@@ -65,11 +63,13 @@ def test_every_command_is_counted_as_what_it_was(tmp_path: Path) -> None:
     assert of_class(found, "scsi_command_seconds_count", "write") == WRITES
     assert of_class(found, "scsi_bytes_total", "write") == WRITES * 1024
     assert of_class(found, "scsi_command_seconds_count", "flush") == 1
-    assert of_class(found, "scsi_command_seconds_count", "reserve") == 1
+    assert of_class(found, "scsi_command_seconds_count", "reserve") == 3
     assert 0 < of_class(found, "scsi_command_seconds_sum", "read") < 60
     failures = {"lun": "0", "status": "check_condition"}
     assert found.get("scsi_failures_total", sense_key="illegal_request", **failures) == 1
     assert found.get("scsi_failures_total", sense_key="unit_attention", **failures) == 2
+    for name in ("register", "clear"):
+        assert found.get("scsi_persistent_reserve_outs_total", lun="0", action=name) == 1
     conflicts = {"lun": "0", "status": "reservation_conflict", "sense_key": ""}
     assert found.get("scsi_failures_total", **conflicts) == 3
     reset = {"function": "logical_unit_reset", "response": "function_complete"}
@@ -148,7 +148,9 @@ def test_a_worker_that_is_killed_shows_and_is_waited_for(tmp_path: Path) -> None
             assert scrape(server.admin).get("scsi_oldest_task_seconds", lun="0") > 0
             worker.kill()
             until(lambda: page(server.admin, "/readyz").status == 503)
-            assert page(server.admin, "/readyz").text.startswith(f"worker {worker.address}: ")
+            assert page(server.admin, "/readyz").text.startswith(
+                f"no worker serves: worker {worker.address}: "
+            )
             assert page(server.admin, "/healthz").status == 200
             assert scrape(server.admin).get("worker_served", **labels) == 0
             worker.start()
@@ -158,6 +160,21 @@ def test_a_worker_that_is_killed_shows_and_is_waited_for(tmp_path: Path) -> None
             assert after.get("worker_retries_total", **labels) == 1
             assert after.get("worker_connections_total", **labels) == 2
             assert page(server.admin, "/readyz").status == 200
+
+
+def test_one_worker_of_two_away_is_told_and_no_reason_to_go_elsewhere(tmp_path: Path) -> None:
+    """All nodes miss the same worker: were none of them ready, nothing at all could be served."""
+    with LunmeshWorker(tmp_path / "v") as one, LunmeshWorker(tmp_path / "w") as other:
+        flags = ["--worker", one.address, "--worker", other.address]
+        with LunmeshServer(tmp_path / "a", ["disk0=16M"], arguments=flags) as server:
+            assert page(server.admin, "/readyz").text == "ok\n"
+            other.kill()
+            until(lambda: page(server.admin, "/readyz").text != "ok\n")
+            found = page(server.admin, "/readyz")
+            assert found.status == 200
+            assert found.text.startswith(f"ok\ndegraded: worker {other.address}: ")
+            one.kill()
+            until(lambda: page(server.admin, "/readyz").status == 503)
 
 
 def test_a_node_without_redis_is_not_ready_and_who_shuts_it_out_says_so(tmp_path: Path) -> None:
@@ -172,11 +189,15 @@ def test_a_node_without_redis_is_not_ready_and_who_shuts_it_out_says_so(tmp_path
         )
         with a, b:
             until(lambda: scrape(a.admin).get("cluster_nodes") == 2)
+            until(lambda: (scrape(a.admin).get("registry_memory_bytes") or 0) > 0)
             b.kill()
             until(lambda: scrape(a.admin).get("cluster_fencings_total") == 1)
             found = scrape(a.admin)
-            assert found.get("registry_calls_total") > 0
-            assert found.get("registry_call_seconds_total") > 0
+            answered = found.get("registry_call_seconds_count")
+            assert answered > 0
+            assert 0 < found.get("registry_call_seconds_sum") < answered * 10
+            assert found.get("registry_call_seconds_bucket", le="10") == answered
+            assert found.get("registry_call_seconds_bucket", le="1e-05") < answered, "a round trip"
             assert 0 < found.get("cluster_lease_seconds") < 1
             assert page(a.admin, "/readyz").text == "ok\n"
             redis.kill()
@@ -212,7 +233,7 @@ def test_a_worker_tells_what_it_has_done(tmp_path: Path) -> None:
     assert found.get("share_io_seconds_count") == 2
     assert found.get("share_io_seconds_bucket", le="0.01") == 0  # they were delayed for longer
     assert found.get("share_io_seconds_bucket", le="+Inf") == 2
-    assert found.get("share_io_seconds_sum") >= 0.04
+    assert found.get("share_io_seconds_sum") > 0.039  # 2 of 20 ms, and a clock of binary fractions
     assert found.get("buffer_bytes", what="total") == 256 << 20
 
 

@@ -10,8 +10,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 
 from tests.support.lunmesh_server import LunmeshServer
 from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.until import until
 
 MIB = 1 << 20
 CHUNKS = 64
@@ -83,13 +83,6 @@ def shown(server: LunmeshServer) -> dict[str, Any]:
 
 def to(workers: list[LunmeshWorker]) -> list[str]:
     return [part for worker in workers for part in ("--worker", worker.address)]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS_MAX
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come to pass"
-        time.sleep(0.05)
 
 
 def in_the_middle(server: LunmeshServer, done: int) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer
 from tests.support.lunmesh_worker import LunmeshWorker
 from tests.support.node_processes import alive, first_of_two_free, processes_of
 from tests.support.redis_server import RedisServer
+from tests.support.until import until
 from tests.support.volume_command import VolumeCommand
 
 WAIT_SECONDS = 60
@@ -62,13 +63,6 @@ def node(
         processes = processes_of(server)
     # The context has killed it, which its processes notice by themselves.
     until(lambda: not any(map(alive, processes)), "processes outlive their supervisor")
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def is_over(session: Initiator) -> bool:

@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import struct
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from tests.support.initiator import Initiator
 from tests.support.iscsi_task import Task
 from tests.support.lunmesh_server import LunmeshServer, ServerError
 from tests.support.scrape import scrape
+from tests.support.until import until
 from tests.support.verified_writes import VerifiedWrites
 from tests.support.volume_command import VolumeCommand
 
@@ -40,16 +39,10 @@ def store(ceph: CephCluster) -> list[str]:
     return ["--store", pool, "--shutdown-timeout", "1"]
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LONG_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"it does not come to be so: {what}"
-        time.sleep(0.05)
-
-
 def instances(server: LunmeshServer) -> dict[str, str]:
     """By pool, who the node says it is."""
-    found: dict[str, str] = json.loads((server.data_dir / "catalog.json").read_text())["pools"]
+    catalog = json.loads((server.data_dir / "catalog.json").read_text())
+    found: dict[str, str] = catalog.get("pools", {})
     return found
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lunmesh.worker.v1 import worker_pb2 as pb
+from lunmesh.worker.v2 import worker_pb2 as pb
 
 from tests.support.ceph_cluster import CephCluster
 from tests.support.lunmesh_worker import PROJECT_ROOT, LunmeshWorker

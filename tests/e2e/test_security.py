@@ -11,9 +11,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from tests.support.certificates import make_authority, make_certificate
 from tests.support.initiator import Initiator, LoginRefused
 from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer, free_port
-from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
 from tests.support.redis_server import RedisServer
 from tests.support.volume_command import Said, VolumeCommand
 
@@ -24,6 +27,8 @@ CHAP, MUTUAL = "alice-knows-this-one", "the-target-knows-this"
 CATALOG, TOKEN = "bob-knows-another-one", "correct-horse-battery-staple"
 REDIS = "redis-knows-that"
 SECRETS = (CHAP, MUTUAL, CATALOG, TOKEN, REDIS)
+_ALL = ("~*", "&*", "+@all")
+RIGHTS = ("--user", "lunmesh", "on", f">{REDIS}", *_ALL, "--user", "default", "off")
 
 
 def sockets_of(pid: int) -> set[str]:
@@ -84,25 +89,14 @@ def test_elsewhere_needs_to_be_said(tmp_path: Path) -> None:
         assert problem in done.stderr
 
 
-def test_no_secret_is_shown_anywhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_secret_is_shown_anywhere(tmp_path: Path, log_format: str) -> None:
     for name, text in (("chap", f"alice:{CHAP}\n"), ("mutual", f"it:{MUTUAL}\n"), ("token", TOKEN)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o600)
-    rights = [
-        "--user",
-        "lunmesh",
-        "on",
-        f">{REDIS}",
-        "~*",
-        "&*",
-        "+@all",
-        "--user",
-        "default",
-        "off",
-    ]
     config = tmp_path / "lunmesh.toml"
     with (
-        RedisServer(tmp_path / "redis", user=("lunmesh", REDIS), arguments=rights) as redis,
+        RedisServer(tmp_path / "redis", user=("lunmesh", REDIS), arguments=RIGHTS) as redis,
         LunmeshWorker(tmp_path / "worker") as worker,
     ):
         config.write_text(f'redis = "unix://lunmesh:{REDIS}@{redis.socket_path}"\n')
@@ -115,6 +109,7 @@ def test_no_secret_is_shown_anywhere(tmp_path: Path) -> None:
                 str(tmp_path / "mutual"),
             ),
             *("--admin-token-file", str(tmp_path / "token"), "--log-level", "debug"),
+            *("--log-format", log_format),
         ]
         with LunmeshServer(tmp_path / "node", ["a=16M"], arguments=arguments) as node:
             told = [*provoked(node, tmp_path), *asked(node)]
@@ -123,6 +118,37 @@ def test_no_secret_is_shown_anywhere(tmp_path: Path) -> None:
         told += [file.read_text(errors="replace") for file in tmp_path.rglob("*.log")]
     for secret in SECRETS:
         for text in told:
+            assert secret not in text, text[max(0, text.index(secret) - 200) :][:400]
+
+
+def test_a_worker_shows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password of Redis, from the environment, and its own private key."""
+    authority = make_authority(tmp_path, "ca")
+    certificate, key = make_certificate(tmp_path, authority, "worker")
+    secrets = (REDIS, *key.read_text().splitlines()[1:-1])
+    metrics = free_port()
+    arguments = [
+        *("--tls-cert", str(certificate), "--tls-key", str(key), "--metrics", str(metrics)),
+        *("--log-level", "debug", "--log-format", "json"),
+    ]
+    with RedisServer(tmp_path / "redis", user=("lunmesh", REDIS), arguments=RIGHTS) as redis:
+        monkeypatch.setenv("LUNMESH_REDIS", f"unix://lunmesh:{REDIS}@{redis.socket_path}")
+        worker = LunmeshWorker(tmp_path / "worker", listen="127.0.0.1:0", arguments=arguments)
+        with worker:
+            told = [Path(f"/proc/{pid}/cmdline").read_text() for pid in family(worker.pid)]
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=30) as it:
+                told.append(it.read().decode())
+            worker.stop()
+        told.append(worker.output)
+        # And what it says where Redis does not let it in.
+        monkeypatch.setenv("LUNMESH_REDIS", f"unix://nobody:{REDIS}@{redis.socket_path}")
+        with contextlib.suppress(WorkerProcessError), worker:
+            pass
+        told.append(worker.output)
+    log = worker.stderr_path.read_text()
+    assert log
+    for text in (*told, log):
+        for secret in secrets:
             assert secret not in text, text[max(0, text.index(secret) - 200) :][:400]
 
 
@@ -145,10 +171,13 @@ def provoked(node: LunmeshServer, folder: Path) -> list[str]:
     said = [user.run("create", "bob", "--secret-env", "BOB")]
     said.append(user.run("create", "bob", "--secret-env", "BOB"))
     said.append(user.run("create", f"b:{CATALOG}", "--secret-env", "SHORT"))
+    said.append(user.run("change", "bob", "--secret-env", "BOB", "--json"))
+    said.append(user.run("change", "bob", CATALOG, "--json"))
+    said.append(user.run("mutual", "set", "san", "--secret-env", "BOB", "--json"))
     (folder / "wrong").write_text(TOKEN + "x")
     wrong = {"LUNMESH_ADMIN_TOKEN_FILE": str(folder / "wrong")}
     said.append(VolumeCommand(node, "user", wrong).run("list"))
-    assert [it.status for it in said] == [0, 1, 2, 1], said
+    assert [it.status for it in said] == [0, 1, 2, 0, 2, 1, 1], said
     said.append(
         VolumeCommand(node, "doctor", environ).run("--output", str(folder / "report.tar.gz"))
     )
@@ -175,8 +204,8 @@ def asked(node: LunmeshServer) -> list[str]:
     """All that the admin API tells."""
     found = []
     for path in (
-        *("/metrics", "/v1/report", "/v1/users", "/v1/acls", "/v1/nodes", "/v1/sessions"),
-        *("/v1/volumes", "/v1/targets", "/v1/tasks", "/v1/stats", "/openapi.json"),
+        *("/metrics", "/v1/report", "/v1/users", "/v1/mutual-chap", "/v1/acls", "/v1/nodes"),
+        *("/v1/sessions", "/v1/volumes", "/v1/targets", "/v1/tasks", "/v1/stats", "/openapi.json"),
     ):
         request = urllib.request.Request(f"http://{node.admin}{path}")
         request.add_header("Authorization", f"Bearer {TOKEN}")

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer, free_port
+from tests.support.until import until
 
 START_CPU_SECONDS_MAX = 1.0
 GIB = 1 << 30
@@ -40,13 +41,6 @@ def refused(*args: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def stat_fields(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
@@ -69,7 +63,7 @@ def test_it_says_when_it_is_ready_and_how_to_mount(server: LunmeshServer) -> Non
     assert server.output[0] == f"lunmesh ready: {server.iqn} on {server.portal} (LUN 0 disk0 1 GiB)"
     with socket.create_connection((server.host, server.port), timeout=10):
         pass  # it meant it
-    wait_until(lambda: len(server.output) == 6)
+    until(lambda: len(server.output) == 6)
     text = "\n".join(server.output)
     assert f"iscsiadm -m discovery -t sendtargets -p {server.portal}" in text
     assert f"qemu-img info {server.url()}" in text
@@ -92,8 +86,27 @@ def test_sigterm_ends_it_with_status_0(tmp_path: Path) -> None:
 def test_sigint_does_as_well(tmp_path: Path) -> None:
     with LunmeshServer(tmp_path, ["disk0=1M"]) as server:
         os.kill(server.pid, signal.SIGINT)
-        wait_until(lambda: process_state(server.pid) == "Z")
+        until(lambda: process_state(server.pid) == "Z")
         assert server.stop() == 0  # it has ended already: this signal goes nowhere
+
+
+def test_sigterm_ends_one_that_still_starts(tmp_path: Path) -> None:
+    worker = f"127.0.0.1:{free_port()}"  # nobody is there
+    node = LunmeshServer(
+        tmp_path, ["disk0=1M"], arguments=["--worker", worker, "--worker-wait", "600"]
+    )
+    with node.stderr_path.open("wb") as stderr:
+        process = subprocess.Popen(
+            node.command(), cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=stderr
+        )
+    with process:
+        until(lambda: "worker away" in node.stderr())
+        process.send_signal(signal.SIGTERM)
+        try:
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (0, b"")
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
@@ -102,12 +115,12 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         idle = count_sockets(server.pid)
         # A login that does not come: there is something to wait for.
         connection = socket.create_connection((server.host, server.port), timeout=10)
-        wait_until(lambda: count_sockets(server.pid) > idle)
+        until(lambda: count_sockets(server.pid) > idle)
         # Both are there when it wakes up, so it cannot have ended after the first.
         for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
             os.kill(server.pid, number)
         started = time.monotonic()
-        wait_until(lambda: process_state(server.pid) == "Z")
+        until(lambda: process_state(server.pid) == "Z")
         assert server.stop() == 1
         assert time.monotonic() - started < 10
         connection.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,17 @@ import pytest
 
 from tests.support import cdb
 from tests.support.initiator import Initiator
+from tests.support.iscsi_pdu import Opcode
+from tests.support.iscsi_socket import Disconnected
 from tests.support.lunmesh_server import LunmeshServer, ServerError
 from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.node_cluster import NodeCluster
 from tests.support.redis_server import RedisServer
+from tests.support.until import until
 from tests.support.volume_command import VolumeCommand
 
 ABORTED_COMMAND = 0x0B
+LOGOUT_REQUESTED, SESSION_DROPPED = 1, 3  # Async Messages
 
 
 @contextmanager
@@ -33,11 +41,6 @@ def ask(server: LunmeshServer, group: str) -> Any:
     return VolumeCommand(server, group).json("list")
 
 
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        pass
-
-
 def test_a_node_alone(tmp_path: Path) -> None:
     with LunmeshServer(tmp_path / "a", ["disk0=16M"]) as server, logged_in(server, "iqn.x:one"):
         (node,) = ask(server, "node")
@@ -48,7 +51,61 @@ def test_a_node_alone(tmp_path: Path) -> None:
         tasks = VolumeCommand(server, "task")
         assert "is over" in tasks.refused("abort", "alone/0/1/iqn.x:one,i,0x00")
         assert "no task" in tasks.refused("abort", "nonsense")
-        assert "iqn.x:one" in VolumeCommand(server, "session").good("list")
+        sessions = VolumeCommand(server, "session")
+        assert "iqn.x:one" in sessions.good("list")
+        assert sessions.json("show", session["id"])["tsih"] == session["tsih"]
+        assert "no session" in sessions.refused("show", "alone/77")
+        assert VolumeCommand(server, "node").json("show", "alone") == node
+        assert "no node" in VolumeCommand(server, "node").refused("show", "nobody")
+
+
+def test_a_session_is_dropped_whichever_node_is_asked(tmp_path: Path) -> None:
+    audit = tmp_path / "audit"
+    with NodeCluster(
+        tmp_path, ["a=16M"], workers=1, arguments=["--audit-log", str(audit)]
+    ) as cluster:
+        here, there = cluster.nodes
+        asked = VolumeCommand(here, "session")
+        shown = VolumeCommand(here, "node").good("show", "node1")
+        assert all(word in shown for word in ("serving", there.portal)), shown
+        with logged_in(here, "iqn.x:stays"), logged_in(there, "iqn.x:goes") as goes:
+
+            def listed() -> dict[str, str]:
+                return {it["initiator"]: it["id"] for it in asked.json("list")}
+
+            until(lambda: len(listed()) == 2)
+            wanted = listed()["iqn.x:goes"]
+            assert wanted.startswith("node1/")
+            assert "iqn.x:goes" in asked.good("show", wanted)
+            told: list[int] = []
+            waiting = threading.Thread(target=lambda: told.extend(until_dropped(goes)))
+            waiting.start()
+            assert asked.json("drop", wanted) == {"deleted": wanted}
+            waiting.join(30)
+            assert told == [LOGOUT_REQUESTED, SESSION_DROPPED]
+            assert [*listed()] == ["iqn.x:stays"]
+            refusal = asked.run("drop", wanted, "--json")
+            assert (refusal.status, json.loads(refusal.error)["status"]) == (1, 404)
+            with logged_in(there, "iqn.x:goes"):
+                until(lambda: len(listed()) == 2)
+            own = listed()["iqn.x:stays"]
+            asked.good("drop", own)
+            assert listed() == {}
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(it["method"], it["path"], it["status"]) for it in lines] == [
+        ("DELETE", f"/v1/sessions/{wanted}", 204),
+        ("DELETE", f"/v1/sessions/{wanted}", 404),
+        ("DELETE", f"/v1/sessions/{own}", 204),
+    ]
+
+
+def until_dropped(initiator: Initiator) -> Iterator[int]:
+    """The events that it is told of, until its connection ends."""
+    with contextlib.suppress(Disconnected):
+        while True:
+            pdu = initiator.read_pdu()
+            if pdu.opcode == Opcode.ASYNC:
+                yield pdu.async_event
 
 
 @pytest.mark.parametrize("asked", ["a", "b"])
@@ -81,7 +138,8 @@ def test_a_command_of_one_node_is_seen_and_ended_by_another(tmp_path: Path, aske
                 (seen,) = there()
                 assert (seen["node"], seen["initiator"], seen["lun"]) == ("a", "iqn.x:one", 0)
                 assert "WRITE (10)" in seen["request"] or "WRITE(10)" in seen["request"]
-                VolumeCommand(nodes[asked], "task").good("abort", seen["id"])
+                tasks = VolumeCommand(nodes[asked], "task")
+                assert tasks.json("abort", seen["id"]) == {"aborted": seen["id"]}
             finally:
                 os.kill(worker.pid, signal.SIGCONT)
             one.wait(task)

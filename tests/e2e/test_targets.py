@@ -58,6 +58,20 @@ def test_a_node_alone(tmp_path: Path) -> None:
         assert found(node.portal) == {IQN: [0], OTHER: [0]}
         assert found(f"127.0.0.1:{san_port}")[SAN] == [5]
         assert not may_log_in(node, target=SAN)
+        with Initiator(node.host, node.port, target=OTHER) as client:
+            client.login()
+            changed = target.json("change", OTHER, "--portal-group", "san")
+            assert (changed["portal_groups"], changed["sessions"]) == (["san"], 0)
+            with pytest.raises(Disconnected):
+                client.command(cdb.TEST_UNIT_READY)
+        assert not may_log_in(node, target=OTHER)
+        target.good("change", IQN, "--portal-group", "san")
+        assert found(node.portal) == {}
+        assert "there anyway" in target.refused("delete", IQN)
+        assert {*found(f"127.0.0.1:{san_port}")} == {IQN, OTHER, SAN}
+        for name in (IQN, OTHER):
+            target.good("change", name, "--all-portals")
+        assert "no target" in target.refused("change", f"{IQN}x", "--all-portals")
         assert WRITTEN in qemu_io(node, OTHER, 0, "write -P 7 0 64k")
         names = run_tool(["iscsi-inq", "-e", "1", "-c", "131", f"iscsi://{node.portal}/{OTHER}/0"])
         assert f"{OTHER},t,0x0001" in names
@@ -70,7 +84,7 @@ def test_a_node_alone(tmp_path: Path) -> None:
             assert client.command(cdb.TEST_UNIT_READY).sense_triple == (5, 0x25, 0)
             rows = {it["name"]: it for it in target.json("list")}
             assert (rows[OTHER]["sessions"], rows[OTHER]["volumes"]) == (1, 0)
-            target.good("delete", OTHER)
+            assert target.json("delete", OTHER) == {"deleted": OTHER}
             with pytest.raises(Disconnected):
                 client.command(cdb.TEST_UNIT_READY)
         assert "'c' is in target" in target.refused("delete", SAN)
@@ -126,6 +140,7 @@ def test_targets_of_the_configuration(tmp_path: Path) -> None:
         assert "in target" in target.refused("delete", OTHER)
         assert "configuration" in volume.refused("map", "b", "--lun", "9")
         assert "already" in target.refused("create", OTHER)
+        assert "configured here" in target.refused("change", OTHER, "--portal-group", "a")
 
 
 @pytest.mark.slow
@@ -150,7 +165,9 @@ def test_two_nodes_and_one_that_is_away(tmp_path: Path) -> None:
         volume.good("map", "d", "--target", OTHER, "--lun", "1")
         volume.good("map", "b", "--target", OTHER, "--lun", "2")
         volume.good("create", "e", "16M", "--target", OTHER, "--lun", "3")
-        target.good("create", SAN)
+        made = target.json("create", SAN, "--portal-group", "san")
+        assert (made["name"], made["portal_groups"]) == (SAN, ["san"])
+        target.good("change", SAN, "--all-portals")
         volume.good("map", "e", "--target", SAN, "--lun", "0")
         other.start()
         assert found(other.portal) == {IQN: [0], OTHER: [0, 1, 2], SAN: [0]}
@@ -164,6 +181,6 @@ def test_two_nodes_and_one_that_is_away(tmp_path: Path) -> None:
             "b": (OTHER, 2),
             "e": (SAN, 0),
         }
-        there.good("delete", "e", "--yes")
+        assert there.json("delete", "e", "--yes") == {"deleted": "e"}
         VolumeCommand(other, "target").good("delete", SAN)
         assert found(one.portal) == {IQN: [0], OTHER: [0, 1, 2]}

@@ -80,6 +80,22 @@ def test_a_node_refuses_what_a_later_version_wrote(tmp_path: Path, file: str) ->
     assert (server.data_dir / file).read_bytes() == later
 
 
+@pytest.mark.parametrize("file", ["catalog.json", "node.json", "reservations"])
+def test_a_node_refuses_what_a_later_version_has_added(tmp_path: Path, file: str) -> None:
+    folder = old(tmp_path / "old", 1)
+    path = folder / "node" / file
+    if path.is_dir():
+        (path,) = path.iterdir()
+    found = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**found, "later": True}), "utf-8")
+    later = path.read_bytes()
+    name = path.relative_to(folder / "node")
+    server = server_of(folder)
+    with pytest.raises(ServerError, match=rf"{name} cannot be read: .*unknown field `later`"):
+        server.start()
+    assert (server.data_dir / name).read_bytes() == later
+
+
 def test_a_worker_refuses_fences_of_a_later_version(tmp_path: Path) -> None:
     folder = old(tmp_path / "old", 1)
     later = _raise_format(folder / "worker" / "fences.json")
@@ -91,5 +107,5 @@ def test_a_worker_refuses_fences_of_a_later_version(tmp_path: Path) -> None:
 def _raise_format(file: Path) -> bytes:
     """What it holds then."""
     found: dict[str, Any] = json.loads(file.read_bytes())
-    file.write_text(json.dumps({**found, "format": 99}), "utf-8")
+    file.write_text(json.dumps({**found, "format": 99, "later": True}), "utf-8")
     return file.read_bytes()

@@ -20,6 +20,7 @@ from tests.support import cdb
 from tests.support.initiator import Initiator
 from tests.support.lunmesh_server import PROJECT_ROOT, LunmeshServer
 from tests.support.lunmesh_worker import LunmeshWorker
+from tests.support.until import until
 from tests.support.volume_command import VolumeCommand
 
 pytestmark = pytest.mark.timeout(240)
@@ -27,7 +28,6 @@ MIB = 1 << 20
 SIZE = 4 * MIB
 BLOCK = 512
 SECONDS_MAX = 60
-LOOKS = 100  # each takes as long as a command
 
 
 @pytest.fixture
@@ -71,13 +71,6 @@ def killed_during(
         assert asked.wait(SECONDS_MAX) == 1
     stopped.signal(signal.SIGCONT)
     server.start()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(LOOKS):
-        if condition():
-            return
-    raise AssertionError("it does not come to be so")
 
 
 def read(server: LunmeshServer, lun: int) -> bytes:

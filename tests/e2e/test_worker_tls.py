@@ -41,6 +41,23 @@ def first_write(server: LunmeshServer) -> int:
         return status
 
 
+def test_a_worker_takes_certificates_with_the_name_of_nodes_alone(tmp_path: Path) -> None:
+    """Another worker's is of the same authority, and good for nothing here."""
+    ours = make_authority(tmp_path, "ours")
+    certificate, key = make_certificate(tmp_path, ours, "worker", ",URI:lunmesh-node.x")
+    node = make_certificate(tmp_path, ours, "node", ",DNS:a.Nodes.lunmesh")
+    arguments = ["--tls-cert", str(certificate), "--tls-key", str(key), "--tls-ca", str(ours)]
+    arguments += ["--tls-client-name", "*.nodes.lunmesh"]
+    with LunmeshWorker(tmp_path / "w", listen="127.0.0.1:0", arguments=arguments) as worker:
+        place = ["--worker", worker.address]
+        for name, pair, good in (("n", node, True), ("w", (certificate, key), False)):
+            given = [*flags(ours, pair), *place]
+            with LunmeshServer(tmp_path / name, ["disk0=1M"], arguments=given) as server:
+                assert (first_write(server) == 0) is good
+                refused = "does not have the name *.nodes.lunmesh" in server.stderr()
+                assert refused is not good
+
+
 @pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual"])
 def test_tls_end_to_end(tmp_path: Path, mutual: bool) -> None:
     ours, stranger = make_authority(tmp_path, "ours"), make_authority(tmp_path, "stranger")

@@ -135,6 +135,8 @@ class Fuzzer:
             buffer[: len(piece)] = piece
             taken += len(piece)
         channel.received(self._scratch, taken)
+        if self._rng.random() < 0.5:
+            channel.receiver.settle(self._scratch)
         return taken
 
     def _collect(self, channel: Channel) -> None:

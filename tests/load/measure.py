@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.measure import warm
+from tests.bench.cached import warm
 from tests.bench.procstat import cpu_seconds
 from tests.bench.servers import Candidate, Disks, Endpoint
 from tests.e2e.vm import VirtualMachine

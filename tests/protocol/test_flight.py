@@ -14,7 +14,7 @@ from tests.support.abort_states import release
 from tests.support.iscsi_pdu import TaskFunction
 from tests.support.stores import HeldStore
 from tests.support.wire import Wire, wire
-from tests.support.wire_initiator import WireInitiator
+from tests.support.wire_initiator import WireInitiator, rejected
 from workers.fault_store import Faults, FaultStore
 from workers.memory_store import MemoryStore
 
@@ -138,3 +138,24 @@ def test_times_are_from_arrival_to_answer() -> None:
         assert sum(row[:20]) == 1
         assert row[21] == pytest.approx(3_000_000, abs=1000)
         assert row[20] == 512
+
+
+def test_rejects_are_told_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    with wire() as w:
+        session = w.login(name="iqn.x:one")
+        for _ in range(ERRORS_MAX + 5):
+            reject(session)
+        lines = told(caplog, "PDU rejected")
+        assert len(lines) == ERRORS_MAX
+        assert lines[0]["initiator"] == "iqn.x:one"
+        assert lines[0]["reason"] == "COMMAND_NOT_SUPPORTED"
+        assert lines[0]["pdu"].startswith("1c")
+        w.clock.now += ERRORS_SECONDS
+        reject(session)
+        assert told(caplog, "PDU rejected")[-1]["unsaid"] == 5
+
+
+def reject(session: WireInitiator) -> None:
+    pdu = session.ping()
+    pdu.bhs[0] = 0x1C
+    rejected(session.one(pdu), pdu)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -64,9 +64,14 @@ def session_bytes(request: pytest.FixtureRequest) -> tuple[bytes, bytes]:
     return recorded(KEYS[request.param])
 
 
-def replayed(sent: bytes, pieces: Pieces) -> bytes:
+def replayed(
+    sent: bytes, pieces: Pieces, settles: Callable[[], bool] = lambda: True, scratch_bytes: int = 0
+) -> bytes:
     with wire(options=OPTIONS) as w:
+        if scratch_bytes:
+            w.scratch = w.scratch[:scratch_bytes]
         socket = w.connect()
+        socket.settles = settles
         socket.answered = bytearray()
         for piece in pieces(memoryview(sent)):
             socket.feed(piece)
@@ -103,6 +108,25 @@ def test_random_pieces_get_the_same_answers(session_bytes: tuple[bytes, bytes], 
 
     sent, answered = session_bytes
     assert replayed(sent, pieces) == answered
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("settling", [0, 0.3], ids=["never", "at times"])
+@pytest.mark.parametrize("scratch_bytes", [0, 270_000], ids=["much room", "little room"])
+def test_a_pdu_that_stays_in_the_buffer_gets_the_same_answer(
+    session_bytes: tuple[bytes, bytes], seed: int, settling: float, scratch_bytes: int
+) -> None:
+    rng = random.Random(seed)
+
+    def pieces(data: memoryview) -> Iterator[memoryview]:
+        while data:
+            size = rng.choice([7, 48, 1000, 30_000, 200_000])
+            yield data[:size]
+            data = data[size:]
+
+    sent, answered = session_bytes
+    found = replayed(sent, pieces, lambda: rng.random() < settling, scratch_bytes)
+    assert found == answered
 
 
 @pytest.mark.parametrize("keys", KEYS)

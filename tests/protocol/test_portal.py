@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from target.block.pool import SEGMENT_BYTES
 from target.iscsi.pdu import NopIn
 from target.iscsi.portal import BACKLOG_BYTES_MAX, Portal, SocketChannel
 from tests.support import cdb
@@ -95,6 +96,79 @@ def test_one_wake_up_is_one_receive_and_one_send(rig: Rig) -> None:
     rig.arrive(*(rig.command(cdb.read10(n, 8), read=4096) for n in range(4)))
     assert rig.sock.sends == 1
     assert len(rig.sock.taken) == 4 * (48 + 4096)
+
+
+def another(rig: Rig) -> FakeSocket:
+    """A second connection, whose login has begun."""
+    sock = FakeSocket(8)
+    rig.portal.channels.add(SocketChannel(rig.portal, cast("socket.socket", sock), "192.0.2.10"))
+    sock.arriving += b"\x43"
+    return sock
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["alone", "another reads between"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+def test_half_a_pdu_waits_for_its_rest(rig: Rig, streamed: bool, between: bool) -> None:
+    data = bytes(range(250)) * 263
+    size = 65536 if streamed else 999
+    rig.arrive(rig.command(cdb.write10(0, 128), write=65536))
+    ttt = int.from_bytes(rig.sock.taken[20:24])
+    last = raw.data_out(
+        itt=rig.cmd_sn,
+        lun=0,
+        ttt=ttt,
+        exp_stat_sn=1,
+        data_sn=0,
+        offset=0,
+        data=data[:65536],
+        final=True,
+    )
+    pdu = (last if streamed else rig.ping(data[:size])).encode()
+    rig.sock.taken.clear()
+    rig.sock.arriving += pdu[: size // 2]
+    rig.loop.readers[7]()
+    if between:
+        another(rig)
+        rig.loop.readers[8]()
+        rig.portal.scratch[:] = bytes(len(rig.portal.scratch))
+    assert not rig.sock.taken
+    rig.sock.arriving += pdu[size // 2 :]
+    rig.loop.readers[7]()
+    assert rig.sock.taken[0] == (Opcode.SCSI_RESPONSE if streamed else Opcode.NOP_IN)
+    if streamed:
+        rig.sock.taken.clear()
+        rig.arrive(rig.command(cdb.read10(0, 128), read=65536))
+    else:
+        rig.arrive(last)  # nothing is outstanding at the end
+    assert rig.sock.taken[48 : 48 + size] == data[:size]
+
+
+def test_half_a_pdu_of_a_connection_that_is_gone_is_nobodys(rig: Rig) -> None:
+    sock = another(rig)
+    rig.loop.readers[8]()
+    sock.receive_error = OSError(errno.ECONNRESET, "gone")
+    rig.loop.readers[8]()
+    assert sock.closed
+    rig.arrive(rig.ping(b"x"))
+    assert rig.sock.taken[48:] == b"x\0\0\0"
+
+
+def test_large_reads_of_a_wake_up_leave_by_the_megabyte(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nbytes = 256 << 10
+    used: list[int] = []
+    send = rig.sock.sendmsg
+
+    def sendmsg(parts: list[bytes | memoryview]) -> int:
+        used.append(rig.w.pool.used * SEGMENT_BYTES)
+        return send(parts)
+
+    monkeypatch.setattr(rig.sock, "sendmsg", sendmsg)
+    rig.arrive(*(rig.command(cdb.read10(512 * n, 512), read=nbytes) for n in range(7)))
+    assert used == [4 * nbytes, 3 * nbytes]
+    assert len(rig.sock.taken) == 7 * (48 + nbytes)
+    assert_idle(rig.w.target)
 
 
 @pytest.mark.parametrize("room", [0, 1, 47, 48, 49, 5000])
@@ -189,6 +263,24 @@ def test_a_bug_of_ours_costs_one_connection(
     assert rig.sock.closed
     assert "internal error" in caplog.text
     assert_clean(rig.w.target)
+
+
+def test_a_bug_of_ours_between_passes_costs_one_connection(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(scratch: memoryview) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rig.channel.channel.receiver, "settle", broken)
+    rig.arrive(rig.ping())
+    rig.sock.arriving += rig.ping().encode()[:20]
+    rig.loop.readers[7]()
+    assert rig.channel in rig.portal.channels
+    other = another(rig)
+    rig.loop.readers[8]()
+    assert rig.sock.closed
+    assert not other.closed
+    assert "internal error" in caplog.text
 
 
 def test_a_bug_of_ours_while_sending_costs_one_connection(

@@ -12,7 +12,7 @@ from tests.support.stores import HeldStore
 from tests.support.wire import wire
 from workers.memory_store import MemoryStore
 
-LOGOUT_REQUESTED = 1
+LOGOUT_REQUESTED, SESSION_DROPPED = 1, 3
 
 
 def test_every_session_is_asked_to_log_out() -> None:
@@ -28,6 +28,33 @@ def test_every_session_is_asked_to_log_out() -> None:
             assert session.logout() == 0
         assert not w.target.busy
         assert_clean(w.target)
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_one_session_is_asked_to_log_out_and_dropped_if_it_does_not(obeys: bool) -> None:
+    with wire() as w:
+        one, other = w.login(name="iqn.x:one"), w.login(name="iqn.x:other")
+        (session,) = [it for it in w.target.sessions.values() if it.initiator == "iqn.x:one"]
+        assert not w.target.end_nexus("iqn.x:one", session.isid, "elsewhere", 3)
+        assert w.target.end_nexus("iqn.x:one", session.isid, "", 3)
+        (message,) = one.incoming()
+        assert message.async_event == LOGOUT_REQUESTED
+        assert message.bhs[42:44] == (3).to_bytes(2)
+        assert one.command(cdb.TEST_UNIT_READY).status == 0, "it has some time"
+        if obeys:
+            assert one.logout() == 0
+        w.clock.now += 2.9
+        w.tick()
+        assert obeys or not one.is_closed()
+        w.clock.now += 0.2
+        w.tick()
+        if not obeys:
+            (message,) = one.incoming()
+            assert message.async_event == SESSION_DROPPED
+        assert one.is_closed()
+        assert [it.initiator for it in w.target.sessions.values()] == ["iqn.x:other"]
+        assert other.nop(b"still") == b"still"
+        assert w.login(name="iqn.x:one").nop(b"back") == b"back", "nothing keeps it out"
 
 
 def test_commands_go_on_until_the_logout() -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from target.block.volume import Volume
+from target.iscsi import errors as target_errors
+from target.iscsi.constants import LoginStatus
+from target.iscsi.login_policy import LoginIdentity
+from target.iscsi.parameters import SessionParameters
 from target.iscsi.targets import ServedTarget, TargetList
 from target.scsi.access_list import AccessEntry, AccessList
 from target.scsi.disk import DiskDevice
 from target.scsi.lun import LunAddress
 from target.scsi.nexus import nobody_waits
+from target.scsi.unit_events import ResetUnit
 from tests.support import cdb
 from tests.support.initiator import LoginRefused
 from tests.support.iscsi_socket import Disconnected
@@ -23,6 +29,7 @@ from workers.memory_store import MemoryStore
 ONE = "iqn.2026-11.test:one"
 OTHER = "iqn.2026-11.io.lunmesh:other"
 SAN = "iqn.2026-11.io.lunmesh:san"  # reached at portals of the group "san" only
+SAN_ONLY = frozenset({"san"})
 NOT_FOUND, AUTHORIZATION_FAILURE = (2, 3), (2, 2)
 LUN_NOT_SUPPORTED = (5, 0x25, 0)
 ISID = bytes(5) + b"\x01"
@@ -131,6 +138,33 @@ def test_a_target_that_is_deleted_takes_its_sessions_along(w: Wire) -> None:
     assert refused(w, OTHER) == NOT_FOUND
 
 
+def test_a_target_that_leaves_a_portal_ends_the_sessions_there(w: Wire) -> None:
+    there, by_san = login(w, OTHER), login(w, OTHER, group="san", isid=bytes(5) + b"\x02")
+    san_only = [ServedTarget(OTHER, OTHER, SAN_ONLY)]
+    done: list[None] = []
+    w.target.set_targets(TargetList(ServedTarget(TARGET), san_only), lambda: done.append(None))
+    assert done
+    with pytest.raises(Disconnected):
+        there.nop(b"gone")
+    assert by_san.nop(b"still") == b"still"
+    assert refused(w, OTHER) == NOT_FOUND
+    w.target.set_targets(
+        TargetList(ServedTarget(TARGET), [ServedTarget(OTHER, OTHER)]), nobody_waits
+    )
+    assert luns(login(w, OTHER)) == [3]
+
+
+def test_a_target_that_leaves_a_portal_during_a_login_is_not_found(w: Wire) -> None:
+    w.group = "lan"
+    session = w.initiator(ONE, target=OTHER)
+    channel = session.channel
+    w.target.targets = TargetList(ServedTarget(TARGET), [ServedTarget(OTHER, OTHER, SAN_ONLY)])
+    identity = LoginIdentity(initiator=ONE, target=OTHER, isid=ISID, tsih=0, cid=0, user=None)
+    with pytest.raises(target_errors.LoginRefused) as error:
+        w.target.attach(identity, SessionParameters(), 1, channel)
+    assert error.value.status is LoginStatus.NOT_FOUND
+
+
 def test_access_is_to_the_targets_of_ones_volumes(w: Wire) -> None:
     where = {"disk0": TARGET, "b": OTHER, "c": SAN}
     entry = AccessEntry(initiator=ONE, volumes={"b": "rw"}, luns={"b": 0})
@@ -155,3 +189,20 @@ def test_a_volume_that_moves_is_told_to_both(w: Wire) -> None:
     assert luns(here) == [0, 9]
     assert luns(there) == []
     assert there.command(cdb.TEST_UNIT_READY, lun=3).sense_triple == LUN_NOT_SUPPORTED
+
+
+def test_a_cold_reset_of_another_node_ends_sessions_once(w: Wire) -> None:
+    """However many units it tells of, and however soon their initiators are back."""
+    here, there = login(w, TARGET), login(w, OTHER)
+    event = ResetUnit(asc=0x29, ascq=2, cold="one")
+    unit = w.bus.units[LunAddress(OTHER, 3)]
+    unit.happened(event, nobody_waits)
+    with pytest.raises(Disconnected):
+        there.nop(b"gone")
+    assert here.nop(b"still") == b"still"
+    again = login(w, OTHER)
+    unit.happened(event, nobody_waits)
+    assert again.nop(b"still") == b"still"
+    unit.happened(msgspec.structs.replace(event, cold="two"), nobody_waits)
+    with pytest.raises(Disconnected):
+        again.nop(b"gone")

@@ -12,6 +12,7 @@ from tests.support.stores import HeldStore
 from tests.support.wire import wire
 from tests.support.wire_initiator import GOOD, WireInitiator, sense_triple
 from workers.memory_store import MemoryStore
+from workers.store import StoreIo, StoreStatus
 
 COMPLETE, NO_TASK, NO_LUN, NO_REASSIGNMENT, NOT_SUPPORTED = 0, 1, 2, 4, 5
 RESET_ATTENTION = (0x6, 0x29, 0x03)
@@ -172,3 +173,22 @@ def test_two_functions_may_wait_for_the_same_command() -> None:
         s.store.release_all()
         assert tmf_responses(s.session.incoming()) == [COMPLETE] * 3
         assert_idle(s.w.target)
+
+
+class GivesUp(HeldStore):
+    """An I/O that nobody wants ends at once, as one does that was never sent to a worker."""
+
+    def cancel(self, io: StoreIo) -> None:
+        self.fail(StoreStatus.DEADLINE, self.held.index(io))
+
+
+def test_what_a_store_need_not_do_any_more_does_not_keep_an_abort_waiting() -> None:
+    with wire(stores=[store := GivesUp(MemoryStore(1 << 20))]) as w:
+        session = w.login()
+        write = session.scsi(cdb.write10(0, 8), edtl=4096, write=True, data=bytes(4096))
+        assert not session.exchange(write)
+        assert store.held
+        # The function alone is answered: no status of the command, of whatever kind.
+        assert tmf_responses([session.one(session.tmf(TaskFunction.ABORT_TASK, write))]) == [0]
+        assert not store.held
+        assert w.pool.used == 0

@@ -13,8 +13,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from lunmesh.worker.v1 import worker_pb2 as pb
-from lunmesh.worker.v1 import worker_pb2_grpc
+from lunmesh.worker.v2 import worker_pb2 as pb
+from lunmesh.worker.v2 import worker_pb2_grpc
 
 from tests.support.certificates import make_authority, make_certificate
 from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
@@ -41,14 +41,14 @@ def exchange(channel: grpc.Channel, *ios: tuple[IoKind, bytes]) -> list[bytes]:
     request = pb.OpenVolumeRequest(node="node", epoch=1, uuid=SHARE.uuid)
     handle = control.OpenVolume(request).handle
     outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    outbox.put(pack_batch("node", 1, 1, [], answer_credit=1 << 20))
+    outbox.put(b"".join(pack_batch("node", 1, 1, [], answer_credit=1 << 20)))
     call: Any = channel.stream_stream(STREAM_METHOD)
     answers = call(iter(outbox.get, None), timeout=20)
     assert unpack_answers(next(answers)).request_credit > 0
     found: list[bytes] = []
     for number, (kind, data) in enumerate(ios, 2):
         io = StoreIo(kind, 0, 512, unused, [memoryview(data)] if data else ())
-        outbox.put(pack_batch("node", 1, number, [Outgoing(number, handle, 0, io)]))
+        outbox.put(b"".join(pack_batch("node", 1, number, [Outgoing(number, handle, 0, io)])))
         (answer,) = unpack_answers(next(answers)).answers
         assert answer.status is StoreStatus.OK
         found.append(b"".join(answer.payload))
@@ -97,14 +97,14 @@ def test_a_second_worker_of_the_same_directory_is_refused(tmp_path: Path) -> Non
 def test_health_reflection_and_status(tmp_path: Path) -> None:
     with LunmeshWorker(tmp_path) as worker, grpc.insecure_channel(worker.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        for service in ("", "lunmesh.worker.v1.Data", "lunmesh.worker.v1.Control"):
+        for service in ("", "lunmesh.worker.v2.Data", "lunmesh.worker.v2.Control"):
             answer = health.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         (listed,) = list(reflection.ServerReflectionInfo(iter([asked])))
         names = {service.name for service in listed.list_services_response.service}
-        assert {"lunmesh.worker.v1.Data", "lunmesh.worker.v1.Control"} <= names
+        assert {"lunmesh.worker.v2.Data", "lunmesh.worker.v2.Control"} <= names
         status = control_of(channel).GetStatus(pb.GetStatusRequest())
         assert (status.store, status.draining, status.operations_running) == ("file", False, 0)
         drained = control_of(channel).Drain(pb.DrainRequest())

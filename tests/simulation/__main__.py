@@ -17,7 +17,13 @@ from target.cluster.node import RENEWALS
 from tests.bench import machine
 from tests.simulation.balance import Estate, balance, growth, lookup_seconds
 from tests.simulation.failover import LEASE_SECONDS, Fleet, pauses, quantile
-from tests.simulation.registry_cost import WRITES_OF_OTHERS, Cost, RegistryCost, memory
+from tests.simulation.registry_cost import (
+    WRITES_OF_OTHERS,
+    Cost,
+    RegistryCost,
+    catalog_of,
+    memory,
+)
 from tests.simulation.shards import SHARD_BUSY, Load, need, renewals
 from tests.support.redis_server import RedisServer
 
@@ -31,6 +37,7 @@ class Scale:
     others: tuple[int, ...]
     members: tuple[int, ...]
     nodes_of_events: tuple[int, ...]
+    catalogs: tuple[tuple[int, int], ...]  # volumes, and nodes that all follow it
     entries: int
     spread: tuple[int, ...]  # LUNs that the entries are on
     fleet: Fleet
@@ -44,7 +51,8 @@ FULL = Scale(
     batches=(1, 8, 32, 128),
     others=(0, 1, 3, 7),
     members=(10, 100, 1000),
-    nodes_of_events=(2, 4, 8),
+    nodes_of_events=(2, 4, 8, 100, 1000),
+    catalogs=((100, 10), (1000, 100), (10_000, 1000)),
     entries=100_000,
     spread=(1, 1000, 10_000),
     fleet=Fleet(nodes=1000, luns=10_000, nodes_of_lun=4, deaths=20),
@@ -58,6 +66,7 @@ SHORT = Scale(
     others=(0, 1),
     members=(10, 100),
     nodes_of_events=(2,),
+    catalogs=((10, 2),),
     entries=10_000,
     spread=(1, 100),
     fleet=Fleet(nodes=50, luns=100, nodes_of_lun=3, deaths=3),
@@ -124,6 +133,16 @@ class Simulation:
             "An event that all nodes of a LUN hear, do and acknowledge",
             ("nodes", "CPU time"),
             ((nodes, _call(cost.event(nodes))) for nodes in scale.nodes_of_events),
+        )
+        _table(
+            "A change of the catalog: an event for all nodes (the table above), and each reads it",
+            ("volumes", "nodes", "bytes", "CPU time of all readings"),
+            (
+                (f"{volumes:,}", f"{nodes:,}", f"{len(text):,}", f"{read.seconds * 1e3:.1f} ms")
+                for volumes, nodes in scale.catalogs
+                for text in [catalog_of(volumes)]
+                for read in [cost.catalog(text, nodes)]
+            ),
         )
         kept = [memory(redis, scale.entries, luns) for luns in scale.spread]
         _table(

@@ -28,7 +28,8 @@ from target.cluster.node import ClusterNode
 from target.cluster.registry import Notices, Registry
 from target.scsi.request import SCSIRequest
 from target.scsi.unit_events import UnitEvent
-from tests.simulation.world import SILENT, Request
+from tests.simulation.played_unit import Request
+from tests.simulation.world import SILENT
 from tests.support.skipping_loop import run_skipping
 
 LEASE_SECONDS = 5.0  # --lease's default
@@ -224,6 +225,7 @@ class _Play:
         node.over = True
         for tracker in node.trackers.values():
             await tracker.abandon()
+        node.over = True
         for task in list(node._tasks):
             task.cancel()
         await asyncio.gather(*node._tasks, return_exceptions=True)

@@ -16,7 +16,7 @@ FLEET = Fleet(nodes=200, luns=200, nodes_of_lun=3, deaths=4)
 def test_the_command_prints_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--short"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("\n|---|") == 9
+    assert printed.count("\n|---|") == 10
 
 
 def test_what_a_dead_node_blocks_goes_on_within_a_lease_and_a_renewal() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields
 
 import pytest
 
+from target.cluster.node import ClusterNode
 from tests.simulation.registers import Operation, violation
 from tests.simulation.world import Switches, World
 from tests.support.skipping_loop import run_skipping
@@ -15,15 +17,18 @@ SCHEDULES = 10_000
 PROCESSES = 2
 CROWDED = 40  # one in so many has more going on
 SABOTAGED_SCHEDULES = 400
+# Where a violation takes more going on, or much of one kind of faults.
+CROWDED_SWITCHES = ("who_comes_says_so", "peers_are_kept", "proofs_are_asked")
+FAULTS_OF = {"peers_are_kept": "forget", "proofs_are_asked": "go_back"}
 
 
 def play(
-    seed: int, switches: Switches | None = None, crowded: bool = False
+    seed: int, switches: Switches | None = None, crowded: bool = False, only: str = ""
 ) -> tuple[str, int, int]:
     """Why it was no single copy (or nothing), operations answered, faults."""
     if crowded:
         world = World(seed, switches, late=0.3)
-        why = run_skipping(world.run(initiators=8, operations=16))
+        why = run_skipping(world.run(initiators=8, operations=16, only=only))
     else:
         world = World(seed, switches)
         why = run_skipping(world.run())
@@ -53,14 +58,25 @@ def test_ten_thousand_schedules() -> None:
     assert faults > SCHEDULES
 
 
-@pytest.mark.parametrize(
-    "switch",
-    ["workers_refuse", "gates_wait", "doubts_count", "reset_everywhere", "who_comes_says_so"],
-)
+def bites(switches: Switches | None = None, crowded: bool = False, only: str = "") -> bool:
+    return any(play(seed, switches, crowded, only)[0] for seed in range(SABOTAGED_SCHEDULES))
+
+
+@pytest.mark.parametrize("switch", [field.name for field in fields(Switches)])
 def test_without_it_the_checker_finds_a_violation(switch: str) -> None:
-    switches = Switches(**{switch: False})
-    crowded = switch == "who_comes_says_so"
-    assert any(play(seed, switches, crowded)[0] for seed in range(SABOTAGED_SCHEDULES))
+    crowded, only = switch in CROWDED_SWITCHES, FAULTS_OF.get(switch, "")
+    assert bites(Switches(**{switch: False}), crowded, only)
+
+
+def test_a_node_that_does_not_look_at_its_lease_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClusterNode, "leased", True)
+    assert bites()
+
+
+def test_a_lease_that_does_not_end_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clocks go at rates of their own."""
+    monkeypatch.setattr("target.cluster.node.MARGIN", 0.0)
+    assert bites()
 
 
 # --- the checker ----------------------------------------------------------------------------------

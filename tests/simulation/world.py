@@ -12,6 +12,11 @@ Rules of what is played:
 3. A command that was not answered may happen as long as its node is not fenced.
 4. A unit waits ``IO_SECONDS`` for a worker; a write that has not been done by then is in doubt, and
    holds back what overlaps it (as ``target/block/worker_queue.py`` does).
+5. Each node's clock goes at a rate of its own, within what ``MARGIN`` allows.
+6. What a node sent to a registry that has gone does not arrive at the one that comes back.
+
+What is checked beside histories of blocks: no command begins on a node whose lease may have been
+taken (``leased_in``), and none by a document that was replaced, once the replacement was answered.
 """
 
 from __future__ import annotations
@@ -23,21 +28,19 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
-from target.cluster.lun import LunTracker
 from target.cluster.memory_registry import MemoryRegistry
-from target.cluster.node import ClusterNode
+from target.cluster.node import MARGIN, ClusterNode
 from target.cluster.registry import Notices, Registry, RegistryAway, StaleNode
-from target.scsi.command import Kind
-from target.scsi.request import SCSIRequest
-from target.scsi.unit_events import ResetUnit, UnitEvent
+from tests.simulation.nemesis import Nemesis
+from tests.simulation.played_unit import LUN, Request, Unit, Workers
 from tests.simulation.registers import UNKNOWN, Operation, violation
+from tests.support.proving import Proving
 
-LUN = "disk"
 LEASE_SECONDS = 2.0
 WAIT_SECONDS = 3.0
-IO_SECONDS = 1.0
 ANSWER_SECONDS = 4.0  # an initiator waits no longer
 TRIES = 4
+RATES = (1 - 0.95 * MARGIN, 1 + MARGIN)  # of clocks (rule 5)
 SILENT = SimpleNamespace(
     info=lambda *a, **k: None, warning=lambda *a, **k: None, error=lambda *a, **k: None
 )
@@ -53,217 +56,8 @@ class Switches:
     doubts_count: bool = True  # a write in doubt is one that is running still
     reset_everywhere: bool = True  # a reset is done on all nodes before it is answered
     who_comes_says_so: bool = True  # to the node that was alone, and waits for it
-
-
-class Worker:
-    """Blocks; nothing of a fenced epoch is done after the fence has been answered."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.blocks: dict[int, int] = {}
-        self._fences: dict[str, int] = {}
-        self._running: dict[tuple[str, int], int] = {}
-        self._ended = asyncio.Event()
-
-    async def run(self, node: str, epoch: int, request: Request) -> bool:
-        """Do it; False: it is refused."""
-        await self._world.travel(self._world.late)
-        if self._world.switches.workers_refuse and epoch <= self._fences.get(node, 0):
-            return False
-        life = (node, epoch)
-        self._running[life] = self._running.get(life, 0) + 1
-        await self._world.travel()
-        there = self.blocks.get(request.block, 0)
-        if request.kind == "read" or (request.kind == "swap" and there != request.compared):
-            request.found = there
-        else:
-            request.found = None
-            self.blocks[request.block] = request.value
-        self._running[life] -= 1
-        self._ended.set()
-        await self._world.travel()
-        return True
-
-    async def fence(self, node: str, epoch: int) -> None:
-        await self._world.travel()
-        self._fences[node] = max(epoch, self._fences.get(node, 0))
-        if self._world.switches.workers_refuse:
-            while any(n for (who, of), n in self._running.items() if who == node and of <= epoch):
-                self._ended.clear()
-                await self._ended.wait()
-        await self._world.travel()
-
-
-class Request:
-    """A command of an initiator; as much of a ``SCSIRequest`` as a gate looks at."""
-
-    def __init__(self, kind: str, block: int, value: int, compared: int | None, now: float) -> None:
-        self.kind = kind
-        self.block = block
-        self.value = value
-        self.compared = compared
-        self.found: int | None = None
-        self.command = SimpleNamespace(
-            kind={"read": Kind.READ, "write": Kind.WRITE, "swap": Kind.EXCLUSIVE}[kind]
-        )
-        self.lba, self.blocks = block, 1
-        self.tag = value
-        self.cdb = b""
-        self.started_at = now
-        nexus = SimpleNamespace(initiator="i", isid=b"")
-        self.attachment = SimpleNamespace(nexus=nexus, number=0)
-        self.aborted = False
-        self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-
-class Unit:
-    """Commands of one life of a node."""
-
-    def __init__(self, node: Node, epoch: int) -> None:
-        self._node = node
-        self._epoch = epoch
-        self.gate: LunTracker | None = None
-        self._waiting: set[Request] = set()
-        self._running: set[Request] = set()
-        self._doubts: set[Request] = set()
-        self._doubt_waits: list[tuple[set[Request], Callable[[], None]]] = []
-        self._emptied = asyncio.Event()
-        self.dead = False
-        self.sessions = 0  # that have been dropped
-
-    def drop_sessions(self) -> None:
-        """What initiators have sent and what waits is nobody's any more."""
-        self.sessions += 1
-        for request in {*self._waiting, *self._running}:
-            request.aborted = True
-            if request in self._waiting:
-                self._end(request, "aborted")
-
-    def submit(self, request: Request) -> None:
-        assert self.gate is not None, "set by the node"
-        if self.gate.enter(cast(SCSIRequest, request)):
-            self._run(request)
-        else:
-            self._waiting.add(request)
-            if not self._node.world.switches.gates_wait:
-                self.admit(cast(SCSIRequest, request))
-
-    def admit(self, req: SCSIRequest) -> None:
-        request = cast(Request, req)
-        if request in self._waiting:
-            self._waiting.discard(request)
-            self._run(request)
-
-    def turn_away(self, req: SCSIRequest) -> None:
-        request = cast(Request, req)
-        if request in self._waiting:
-            self._end(request, "busy")
-
-    def _run(self, request: Request) -> None:
-        self._running.add(request)
-        self._node.world.spawn(self._io(request))
-
-    async def _io(self, request: Request) -> None:
-        node = self._node
-        await node.running()
-        while any(other.block == request.block for other in self._doubts):
-            self._emptied.clear()
-            await self._emptied.wait()
-        io = node.world.spawn(node.world.worker.run(node.name, self._epoch, request))
-        await asyncio.wait((io,), timeout=IO_SECONDS)
-        await node.running()
-        if self.dead:
-            return
-        if io.done():
-            self._end(request, "done" if io.result() else "refused")
-            return
-        if request.kind != "read":
-            self._doubts.add(request)
-        self._end(request, "busy")
-        await asyncio.wait((io,))
-        await node.running()
-        self._certain(request)
-
-    def _certain(self, request: Request) -> None:
-        self._doubts.discard(request)
-        self._emptied.set()
-        for wait in list(self._doubt_waits):
-            wait[0].discard(request)
-            if not wait[0]:
-                self._doubt_waits.remove(wait)
-                wait[1]()
-
-    def after_doubts(self, lba: int, blocks: int, done: Callable[[], None]) -> bool:
-        """Of ``target/cluster/host.py``."""
-        doubts = {it for it in self._doubts if not blocks or lba <= it.block < lba + blocks}
-        if not self._node.world.switches.doubts_count or not doubts:
-            return False
-        self._doubt_waits.append((doubts, done))
-        return True
-
-    def _end(self, request: Request, outcome: str) -> None:
-        self._waiting.discard(request)
-        self._running.discard(request)
-        assert self.gate is not None, "set by the node"
-        self.gate.left(cast(SCSIRequest, request))
-        if not request.aborted and not request.outcome.done():
-            request.outcome.set_result(outcome)
-        self._emptied.set()
-
-    def happened(self, event: UnitEvent, done: Callable[[], None]) -> None:
-        if isinstance(event, ResetUnit):
-            self._node.world.spawn(self._reset(done))
-        else:
-            done()
-
-    async def _reset(self, done: Callable[[], None]) -> None:
-        victims = {*self._waiting, *self._running}
-        for request in victims:
-            request.aborted = True
-            if request in self._waiting:
-                self._end(request, "aborted")
-        while self._running & victims:
-            self._emptied.clear()
-            await self._emptied.wait()
-        done()
-
-    async def reset(self) -> bool:
-        """LOGICAL UNIT RESET, on all nodes; whether it may be answered."""
-        here = asyncio.Event()
-        assert self.gate is not None, "set by the node"
-        self._node.world.spawn(self._reset(here.set))
-        sure = True
-        if self._node.world.switches.reset_everywhere:
-            sure = await self.gate.announce(ResetUnit(asc=0x29, ascq=3))
-        await here.wait()
-        quiet: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.gate.quiet(lambda it: None if quiet.done() else quiet.set_result(it))
-        return await quiet and sure
-
-
-class Remote:
-    """The registry, as a node reaches it: late, and not always."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        node = self._node
-        world = node.world
-
-        async def call(*args: Any) -> Any:
-            await node.running()
-            await world.travel()
-            await node.through()
-            answer = await getattr(world.registry, name)(*args)
-            if name == "alone" and not world.switches.who_comes_says_so:
-                world.registry._unit(LUN).alone = ""
-            await world.travel()
-            await node.through()
-            await node.running()
-            return answer
-
-        return call
+    changes_everywhere: bool = True  # a document's change is told before it is answered
+    proofs_are_asked: bool = True  # a registry with older data is noticed by who knows more
 
 
 class Node:
@@ -273,6 +67,10 @@ class Node:
         self.world = world
         self.name = name
         self.reaches_registry = True
+        self.registry: Any = None  # as this life has it
+        self._rate = world.random.uniform(*RATES)
+        self._connection = 0  # to the registry
+        self._greeted = 0
         self._going = asyncio.Event()
         self._going.set()
         self._stopped_at = 0.0
@@ -287,10 +85,32 @@ class Node:
         while not self._going.is_set():
             await self._going.wait()
 
-    async def through(self) -> None:
-        """To the registry, or back."""
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time() * self._rate
+
+    async def _to_registry(self) -> int:
+        """The connection that a call goes over."""
+        await self.running()
+        connection = self._connection
+        if self._greeted != connection:
+            await self._through(connection)
+            await self.registry.greet()
+            self._greeted = connection
+        await self._through(connection)
+        return connection
+
+    async def _from_registry(self, name: str, connection: int) -> None:
+        if name == "alone" and not self.world.switches.who_comes_says_so:
+            self.world.registry._unit(LUN).alone = ""
+        await self._through(connection)
+        await self.running()
+
+    async def _through(self, connection: int) -> None:
+        """There or back (rule 6)."""
+        await self.world.travel()
         if not self.reaches_registry:
             await asyncio.sleep(1.0)
+        if not self.reaches_registry or connection != self._connection:
             raise RegistryAway("cut")
 
     def start(self) -> None:
@@ -298,12 +118,18 @@ class Node:
             self._starting = self.world.spawn(self._start())
 
     async def _start(self) -> None:
+        registry = self.registry = Proving(
+            self.world.registry,
+            self._to_registry,
+            self._from_registry,
+            proves=self.world.switches.proofs_are_asked,
+        )
         life = ClusterNode(
-            lambda notices: cast(Registry, Remote(self)),
+            lambda notices: cast(Registry, registry),
             self.name,
             lease_seconds=LEASE_SECONDS,
             wait_seconds=WAIT_SECONDS,
-            clock=asyncio.get_running_loop().time,
+            clock=self.clock,
             wall=asyncio.get_running_loop().time,
             log=SILENT,
             on_fenced=self._fenced,
@@ -320,7 +146,15 @@ class Node:
         self._life = life
         life.start()
         unit = Unit(self, life.epoch)
-        unit.gate = life.track(LUN, unit, self.world.worker.fence, after_doubts=unit.after_doubts)
+        workers = self.world.workers
+        unit.gate = life.track(
+            LUN,
+            unit,
+            workers.fence,
+            unit.load,
+            after_doubts=unit.after_doubts,
+            fenced_part=workers.covers,
+        )
         self.unit = unit
 
     def _keep_peers(self, peers: dict[str, int]) -> None:
@@ -376,10 +210,11 @@ class Node:
 
     def _hear(self, notice: Callable[[Notices], None]) -> None:
         if self._life is not None:
-            notice(self._life)
+            notice(self.registry.listening(self._life))
 
     def cut(self, away: bool) -> None:
         self.reaches_registry = not away
+        self._connection += away
         if not away and self._life is not None:
             self._life.renewed()
 
@@ -399,6 +234,9 @@ class World:
         self.late = late  # how many of the commands on their way to a worker
         self.slow = 0.0
         self.broken: BaseException | None = None
+        self._wrong = ""  # what is no matter of blocks
+        self._in_force = 0  # version of the document, as far as that was answered
+        self._histories = 0  # of the registry: one that has lost something begins another
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.ensure_future(work)
@@ -433,10 +271,11 @@ class World:
         blocks: int = 2,
         initiators: int = 4,
         operations: int = 8,
+        only: str = "",
     ) -> str:
-        """Play; why it was no single copy, or nothing."""
+        """Play; why it was no single copy, or nothing.  ``only``: the one kind of faults."""
         loop = asyncio.get_running_loop()
-        self.worker = Worker(self)
+        self.workers = Workers(self)
         self.registry = MemoryRegistry(lambda: round(loop.time() * 1000), self._deliver)
         self.nodes = {name: Node(self, name) for name in "abcdefgh"[:nodes]}
         alone = self.random.random() < 0.3
@@ -445,7 +284,7 @@ class World:
                 self.spawn(self._start_late(node))
             else:
                 node.start()
-        nemesis = self.spawn(self._nemesis())
+        nemesis = self.spawn(Nemesis(self, only).run())
         await asyncio.gather(*(self._initiator(blocks, operations) for _ in range(initiators)))
         nemesis.cancel()
         for node in self.nodes.values():
@@ -455,6 +294,8 @@ class World:
         await asyncio.gather(*self._tasks, *self.ended, return_exceptions=True)
         if self.broken is not None:
             raise self.broken
+        if self._wrong:
+            return self._wrong
         for block, history in self.history.items():
             if why := violation(history):
                 return f"block {block}: {why}"
@@ -463,6 +304,20 @@ class World:
     async def _start_late(self, node: Node) -> None:
         await asyncio.sleep(self.random.uniform(0.5, 2.0) * LEASE_SECONDS)
         node.start()
+
+    # --- what is checked at once ------------------------------------------------------------------
+
+    def begins(self, node: str, epoch: int, version: int) -> None:
+        """A command does, on that life of a node, by that version of the document."""
+        if not self.registry.leased_in(node, epoch):
+            self._wrong = self._wrong or f"{node} {epoch} runs a command, its lease may be taken"
+        if version < self._in_force and not self.workers.refuses(node, epoch):
+            self._wrong = self._wrong or f"{node} runs by version {version}, not {self._in_force}"
+
+    def registry_loses(self) -> None:
+        """What was in it; documents too."""
+        self._histories += 1
+        self._in_force = 0
 
     # --- initiators -------------------------------------------------------------------------------
 
@@ -477,8 +332,12 @@ class World:
                 continue
             block = self.random.randrange(blocks)
             kind = self.random.choices(("write", "read", "swap"), (5, 4, 2))[0]
-            if self.random.random() < 0.04:
+            dice = self.random.random()
+            if dice < 0.04:
                 await self._reset(unit)
+                continue
+            if dice < 0.08:
+                await self._change(unit)
                 continue
             await self._operate(name, kind, block, seen)
 
@@ -545,43 +404,9 @@ class World:
             for operation in pending:
                 operation.latest = min(operation.latest, now)
 
-    # --- faults -----------------------------------------------------------------------------------
-
-    async def _nemesis(self) -> None:
-        while True:
-            await asyncio.sleep(self.random.expovariate(1 / 1.5))
-            node = self.random.choice(list(self.nodes.values()))
-            self.faults += 1
-            fault = self.random.choices(range(7), (4, 4, 4, 4, 4, 1, 3))[0]
-            seconds = self.random.uniform(0.2, 3.0) * LEASE_SECONDS
-            if fault == 0:
-                node.kill()
-                await asyncio.sleep(self.random.expovariate(2.0))
-                node.start()
-            elif fault == 1:
-                node.stop()
-                await asyncio.sleep(seconds)
-                node.go_on()
-            elif fault == 2:
-                node.cut(True)
-                await asyncio.sleep(seconds)
-                node.cut(False)
-            elif fault == 3:
-                for one in self.nodes.values():
-                    one.cut(True)
-                await asyncio.sleep(seconds)
-                for one in self.nodes.values():
-                    one.cut(False)
-            elif fault == 4:
-                self.slow = 0.2
-                await asyncio.sleep(seconds)
-                self.slow = 0.0
-            elif fault == 5:
-                self.registry.forget_all()
-            else:  # one is alone
-                others = [one for one in self.nodes.values() if one is not node]
-                for one in others:
-                    one.kill()
-                await asyncio.sleep(LEASE_SECONDS + seconds)
-                for one in others:
-                    one.start()
+    async def _change(self, unit: Unit) -> None:
+        history = self._histories
+        change = self.spawn(unit.change())
+        done, _ = await asyncio.wait((change,), timeout=6 * LEASE_SECONDS)
+        if done and not unit.dead and history == self._histories:
+            self._in_force = max(self._in_force, change.result())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import random
 import re
 import threading
@@ -12,8 +13,11 @@ from typing import Any
 
 from target.admin.client import AdminClient, NodeAway, Refused
 from target.config.values import parse_portal
+from target.volume_errors import NotEverywhere
 from tests.chaos.cluster import Cluster
 from tests.soak.sample import CHURNED
+from tests.support import cdb
+from tests.support import reservations as pr
 from tests.support.initiator import Initiator, LoginRefused
 from tests.support.iscsi_socket import Disconnected, NoAnswer
 from tests.support.scrape import page
@@ -25,10 +29,15 @@ _NUMBERS = re.compile(r"\d+")  # ports and counts, so that the same reason is co
 _LOGIN_SECONDS = 4.0
 _SIZE = 16 << 20
 _VISITOR = {"initiator": "iqn.2026-11.com.example:visitor", "volumes": {"disk0": "ro"}}
+_KEY = 0xC0FFEE
+_TARGET = "iqn.2026-11.io.lunmesh:comes-and-goes"
 _VOLUME_PATH = f"/v1/volumes/{CHURNED}?force=yes"
 _ACCESS_PATH = f"/v1/acls?initiator={_VISITOR['initiator']}"
 # What may be meant by it: a node or Redis is away, or has lost its memory.
-_EXPECTED = (NodeAway, Refused, Disconnected, NoAnswer, LoginRefused, OSError)
+_EXPECTED = (
+    *(NodeAway, Refused, NotEverywhere, Disconnected, NoAnswer, LoginRefused),
+    *(OSError, http.client.HTTPException),
+)
 
 
 class Churn:
@@ -64,6 +73,9 @@ class Churn:
             "acl delete": lambda: self._delete(_ACCESS_PATH),
             "login": self._visit,
             "scrape": lambda: page(self._random.choice(self._servers).admin, "/metrics"),
+            "target create": lambda: self._ask("POST", "/v1/targets", {"name": _TARGET}),
+            "target delete": lambda: self._delete(f"/v1/targets?name={_TARGET}"),
+            "report": lambda: page(self._random.choice(self._servers).admin, "/v1/report"),
             "tasks": lambda: page(self._random.choice(self._servers).admin, "/v1/tasks"),
         }
         try:
@@ -97,6 +109,11 @@ class Churn:
             timeout=_LOGIN_SECONDS,
         ) as visitor:
             visitor.login()
+            while visitor.command(cdb.TEST_UNIT_READY).sense_key:
+                pass
+            visitor.command(pr.pr_out(pr.REGISTER_AND_IGNORE), data_out=pr.keys(0, _KEY))
+            visitor.command(pr.pr_in(pr.READ_FULL_STATUS), read_length=4096)
+            visitor.command(pr.pr_out(pr.REGISTER_AND_IGNORE), data_out=pr.keys(0, 0))
             visitor.logout()
 
     def clear(self, seconds: float) -> None:
@@ -106,12 +123,13 @@ class Churn:
         for path in (
             f"/v1/volumes/{CHURNED}?force=yes",
             f"/v1/acls?initiator={_VISITOR['initiator']}",
+            f"/v1/targets?name={_TARGET}",
         ):
             while True:
                 try:
                     client.delete(path)
-                except (Refused, NodeAway) as exc:
-                    if isinstance(exc, Refused) and exc.status == 404:
+                except (Refused, NodeAway, NotEverywhere) as exc:
+                    if isinstance(exc, Refused) and exc.problem.status == 404:
                         break
                     if time.monotonic() > deadline:
                         raise

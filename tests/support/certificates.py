@@ -21,11 +21,14 @@ def make_authority(folder: Path, name: str) -> Path:
     return certificate
 
 
-def make_certificate(folder: Path, authority: Path, name: str) -> tuple[Path, Path]:
-    """(certificate, key) of ``name``, good for 127.0.0.1 and localhost, signed by ``authority``."""
+def make_certificate(folder: Path, authority: Path, name: str, more: str = "") -> tuple[Path, Path]:
+    """(certificate, key) of ``name``, good for 127.0.0.1 and localhost, signed by ``authority``.
+
+    ``more`` are further alternative names, as openssl writes them: ``,DNS:a,URI:b``.
+    """
     certificate, key, request = (folder / f"{name}.{suffix}" for suffix in ("pem", "key", "csr"))
     extensions = folder / f"{name}.ext"
-    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    extensions.write_text(f"subjectAltName=IP:127.0.0.1,DNS:localhost{more}\n")
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     _openssl("req", *curve, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
     _openssl(

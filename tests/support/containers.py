@@ -5,13 +5,15 @@
         engine.podman("run", "-d", "--name", "a", IMAGE)
 
 The base image is made by debootstrap, once: it stays in the user's cache folder, as do the wheels
-that go into the image.  All else is below one temporary folder, and ends with the engine.
+that go into the image, and Debian's Redis and Prometheus on that base.  All else is below one
+temporary folder, and ends with the engine.
 Nothing here depends on pytest.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -27,22 +29,32 @@ SUITE: Final = "bookworm"
 PYTHON: Final = "3.11"  # of that suite
 BASE: Final = "localhost/lunmesh-base"
 IMAGE: Final = "localhost/lunmesh"
+SERVICES: Final = "localhost/lunmesh-services"
 REDIS_IMAGE: Final = "localhost/lunmesh-redis"
+PROMETHEUS_IMAGE: Final = "localhost/lunmesh-prometheus"
+ALERTMANAGER_IMAGE: Final = "localhost/lunmesh-alertmanager"
 # pip judges "python_full_version < 3.11.3" (redis) by the Python that it runs on: async-timeout.
 WHEELS: Final = (".", "setuptools", "async-timeout", "mypy")
 TOOLS: Final = ("podman", "buildah", "podman-compose", "runc", "debootstrap", "iptables")
 
-# What Debian's redis:7 image is to compose.yaml: user 999, data in /data.
-REDIS_RECIPE: Final = f"""\
+# Debian's packages of what compose.yaml has ready-made images of, and what those are to it.
+SERVICES_RECIPE: Final = f"""\
 FROM {BASE}
 RUN groupadd --gid 999 redis \\
     && useradd --uid 999 --gid 999 --no-create-home --home-dir /data redis \\
     && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \\
-        --no-install-recommends redis-server \\
-    && rm -rf /var/lib/apt/lists/* && install -d -o 999 -g 999 /data
-USER 999:999
-VOLUME /data
+        --no-install-recommends redis-server prometheus prometheus-alertmanager \\
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/share/javascript \\
+    && install -d -o 999 -g 999 /data \\
+    && install -d -o nobody -g nogroup /prometheus /alertmanager
 """
+SERVICE_RECIPES: Final = {
+    REDIS_IMAGE: "USER 999:999\nVOLUME /data\n",
+    PROMETHEUS_IMAGE: 'USER nobody\nVOLUME /prometheus\nENTRYPOINT ["prometheus"]\n',
+    ALERTMANAGER_IMAGE: (
+        'USER nobody\nVOLUME /alertmanager\nENTRYPOINT ["prometheus-alertmanager"]\n'
+    ),
+}
 
 # crun refuses a hybrid tree of cgroups; raising limits is not everywhere permitted.
 CONTAINERS_CONF: Final = """\
@@ -157,7 +169,15 @@ class Engine:
         return _run(command, 120, {**self._env, **env})
 
     def build_images(self) -> None:
-        """BASE, IMAGE by the project's recipe, and REDIS_IMAGE."""
+        """BASE, IMAGE by the project's recipe, and those of SERVICE_RECIPES.
+
+        Of all runs on this machine one fills the cache; the others wait, and find it full.
+        """
+        with open(_cache() / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._build_images()
+
+    def _build_images(self) -> None:
         self.podman("import", "--quiet", str(_base_archive()), BASE, timeout=120)
         pip_conf = self.folder / "pip.conf"
         pip_conf.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
@@ -166,10 +186,27 @@ class Engine:
             "--volume", f"{_wheels()}:/wheels:ro", "-f", "deploy/container/Containerfile",
             "-t", IMAGE, str(PROJECT_ROOT),
         )  # fmt: skip
-        recipe = self.folder / "redis" / "Containerfile"
-        recipe.parent.mkdir()
-        recipe.write_text(REDIS_RECIPE)
-        self._bud("-f", str(recipe), "-t", REDIS_IMAGE, str(recipe.parent))
+        self._services_image()
+        for image, rest in SERVICE_RECIPES.items():
+            self._bud_text(image, f"FROM {SERVICES}\n{rest}")
+
+    def _services_image(self) -> None:
+        """SERVICES, from the cache or else from the Debian archive."""
+        made = hashlib.sha256(SERVICES_RECIPE.encode()).hexdigest()[:12]
+        archive = _cache() / f"services-{SUITE}-{made}.tar"
+        if archive.exists():
+            self.podman("load", "--quiet", "--input", str(archive), timeout=120)
+            return
+        self._bud_text(SERVICES, SERVICES_RECIPE)
+        aside = archive.with_suffix(f".{os.getpid()}")
+        self.podman("save", "--quiet", "--output", str(aside), SERVICES, timeout=120)
+        aside.rename(archive)  # never half of one
+
+    def _bud_text(self, image: str, text: str) -> None:
+        recipe = self.folder / "recipe" / "Containerfile"
+        recipe.parent.mkdir(exist_ok=True)
+        recipe.write_text(text)
+        self._bud("-f", str(recipe), "-t", image, str(recipe.parent))
 
     def _bud(self, *args: str) -> None:
         # Of the two formats, docker's knows health checks.

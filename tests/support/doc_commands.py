@@ -7,10 +7,13 @@ A block of commands, fenced or indented, runs if a comment stands before it:
     <!-- run: stop -->      (no block) what goes on is ended
     <!-- run: afresh -->    (no block) and what was made is forgotten
     <!-- run: guest -->     for the virtual machine of the Linux initiator's tests
+    <!-- not run: WHY -->   they cannot run here
+
+Commands stand in fences of `sh`, each with one of these before it (in README, indented).
 
 They have namespaces of their own, where every port is free and only loopback is there, and a folder
-of their own with the Makefile and the `.venv` of the project. What they put below /run and /srv
-goes there too.
+of their own with the Makefile and the `.venv` of the project, in their path. What they put below
+/run and /srv goes there too.
 """
 
 from __future__ import annotations
@@ -30,12 +33,19 @@ _MARK = re.compile(
     r"(?:```\w*\n(?P<fenced>.*?)^```$|(?P<indented>(?:    [^\n]*\n)+))?",
     re.M | re.S,
 )
+_SHELL = re.compile(r"(?P<before>[^\n]*)\n *```(?:sh|bash|console)\n(?P<first>[^\n]*)")
+_SAID = re.compile(r" *<!-- (run(: \w+)?|not run: .+) -->")
+# Commands that are in no fence of `sh`: indented by four after an empty line, or in a bare one.
+_BARE = re.compile(
+    r"(?:^\n {4}|^```\n)(?P<first>(?:\S*/)?(?:lunmesh|make|pip|sudo) [a-z-][^\n]*)", re.M
+)
 _SHARED = ("Makefile", ".venv", "deploy")
 # What `make install` looks at: empty and as old as can be, so that there is nothing to install.
 _SETTLED = ("pyproject.toml", "constraints.txt", "tools/make-venv.sh")
 _READY = "lunmesh( worker)? ready:|[Rr]eady to accept connections"
 _PRELUDE = f"""\
 set -eu
+PATH="$PWD/.venv/bin:$PATH"
 ip link set lo up
 pids=()
 finish() {{  # the last first: nodes, then what they stand on
@@ -63,6 +73,12 @@ serve() {{  # a log, a command: until it is ready
 def has_commands(page: str) -> bool:
     """Other than those for the virtual machine."""
     return any(mark["how"] != "guest" for mark in _MARK.finditer(page))
+
+
+def unmarked(page: str) -> list[str]:
+    """The first command of each block that says neither that it runs nor why it does not."""
+    found = [it["first"] for it in _SHELL.finditer(page) if not _SAID.fullmatch(it["before"])]
+    return found + [it["first"] for it in _BARE.finditer(page)]
 
 
 def guest_commands(page: str) -> list[str]:

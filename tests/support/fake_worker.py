@@ -1,6 +1,7 @@
 """A worker that does what a test tells it: answers late, out of order, not at all, cuts streams.
 
-It speaks lunmesh.worker.v1 over a Unix socket in this process, and says what it has received.
+It speaks lunmesh.worker.v2 over a Unix socket in this process, by gRPC alone or, as workers do to
+nodes of their machine, with a socket beside it, and says what it has received.
 Bytes are kept in ``data``; nothing is executed before the test says so.
 """
 
@@ -13,16 +14,20 @@ from typing import Any
 
 import grpc
 from grpc import aio
-from lunmesh.worker.v1 import worker_pb2 as pb
-from lunmesh.worker.v1 import worker_pb2_grpc
+from lunmesh.worker.v2 import worker_pb2 as pb
+from lunmesh.worker.v2 import worker_pb2_grpc
 
 from target.block.worker_address import WorkerAddress
+from workers.grants import Grants, OfferedSocket
+from workers.message_socket import MessageSocket
 from workers.store import IoKind, StoreStatus
 from workers.wire import (
+    NO_OFFERS,
     STATUS_TO_WIRE,
     STREAM_METHOD,
     Answer,
     Batch,
+    Offers,
     WireIo,
     pack_answers,
     unpack_batch,
@@ -35,14 +40,18 @@ OK = StoreStatus.OK
 class FakeStream:
     """One Data.Stream, as the worker sees it."""
 
-    def __init__(self, context: Any, first: Batch) -> None:
+    def __init__(self, context: Any, first: Batch, offered: OfferedSocket | None) -> None:
         self._context = context
+        self._offered = offered
+        self.messages = MessageSocket(offered.ours) if offered is not None else None
+        self.on_socket = False  # something has come by it
         self.first = first
         self.ios: list[WireIo] = []
         self.batches: list[Batch] = []
         self.cancelled: list[int] = []
         self.credited = first.answer_credit
         self.cut = asyncio.Event()
+        self.code = grpc.StatusCode.ABORTED  # that it is cut with
         self._number = 0
         self._news = asyncio.Event()
 
@@ -67,12 +76,28 @@ class FakeStream:
 
     async def send(self, *answers: Answer, credit: int = 0, raw: bytes | None = None) -> None:
         self._number += 1
-        data = raw or pack_answers(self._number, answers, request_credit=credit)
-        await self._context.write(data)
+        offers = NO_OFFERS
+        if self._number == 1 and self._offered is not None:
+            offers = Offers(socket_token=self._offered.token)
+        parts = pack_answers(self._number, answers, request_credit=credit, offers=offers)
+        data = raw or b"".join(parts)
+        if self.on_socket:
+            assert self.messages is not None
+            await self.messages.write((data,))
+        else:
+            await self._context.write(data)
+
+    def close(self) -> None:
+        """End the socket."""
+        if self.messages is not None and self._offered is not None:
+            self.messages.close()
+            self._offered.theirs.close()
 
 
 class FakeWorker:
     """Serves at ``address``; ``handle`` is of its only volume and another after ``forget()``."""
+
+    gives_socket = False
 
     def __init__(self, folder: Path) -> None:
         self.address = WorkerAddress(unix_path=str(folder / "worker.sock"))
@@ -95,8 +120,12 @@ class FakeWorker:
         self.runs.set()
         self.asked = asyncio.Event()  # for its status
         self._server: aio.Server | None = None
+        self._grants: Grants | None = None
 
     async def start(self) -> None:
+        if self.gives_socket:
+            self._grants = Grants(self.address.unix_path)
+            self._grants.start()
         self._server = server = aio.server()
         rpc: Any = grpc.stream_stream_rpc_method_handler(self._stream)
         service, method = STREAM_METHOD.strip("/").split("/")
@@ -116,6 +145,8 @@ class FakeWorker:
     async def stop(self) -> None:
         if self._server is not None:
             await self._server.stop(0)
+        if self._grants is not None:
+            await self._grants.stop()
 
     async def stream(self) -> FakeStream:
         """The next stream that a node has opened."""
@@ -123,20 +154,38 @@ class FakeWorker:
             return await self.streams.get()
 
     async def _stream(self, _messages: Any, context: Any) -> None:
-        stream = FakeStream(context, unpack_batch(await context.read()))
-        if self.greets:
-            await stream.send(credit=self.credit)
-        self.streams.put_nowait(stream)
-        reader = asyncio.ensure_future(self._read(stream, context))
-        cut = asyncio.ensure_future(stream.cut.wait())
-        await asyncio.wait({reader, cut}, return_when=asyncio.FIRST_COMPLETED)
-        reader.cancel()
-        cut.cancel()
+        first = unpack_batch(await context.read())
+        offered = self._grants.connect() if self._grants is not None else None
+        stream = FakeStream(context, first, offered)
+        try:
+            if self.greets:
+                await stream.send(credit=self.credit)
+            self.streams.put_nowait(stream)
+            await self._serve(stream, context)
+        finally:
+            stream.close()
         if stream.cut.is_set():
-            await context.abort(grpc.StatusCode.ABORTED, "cut by the test")
+            await context.abort(stream.code, "cut by the test")
+
+    async def _serve(self, stream: FakeStream, context: Any) -> None:
+        readers = [asyncio.ensure_future(self._read(stream, context))]
+        if stream.messages is not None:
+            readers.append(asyncio.ensure_future(self._read_socket(stream, stream.messages)))
+        cut = asyncio.ensure_future(stream.cut.wait())
+        try:
+            await asyncio.wait({readers[0], cut}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*readers, cut):
+                task.cancel()
+            await asyncio.gather(*readers, cut, return_exceptions=True)
 
     async def _read(self, stream: FakeStream, context: Any) -> None:
         while (data := await context.read()) is not aio.EOF:
+            stream.received(unpack_batch(data))
+
+    async def _read_socket(self, stream: FakeStream, messages: MessageSocket) -> None:
+        while (data := await messages.read()) is not None:
+            stream.on_socket = True
             stream.received(unpack_batch(data))
 
     def execute(self, wire: WireIo) -> Answer:

@@ -153,10 +153,10 @@ class Incrementers:
         task = session.command(
             cdb.compare_and_write(LBA, 1), data_out=block + new, timeout=SILENCE_SECONDS
         )
-        if task.status in (GOOD, CHECK_CONDITION, BUSY, TASK_SET_FULL):
+        if task.status in (GOOD, CHECK_CONDITION, TASK_SET_FULL):
             self._in_doubt[number] = False
             self.done[number] += task.status == GOOD
-        elif task.status != TASK_ABORTED:
+        elif task.status not in (BUSY, TASK_ABORTED):  # in doubt still (decision 0016, point 3)
             self.failed.append(f"status {task.status:#x}")
             self._ends.set()
 

@@ -98,6 +98,11 @@ class LunmeshServer:
         return self._running().pid
 
     @property
+    def runs(self) -> bool:
+        """Whether it has been started, and neither stopped nor killed since."""
+        return self._process is not None
+
+    @property
     def admin(self) -> str:
         """Where `lunmesh volume` reaches it."""
         return f"127.0.0.1:{self.admin_port}"
@@ -191,7 +196,7 @@ class LunmeshServer:
     def allocated_bytes(self) -> int:
         """The space that the data take on the host's disk, which thin volumes give back."""
         folders = (self.data_dir, *self._stores)
-        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        files = (path for folder in folders for path in folder.rglob("*.raw"))
         return sum(path.stat().st_blocks * 512 for path in files)
 
     def stderr(self) -> str:

@@ -33,14 +33,25 @@ class LunmeshWorker:
     """A worker that can be started, stopped, killed and restarted; as a context, running."""
 
     def __init__(
-        self, folder: Path, *, listen: str = "", store: str = "", arguments: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        listen: str = "",
+        store: str = "",
+        arguments: Sequence[str] = (),
+        boot_id: Path | None = None,
     ) -> None:
+        """``boot_id`` stands for the kernel's file of that name, which is another after a crash."""
         folder.mkdir(parents=True, exist_ok=True)
         self.listen = listen or f"unix:{folder}/socket"
         self.store = store or f"file:{folder}/store"
         self.stderr_path = folder / "stderr.log"
         self.address = ""
+        self.output = ""  # what it has printed to stdout, once it has ended
         self._arguments = tuple(arguments)
+        self._program = ["target.cli"]
+        if boot_id is not None:
+            self._program = ["tests.support.rebooted_worker", str(boot_id)]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -62,7 +73,7 @@ class LunmeshWorker:
         """Start it, with ``more`` arguments this time, and wait until it accepts connections."""
         assert self._process is None, "runs already"
         command = [
-            sys.executable, "-m", "target.cli", "worker",
+            sys.executable, "-m", *self._program, "worker",
             "--listen", self.listen, "--store", self.store, *self._arguments, *more,
         ]  # fmt: skip
         with self.stderr_path.open("a") as stderr:
@@ -74,6 +85,7 @@ class LunmeshWorker:
         timer.start()
         line = self._process.stdout.readline()
         timer.cancel()
+        self.output = line
         if not line.startswith(READY_PREFIX):
             self.kill()
             raise WorkerProcessError(f"{line!r}, {self.stderr_path.read_text()[-2000:]}")
@@ -105,4 +117,5 @@ class LunmeshWorker:
                 process.kill()
                 process.wait()
             if process.stdout is not None:
+                self.output += process.stdout.read()
                 process.stdout.close()

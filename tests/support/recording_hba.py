@@ -85,7 +85,7 @@ class RecordingHba(Hba):
             self._reserve(req, length)
             _fill(req.early, 0, early)
         req.early_length = length
-        req.early_have = len(early)
+        req.early_missing = length - len(early)
         req.attachment.unit.submit(req)
         return req
 
@@ -97,7 +97,7 @@ class RecordingHba(Hba):
 
     def arrive(self, req: SCSIRequest, data: bytes) -> None:
         """More of the early data."""
-        _fill(req.early, req.early_have, data)
+        _fill(req.early, req.early_length - req.early_missing, data)
         req.early_arrived(len(data))
 
     def deliver(self, req: SCSIRequest, data: bytes) -> None:
@@ -144,7 +144,13 @@ class RecordingHba(Hba):
         return False
 
     def solicit(
-        self, req: SCSIRequest, offset: int, views: list[memoryview], nbytes: int, resume: Resume
+        self,
+        req: SCSIRequest,
+        offset: int,
+        views: list[memoryview],
+        nbytes: int,
+        resume: Resume,
+        in_place: bool,
     ) -> None:
         assert req.tag not in self.solicited
         self.solicited[req.tag] = Solicited(req, offset, views, nbytes, resume)

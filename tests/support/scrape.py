@@ -47,6 +47,10 @@ class Samples:
         """0 for what is not there: counters appear when they count."""
         return self._samples.get((f"lunmesh_{name}", frozenset(labels.items())), 0.0)
 
+    def gauge(self, name: str, **labels: str) -> float:
+        """Raises KeyError for what is not there."""
+        return self._samples[f"lunmesh_{name}", frozenset(labels.items())]
+
     def values(self, name: str) -> list[float]:
         """Of all label values."""
         return [value for (found, _), value in self._samples.items() if found == f"lunmesh_{name}"]

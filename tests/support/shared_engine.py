@@ -20,7 +20,7 @@ from random import Random
 from target.block.worker_channel import OpenedShare, ShareInfo
 from target.block.worker_errors import NodeFenced, ShareRefused, WorkerGone
 from workers.store import IoKind, StoreStatus
-from workers.wire import Answer, WireIo, pack_answers, unpack_batch
+from workers.wire import Answer, Parts, WireIo, pack_answers, unpack_batch
 
 STORE_ID = "engine"
 CREDIT = 1 << 20
@@ -195,17 +195,17 @@ class PlayedStream:
         found = [it for it in answers if isinstance(it, Answer)]
         credit = sum(it for it in answers if isinstance(it, int)) if found else CREDIT
         self._numbers += 1
-        self._outbox.put_nowait(pack_answers(self._numbers, found, request_credit=credit))
+        self._outbox.put_nowait(b"".join(pack_answers(self._numbers, found, request_credit=credit)))
 
     def end(self, why: str) -> None:
         self._why = self._why or why
         self._outbox.put_nowait(None)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, message: Parts) -> None:
         await self._worker.engine.pause()
         if self._why:
             raise WorkerGone(self._why)
-        self.inbox.put_nowait(bytes(data))
+        self.inbox.put_nowait(b"".join(message))
 
     async def read(self) -> bytes:
         data = None if self._why else await self._outbox.get()

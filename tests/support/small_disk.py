@@ -53,6 +53,42 @@ class SmallDisk:
             os.unlink(self._filler)
 
 
+class LosingDisk:
+    """An ext4 that takes writes and then finds no place for them: fsync fails, once, with ENOSPC.
+
+    Its image is sparse, on a tmpfs that has less room; ``lose`` takes what is left there.
+    """
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self.folder = folder
+        self._size_bytes = size_bytes
+        self._below = SmallDisk(folder.with_suffix(".below"), size_bytes // 2)
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._below.__enter__()
+        image = self._below.folder / "image"
+        try:
+            with image.open("wb") as file:
+                file.truncate(self._size_bytes)
+            _run("mkfs.ext4", "-q", "-O", "^has_journal", str(image))
+            _run("mount", "-o", "loop", str(image), str(self.folder))
+        except CannotMount:
+            self._below.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        subprocess.run(["umount", str(self.folder)], check=True, timeout=30)
+        self._below.__exit__(kind, exc, tb)
+
+    def lose(self) -> None:
+        """From now on there is no place for anything that is not there yet."""
+        self._below.fill()
+
+
 class FailingDisk:
     """An ext4 on a loop device that finds itself damaged on demand, and then takes no writes."""
 
@@ -73,6 +109,10 @@ class FailingDisk:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         subprocess.run(["umount", str(self.folder)], check=True, timeout=30)
+
+    def remount(self, mode: str) -> None:
+        """``ro`` or ``rw``."""
+        _run("mount", "-o", f"remount,{mode}", str(self.folder))
 
     def fail(self) -> None:
         """From now on the file system is read-only, as after an error of its disk."""

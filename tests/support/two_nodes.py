@@ -33,6 +33,7 @@ class Shared(DocumentStore):
         self.hold = False
         self.load_fails = False
         self.replace_fails: str = ""  # "before" or "after" it was carried out
+        self.after_failure: Callable[[], object] | None = None  # what then happens, and it is over
         self.loads = 0
         self.beaten = 0  # how often another one is faster
 
@@ -59,12 +60,15 @@ class Shared(DocumentStore):
             if self.beaten:
                 self.beaten -= 1
                 self.inner.kept = self.inner.kept._replace(version=self.inner.kept.version + 1)
-            if self.replace_fails == "before":
-                done(BUSY)
-            elif self.replace_fails == "after":
-                self.inner.replace(version, document, lambda _: done(BUSY))
-            else:
+            if not self.replace_fails:
                 self.inner.replace(version, document, done)
+                return
+            if self.replace_fails == "after":
+                self.inner.replace(version, document, lambda _: None)
+            if self.after_failure is not None:
+                then, self.after_failure, self.replace_fails = self.after_failure, None, ""
+                then()
+            done(BUSY)
 
         self._answer(answer)
 
@@ -77,6 +81,7 @@ class Wire(Gate):
         self.hold = False
         self.held: list[Callable[[], None]] = []
         self.sure = True
+        self.cut = False  # nothing arrives, and nobody is sure
         self.told: list[UnitEvent] = []
 
     def enter(self, req: SCSIRequest) -> bool:
@@ -95,7 +100,9 @@ class Wire(Gate):
         def deliver() -> None:
             self.other.unit.happened(event, lambda: done(self.sure))
 
-        if self.hold:
+        if self.cut:
+            done(False)
+        elif self.hold:
             self.held.append(deliver)
         else:
             deliver()
@@ -107,7 +114,7 @@ class Node:
     def __init__(self, port: int, shared: Shared, settings: Shared) -> None:
         self.store = HeldStore(MemoryVolume(1 << 20))
         self.bus = SCSIBus(port)
-        self.bus.live_ports = lambda: (1, 2)
+        self.bus.live_ports = self.bus.all_ports = lambda: (1, 2)
         self.unit = self.bus.add(0, DiskDevice(Volume("disk0", UUID, [self.store])))
         self.unit.reservations.keep_in(shared, shared.inner.kept)
         self.unit.settings.keep_in(settings, settings.inner.kept)

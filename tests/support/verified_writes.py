@@ -34,7 +34,18 @@ ROUNDS_SECONDS = 60.0
 class VerifiedWrites:
     """``chunks`` blocks, one in each of as many chunks."""
 
-    def __init__(self, host: str, port: int, iqn: str, *, chunks: int, chunk_bytes: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        iqn: str,
+        *,
+        chunks: int,
+        chunk_bytes: int,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        """It fails (NoAnswer) when it has waited for ``answer_seconds`` and nothing came."""
+        self._answer_seconds = answer_seconds
         self.busy = 0  # how often BUSY was the answer
         self.longest = 0.0  # seconds that a command took, BUSY and all
         self._where = (host, port, iqn)
@@ -107,7 +118,7 @@ class VerifiedWrites:
         deadline = time.monotonic() + CONNECT_SECONDS
         while True:
             try:
-                return Initiator(host, port, target=iqn, timeout=ANSWER_SECONDS)
+                return Initiator(host, port, target=iqn, timeout=self._answer_seconds)
             except ConnectionError:  # the server is being started
                 if time.monotonic() > deadline:
                     raise AssertionError("no server") from None

@@ -20,7 +20,7 @@ class WireSocket(PduSocket):
     """Stands where a socket would: a channel of the target at the other end.
 
     `pieces` cuts what is sent. `taking` is how many bytes of the target's output are taken; None
-    for all of them.
+    for all of them. `settles` says after each read whether others use the scratch buffer next.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class WireSocket(PduSocket):
         self._read = 0
         self._to_send = deque()
         self.pieces: Pieces | None = None
+        self.settles: Callable[[], bool] = lambda: True
         self.taking: int | None = None
         self.drop_reason: str | None = None
         self.sent: bytearray | None = None  # set to one, all that is sent is added to it
@@ -99,11 +100,14 @@ class WireSocket(PduSocket):
         channel.now = self._clock()
         try:
             channel.received(scratch, taken)
+            if self.settles():
+                channel.receiver.settle(scratch)
         except FramingError as exc:
             self._take()
             self.drop(str(exc))
-        # The buffer serves all connections: who still looks at it reads nonsense.
-        scratch[:taken] = b"\xee" * taken
+        if not channel.receiver.unfinished:
+            # The buffer serves all connections: who still looks at it reads nonsense.
+            scratch[:taken] = b"\xee" * taken
         return taken
 
     def _wake(self) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from grpc import aio
-from lunmesh.worker.v1 import worker_pb2 as pb
-from lunmesh.worker.v1 import worker_pb2_grpc
+from lunmesh.worker.v2 import worker_pb2 as pb
+from lunmesh.worker.v2 import worker_pb2_grpc
 
 from workers.buffers import BUFFER_BYTES_MIN
-from workers.executor import BlockingExecutor
+from workers.executor import BlockingExecutor, disk_threads
 from workers.server import OPTIONS, WorkerServer
 from workers.share_dir import ShareDir
 from workers.shares import MemoryShares, Shares, Wrap
@@ -51,6 +51,7 @@ class Stream:
         self.node = node
         self.epoch = epoch
         self.credit = 0
+        self.lent_token = self.socket_token = b""
         self._number = 0
         self._sequence = 0
 
@@ -77,7 +78,7 @@ class Stream:
     def pack(self, *ios: Outgoing, **more: Any) -> bytes:
         """A message with the next number."""
         self._number += 1
-        return pack_batch(self.node, self.epoch, self._number, ios, **more)
+        return b"".join(pack_batch(self.node, self.epoch, self._number, ios, **more))
 
     async def send(self, *ios: Outgoing, **more: Any) -> None:
         """A message."""
@@ -90,6 +91,8 @@ class Stream:
         assert data is not aio.EOF, await self.status()
         answers = unpack_answers(data)
         self.credit += answers.request_credit
+        self.lent_token = answers.offers.lent_token or self.lent_token
+        self.socket_token = answers.offers.socket_token or self.socket_token
         return answers
 
     async def collect(self, count: int) -> dict[int, Answer]:
@@ -209,12 +212,18 @@ async def running_worker(
     folder: Path,
     *,
     memory: bool = False,
-    wrap: Wrap = lambda store: store,
+    wrap: Wrap = lambda name, store: store,
     buffer_memory: int = BUFFER_BYTES_MIN,
+    executors: list[BlockingExecutor] | None = None,
 ) -> AsyncIterator[Served]:
-    """A worker with its shares in ``folder``; at the end nothing may be left in it."""
+    """A worker with its shares in ``folder``; at the end nothing may be left in it.
+
+    Its threads are added to ``executors``.
+    """
     loop = asyncio.get_running_loop()
-    executor = BlockingExecutor(2, loop.call_soon_threadsafe)
+    executor = disk_threads(2, loop.call_soon_threadsafe)
+    if executors is not None:
+        executors.append(executor)
     shares: Shares = MemoryShares(wrap) if memory else ShareDir(folder / "store", executor, wrap)
     worker = Worker(shares, buffer_memory_bytes=buffer_memory, io_threads=2)
     await worker.load()

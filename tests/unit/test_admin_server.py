@@ -1,14 +1,18 @@
-"""The admin server of a life that is over holds nothing of it."""
+"""The admin server answers whatever its handlers do, and holds nothing of a life that is over."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import weakref
+from http import HTTPStatus
 
+import pytest
 import structlog
 from aiohttp import ClientSession, web
 
+from target.admin import door
 from target.admin.server import AdminServer, answer
 from target.config.model import Portal
 
@@ -41,3 +45,83 @@ def test_what_has_ended_is_let_go() -> None:
     left = asyncio.run(story())
     gc.collect()
     assert left() is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "told"),
+    [
+        (KeyError("gone"), 500, "failed, and may be done in part: 'gone'; see the log"),
+        (TimeoutError(), 504, "what this needs did not answer in time: TimeoutError"),
+        (OSError("no errno"), 500, "I/O: no errno"),
+    ],
+)
+def test_whatever_a_handler_raises_is_a_problem_and_audited(
+    raised: Exception, status: int, told: str
+) -> None:
+    async def fail(request: web.Request) -> web.Response:
+        raise raised
+
+    async def story() -> None:
+        routes = [web.post("/v1/thing", fail)]
+        server = AdminServer(routes, Portal("127.0.0.1", 0), structlog.get_logger())
+        where = await server.start()
+        try:
+            async with ClientSession() as client:
+                url = f"http://{where.host}:{where.port}/v1/thing"
+                async with client.post(url, json={}) as found:
+                    said = await found.json(content_type="application/problem+json")
+                    title = HTTPStatus(status).phrase
+                    assert said == {"title": title, "status": status, "detail": told}
+                    assert found.status == status
+        finally:
+            await server.stop()
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(story())
+    assert [line["status"] for line in lines if line["event"] == "admin call"] == [status]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HEAD_SECONDS_MAX", 0.2)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("head", [b"", b"GET /v1/thing HTTP/1.1\r\nHost: a\r\n"])
+def test_who_does_not_end_the_head_of_a_request_is_put_out(head: bytes) -> None:
+    async def story() -> None:
+        life = Life()
+        routes = [web.get("/v1/thing", life.get)]
+        server = AdminServer(routes, Portal("127.0.0.1", 0), structlog.get_logger())
+        where = await server.start()
+        reader, writer = await asyncio.open_connection(where.host, where.port)
+        writer.write(head)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await server.stop()
+
+    asyncio.run(story())
+
+
+def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "CONNECTIONS_MAX", 2)
+
+    async def story() -> None:
+        life = Life()
+        routes = [web.get("/v1/thing", life.get)]
+        server = AdminServer(routes, Portal("127.0.0.1", 0), structlog.get_logger())
+        where = await server.start()
+        idle = [await asyncio.open_connection(where.host, where.port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection(where.host, where.port)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        request = b"GET /v1/thing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        for reader, writer in idle:  # those in the house are served
+            writer.write(request)
+            assert b"200 OK" in await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+        await server.stop()
+
+    asyncio.run(story())

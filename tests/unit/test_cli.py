@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperCommand, TyperGroup
 
 import target
 from target.cli import run as run_module
 from target.cli.app import app
 from target.cli.errors import CliError, explain
 from target.cli.run import run
+from target.cli.user import SecretFrom
 from target.config import ConfigError
+from target.config.chap import CHAP_SECRET_BYTES_MAX
 
 SECRET = "zebrazebrazebra"
 
@@ -219,5 +226,97 @@ def test_a_reader_that_has_seen_enough() -> None:
     assert process.wait(60) in (0, 1)
 
 
+def commands(group: TyperGroup) -> Iterator[TyperCommand]:
+    for command in group.commands.values():
+        if isinstance(command, TyperGroup):
+            yield from commands(command)
+        else:
+            assert isinstance(command, TyperCommand)
+            yield command
+
+
+def test_whatever_asks_a_node_speaks_json() -> None:
+    """But for ``doctor``, which writes a file for people."""
+    top = typer.main.get_command(app)
+    assert isinstance(top, TyperGroup)
+    flags = {it.name: {flag.name for flag in it.params} for it in commands(top)}
+    askers = {name for name, names in flags.items() if "admin" in names and "config" not in names}
+    assert len(askers) > 10
+    assert {name for name in askers if "as_json" not in flags[name]} == {"doctor"}
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "title"),
+    [
+        (["nosuch"], 2, "Wrong command line or configuration"),
+        (["config", "check", "missing.toml"], 2, "Wrong command line or configuration"),
+        (["user", "create", "carol", SECRET], 2, "Wrong command line or configuration"),
+        (["target", "change", "iqn.x:y"], 2, "Wrong command line or configuration"),
+        (["session", "drop", "nonsense"], 2, "Wrong command line or configuration"),
+        (["volume", "delete", "a", "--yes", "--admin", "127.0.0.1:1"], 1, "No node answers"),
+    ],
+)
+def test_with_json_a_mistake_is_a_problem(
+    args: list[str], status: int, title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RFC 9457, with the line that is said without."""
+    assert run(args) == status
+    line = capsys.readouterr().err.removeprefix("lunmesh: ").rstrip("\n")
+    assert run([*args, "--json"]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "zebra" not in err
+    assert json.loads(err) == {"title": title, "detail": line}
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [(b"zebrazebrazebra\n", SECRET), (b"zebra zebra\n\n", "zebra zebra\n"), (b"x" * 999, None)],
+)
+def test_a_secret_from_the_standard_input(
+    given: bytes, read: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    secret = SecretFrom(Path("-"), None).read()
+    if read is not None:
+        assert secret == read
+    else:
+        assert CHAP_SECRET_BYTES_MAX < len(secret) < CHAP_SECRET_BYTES_MAX + 10, "and refused later"
+
+
 def test_every_command_has_a_help_line() -> None:
     assert all(command.callback and command.callback.__doc__ for command in app.registered_commands)
+
+
+def test_flags_are_read_before_grpc_is_imported() -> None:
+    """Which has to find its environment set (workers/grpc_environment.py)."""
+    code = (
+        "import sys, target.cli.app; print(sorted({'grpc', 'aiohttp', 'redis'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("lunmesh vol", "volume"), ("lunmesh volume res", "resize")]
+)
+def test_the_shell_completes_commands(typed: str, completed: str) -> None:
+    words = typed.split()
+    asked = {
+        "_LUNMESH_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    program = [str(Path(sys.executable).parent / "lunmesh")]
+    done = subprocess.run(
+        program, env=os.environ | asked, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == [completed]
+    shown = subprocess.run(
+        [*program, "--show-completion", "bash"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "complete -o default -F _lunmesh_completion lunmesh" in shown.stdout

@@ -45,6 +45,10 @@ MISTAKES = [
     [*HERE, "--io-threads", "many"],
     [*HERE, "--tls-cert", "cert.pem"],
     [*HERE, "--tls-ca", "ca.pem"],
+    [*HERE, "--tls-client-name", "node"],
+    [*HERE, "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a", "--tls-client-name", "*"],
+    [*HERE, "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a", "--tls-client-name", "a.*.b"],
+    ["--listen", "unix:s", "--store", "memory:", "--tls-cert", "c", "--tls-key", "k"],
     [*HERE, "--checksum", "perhaps"],
     [*HERE, "--metrics", "127.0.0.1"],
     [*HERE, "--metrics", "70000"],
@@ -74,7 +78,7 @@ def load(listen: str, **more: str | bool) -> WorkerConfig:
 def test_defaults() -> None:
     config = load("127.0.0.1:3270", store="file:data")
     assert config.store == Path("data")
-    assert (config.buffer_memory_bytes, config.io_threads) == (256 << 20, 4)
+    assert (config.buffer_memory_bytes, config.io_threads) == (256 << 20, 8)
     assert config.checksum
     assert config.notes == ()
 
@@ -124,17 +128,18 @@ def test_faults_are_said() -> None:
 def test_a_file_says_the_same_as_flags(tmp_path: Path) -> None:
     file = tmp_path / "worker.toml"
     file.write_text(
-        "listen = 'unix:socket'\nstore = 'file:data'\nio-threads = 8\nchecksum = false\n"
+        "listen = '127.0.0.1:0'\nstore = 'file:data'\nio-threads = 8\nchecksum = false\n"
         "tls-cert = 'c.pem'\ntls-key = '/k.pem'\nbuffer-memory = '64M'\n"
     )
     config = load_worker_config(WorkerOptions(io_threads=2), file=file)
-    assert config.address == f"unix:{tmp_path}/socket"  # paths are from where the file is
-    assert config.store == tmp_path / "data"
+    assert config.store == tmp_path / "data"  # paths are from where the file is
     assert config.tls_cert == tmp_path / "c.pem"
     assert config.tls_key == Path("/k.pem")
     assert config.io_threads == 2  # the flag wins
     assert not config.checksum
     assert config.buffer_memory_bytes == 64 << 20
+    file.write_text("listen = 'unix:socket'\nstore = 'file:data'\n")
+    assert load_worker_config(WorkerOptions(), file=file).address == f"unix:{tmp_path}/socket"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         worker-wait = 0
         worker-away = "not-ready"
         admin = "127.0.0.1:3281"
+        metrics = 9280
         buffer-memory = "64M"
         chap = ["alice:zebrazebrazebra", "bob:zebrazebrazebra"]
         mutual-chap = "target:giraffegiraffe"
@@ -110,11 +111,14 @@ def test_a_file_has_the_names_of_the_flags(toml: Path) -> None:
         worker_timeout_seconds=20,
         worker_wait_seconds=0,
         worker_away="not-ready",
+        migration_rate=0,
         cluster=None,
         processes=1,
         admin=Portal("127.0.0.1", 3281),
         admin_token=None,
         admin_tls=None,
+        audit_log=None,
+        metrics=Portal("127.0.0.1", 9280),
         buffer_memory_bytes=64 << 20,
         acls=(),
         chap=config.chap,

@@ -108,7 +108,8 @@ def test_processes() -> None:
         ({"processes": 0}, "--processes: must be 1 to 64"),
         ({"processes": 65}, "--processes: must be 1 to 64"),
         ({"redis": "redis://r", "worker": ["w:1"], "node_id": "n" * 61}, "--node-id: at most 60"),
-        ({"redis": "redis://r", "worker": ["w:1"], "admin": "127.0.0.1:65535"}, "no port for each"),
+        ({"redis": "redis://r", "worker": ["w:1"], "admin": "127.0.0.1:65535"}, "no admin port"),
+        ({"redis": "redis://r", "worker": ["w:1"], "metrics": 65535}, "no metrics port for each"),
         (
             {"redis": "redis://r", "worker": ["w:1"], "admin": "127.0.0.1:3259"},
             "portal 127.0.0.1:3260 is in the way of admin ports up to 3260",

@@ -48,6 +48,38 @@ def test_work_runs_in_a_thread_and_is_done_on_the_loop(loop: Loop, two: Blocking
     assert where[1] is threading.current_thread()
 
 
+def test_a_thread_that_cannot_be_started_is_done_without(
+    loop: Loop, two: BlockingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on processes: the jobs go to the threads that there are, and to new ones later."""
+    hold = threading.Event()
+    done: list[int] = []
+
+    def wait() -> None:
+        hold.wait(10)
+
+    def nothing() -> None:
+        pass
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            two.run(hold.set, hold.set)
+        assert (two.threads, two.queued) == (0, 0)
+    two.run(wait, lambda: done.append(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        two.run(nothing, lambda: done.append(2))
+    assert two.threads == 1
+    two.run(hold.set, lambda: done.append(3))
+    assert two.threads == 2
+    while len(done) < 3:
+        loop.turn()
+
+
 def test_everything_that_has_ended_costs_one_wake_up(loop: Loop, two: BlockingExecutor) -> None:
     done: list[int] = []
     hold = threading.Event()

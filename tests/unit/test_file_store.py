@@ -23,6 +23,7 @@ from workers.file_store import (
     create_sparse,
 )
 from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus
+from workers.sync_mark import ErrorRecord, SyncMark
 
 SIZE = 4 << 20
 BLOCK = b"\xa5" * 4096
@@ -177,6 +178,36 @@ def test_after_a_failed_flush_nothing_is_durable_any_more(
     assert it.status(IoKind.FLUSH) is StoreStatus.OK
 
 
+def test_the_mark_stands_while_the_kernel_syncs_and_after_it_has_failed(
+    it: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a process that is killed then, the next one cannot know how it went."""
+    path = tmp_path / "mark"
+    fd = os.open(tmp_path, os.O_RDONLY)
+    mark = SyncMark(path, ErrorRecord(fd))
+    it.store.close()
+    it.store = FileStore(it.path, it.executor, mark=mark)
+    seen: list[bytes] = []
+
+    def fdatasync(_: int) -> None:
+        seen.append(path.read_bytes())
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    assert it.status(IoKind.FLUSH) is StoreStatus.OK
+    assert b"syncing" in seen[0]
+    assert b"idle" in path.read_bytes()
+    assert it.status(IoKind.WRITE, fua=True) is StoreStatus.OK
+    assert b"idle" in path.read_bytes()
+    with monkeypatch.context() as patch:  # nothing was done, and so nothing lost
+        patch.setattr(os, "pwritev", raising(errno.ENOSPC))
+        assert it.status(IoKind.WRITE, fua=True) is StoreStatus.NO_SPACE
+    assert b"idle" in path.read_bytes()
+    monkeypatch.setattr(os, "fdatasync", raising(errno.EIO))
+    assert it.status(IoKind.FLUSH) is StoreStatus.SYNC_LOST
+    assert b"syncing" in path.read_bytes()
+    os.close(fd)
+
+
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_a_durable_write_whose_sync_fails(
     it: Bench, monkeypatch: pytest.MonkeyPatch, code: int
@@ -204,6 +235,18 @@ def test_a_durable_zero_whose_sync_fails(
         assert it.status(kind) is StoreStatus.OK
         assert it.status(kind, fua=True) is StoreStatus.SYNC_LOST
     assert it.status(IoKind.FLUSH) is StoreStatus.SYNC_LOST
+
+
+def test_an_io_for_which_there_is_no_thread_ends(
+    it: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(it.executor, "run", refuse)
+        assert it.status(IoKind.FLUSH) is StoreStatus.UNAVAILABLE
+    assert it.status(IoKind.FLUSH) is StoreStatus.OK
 
 
 # --- what the system does in part -----------------------------------------------------------------
@@ -345,6 +388,33 @@ def test_what_is_not_cached_is_not_read_on_the_spot(
 
 
 # --- opening --------------------------------------------------------------------------------------
+
+
+def test_reading_does_not_renew_the_time_of_access(it: Bench) -> None:
+    os.utime(it.path, ns=(1, 2))  # older than that of the change: a read would renew it
+    assert it.status(IoKind.READ) is StoreStatus.OK
+    lent = it.store.open_for_reading()
+    try:
+        assert os.pread(lent, 1, 0) == bytes(1)
+    finally:
+        os.close(lent)
+    assert it.path.stat().st_atime_ns == 1
+
+
+def test_a_file_of_somebody_else_is_served_all_the_same(
+    it: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.open
+
+    def for_owners_only(path: Path, flags: int) -> int:
+        if flags & os.O_NOATIME:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return really(path, flags)
+
+    monkeypatch.setattr(os, "open", for_owners_only)
+    it.reopen()
+    assert it.status(IoKind.READ) is StoreStatus.OK
+    assert it.status(IoKind.WRITE) is StoreStatus.OK
 
 
 def test_one_writer_or_any_number_of_readers(it: Bench) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from target.cluster.lun import LunTracker
+import pytest
+
+from target.cluster.host import FencedPart
+from target.cluster.lun import EXPIRY_SECONDS, LunTracker
 from target.cluster.memory_registry import MemoryRegistry
 from target.cluster.node import ClusterNode
-from target.cluster.registry import Notices, Registry
+from target.cluster.registry import Notices, Registry, RegistryAway
 from target.scsi.request import SCSIRequest
 from target.scsi.unit_events import ResetUnit, UnitEvent
-from tests.simulation.world import SILENT, Request
+from tests.simulation.played_unit import Request
+from tests.support.cluster_nodes import cluster_node
 from tests.support.skipping_loop import run_skipping
 
 LUN = "disk"
@@ -43,11 +47,13 @@ class Nodes:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._registry = MemoryRegistry(lambda: round(loop.time() * 1000), self._deliver)
+        self.registry = MemoryRegistry(lambda: round(loop.time() * 1000), self._deliver)
         self._nodes: dict[str, ClusterNode] = {}
         self.units: dict[str, Unit] = {}
         self.calls: dict[str, list[str]] = {}
         self.holds: dict[str, asyncio.Event] = {}  # a node's attachment waits for it
+        self.away: set[str] = set()  # nodes that cannot reach the registry
+        self.looks: list[str] = []  # nodes that have looked what is kept
 
     def _deliver(self, name: str, notice: Callable[[Notices], None]) -> None:
         if name in self._nodes:
@@ -55,28 +61,29 @@ class Nodes:
 
     async def join(self, name: str) -> ClusterNode:
         """A member that serves nothing yet."""
-        loop = asyncio.get_running_loop()
         self.calls[name] = []
-        node = ClusterNode(
-            lambda notices: cast(Registry, _Watched(self, name, self._registry)),
-            name,
-            lease_seconds=5.0,
-            wait_seconds=5.0,
-            clock=loop.time,
-            wall=loop.time,
-            log=SILENT,
-            on_fenced=lambda: None,
-            on_stalled=lambda: None,
-        )
+        node = cluster_node(cast(Registry, _Watched(self, name, self.registry)), name)
         await node.join(0, "{}")
         self._nodes[name] = node
         node.start()
         return node
 
-    def serve(self, name: str) -> Callable[[Request], str]:
+    def serve(
+        self,
+        name: str,
+        fence_workers: Callable[[str, int], Awaitable[None]] | None = None,
+        fenced_part: FencedPart | None = None,
+    ) -> Callable[[Request], str]:
         """Begin to serve the unit; a command's way to it, which says what became of it at once."""
         unit = self.units[name] = Unit()
-        gate = unit.gate = self._nodes[name].track(LUN, unit, _nothing_to_fence)
+
+        async def look() -> None:
+            self.looks.append(name)
+
+        fence = fence_workers or _nothing_to_fence
+        gate = unit.gate = self._nodes[name].track(
+            LUN, unit, fence, look=look, fenced_part=fenced_part
+        )
 
         def enter(request: Request) -> str:
             return "runs" if gate.enter(cast(SCSIRequest, request)) else "waits"
@@ -87,12 +94,18 @@ class Nodes:
         return self.units[name].outcomes.get(cast(SCSIRequest, request))
 
     async def close(self) -> None:
-        for node in self._nodes.values():
-            for tracker in node.trackers.values():
-                await tracker.abandon()
-            for task in list(node._tasks):
-                task.cancel()
-            await asyncio.gather(*node._tasks, return_exceptions=True)
+        for name in list(self._nodes):
+            await self.kill(name)
+
+    async def kill(self, name: str) -> None:
+        """It says nothing any more."""
+        node = self._nodes.pop(name)
+        for tracker in node.trackers.values():
+            await tracker.abandon()
+        node.over = True
+        for task in list(node._tasks):
+            task.cancel()
+        await asyncio.gather(*node._tasks, return_exceptions=True)
 
 
 class _Watched:
@@ -105,6 +118,8 @@ class _Watched:
         async def call(*args: Any) -> Any:
             if what == "attach" and self._name in self._nodes.holds:
                 await self._nodes.holds[self._name].wait()
+            if self._name in self._nodes.away:
+                raise RegistryAway("cut off by the test")
             self._nodes.calls[self._name].append(what)
             await asyncio.sleep(CALL_SECONDS)
             return await getattr(self._registry, what)(*args)
@@ -116,8 +131,17 @@ async def _nothing_to_fence(node: str, epoch: int) -> None:
     """No workers here."""
 
 
-def write() -> Request:
-    return Request("write", 0, 1, None, 0.0)
+def write(block: int = 0) -> Request:
+    return Request("write", block, 1, None, 0.0)
+
+
+def swap() -> Request:
+    """COMPARE AND WRITE, as all commands that read before they write."""
+    return Request("swap", 0, 1, 0, 0.0)
+
+
+def read() -> Request:
+    return Request("read", 0, 0, None, 0.0)
 
 
 def test_what_came_before_the_node_counted_does_not_run_behind_a_reset() -> None:
@@ -268,6 +292,177 @@ def test_who_comes_does_not_wait_for_what_has_just_ended() -> None:
         gate.left(cast(SCSIRequest, running))
         async with asyncio.timeout(1):
             await registering
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_who_was_without_a_lease_looks_what_is_kept() -> None:
+    """Another node may have kept something meanwhile, and not have come to tell it."""
+
+    async def story() -> None:
+        nodes = Nodes()
+        one, other = await nodes.join("one"), await nodes.join("other")
+        for name, node in (("one", one), ("other", other)):
+            nodes.serve(name)
+            await node.trackers[LUN].wait_open()
+        await asyncio.sleep(30)
+        assert not nodes.looks, "nothing has happened"
+        nodes.away |= {"one", "other"}
+        await asyncio.sleep(8)
+        assert not one.leased
+        nodes.away.clear()
+        await asyncio.sleep(3)
+        assert sorted(nodes.looks) == ["one", "other"]
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_a_worker_that_is_away_holds_up_what_is_on_it_alone() -> None:
+    """A node has died with a write on a worker that is there, and one on another that is not."""
+
+    async def story() -> None:
+        nodes = Nodes()
+        away = asyncio.Event()
+
+        async def fence(node: str, epoch: int) -> None:
+            await away.wait()
+
+        def part(node: str, epoch: int, lba: int, blocks: int) -> bool:
+            return (node, epoch, lba) == ("other", 1, 0)
+
+        one = await nodes.join("one")
+        other = await nodes.join("other")
+        enter = nodes.serve("one", fence, part)
+        enter_other = nodes.serve("other")
+        await one.trackers[LUN].wait_open()
+        await other.trackers[LUN].wait_open()
+        await asyncio.sleep(0.01)
+        for block in (0, 1):
+            assert enter_other(write(block)) == "waits"
+        await asyncio.sleep(0.01)
+        await nodes.kill("other")
+        await asyncio.sleep(3.0)
+        there, not_there = write(0), write(1)
+        for request in (there, not_there):
+            assert enter(request) == "waits"
+        await asyncio.sleep(6.0)
+        assert nodes.outcome("one", there) == "runs"
+        assert nodes.outcome("one", not_there) == "turned away"
+        again = write(1)
+        assert enter(again) == "waits"
+        away.set()
+        await asyncio.sleep(2.0)
+        assert nodes.outcome("one", again) == "runs"
+        await nodes.close()
+
+    run_skipping(story())
+
+
+@pytest.mark.parametrize("first", [write, swap])
+@pytest.mark.parametrize("second", [write, swap])
+def test_what_changes_blocks_is_never_beside_another_such_command(
+    first: Callable[[], Request], second: Callable[[], Request]
+) -> None:
+    """Not even where a worker would do each of them at once: some are more than one I/O."""
+
+    async def story() -> None:
+        nodes = Nodes()
+        one, other = await nodes.join("one"), await nodes.join("other")
+        enter, enter_other = nodes.serve("one"), nodes.serve("other")
+        await one.trackers[LUN].wait_open()
+        await other.trackers[LUN].wait_open()
+        await asyncio.sleep(0.01)
+        running, waiting, reading = first(), second(), read()
+        assert enter(running) == "waits", "for the registry"
+        await asyncio.sleep(0.01)
+        assert nodes.outcome("one", running) == "runs"
+        assert enter_other(waiting) == "waits"
+        assert enter_other(reading) == "runs", "a read waits for nobody"
+        await asyncio.sleep(1.0)
+        assert nodes.outcome("other", waiting) is None
+        one.trackers[LUN].left(cast(SCSIRequest, running))
+        await asyncio.sleep(0.01)
+        assert nodes.outcome("other", waiting) == "runs"
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_what_waits_for_a_registry_that_is_away_is_turned_away_in_time() -> None:
+    async def story() -> None:
+        nodes = Nodes()
+        one, other = await nodes.join("one"), await nodes.join("other")
+        enter = nodes.serve("one")
+        nodes.serve("other")
+        await one.trackers[LUN].wait_open()
+        await other.trackers[LUN].wait_open()
+        await asyncio.sleep(0.01)
+        nodes.away |= {"one", "other"}
+        early = write()
+        assert enter(early) == "waits"
+        await asyncio.sleep(one.lease_seconds)
+        late = read()
+        assert enter(late) == "waits", "there is no lease"
+        await asyncio.sleep(one.wait_seconds - one.lease_seconds + EXPIRY_SECONDS)
+        assert nodes.outcome("one", early) == "turned away"
+        await asyncio.sleep(one.wait_seconds)
+        assert nodes.outcome("one", late) == "turned away"
+        nodes.away.clear()
+        await asyncio.sleep(one.lease_seconds)
+        again = write()
+        assert enter(again) == "waits"
+        await asyncio.sleep(0.01)
+        assert nodes.outcome("one", again) == "runs", "it goes on by itself"
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_who_is_about_to_serve_is_heard_by_a_registry_that_comes_back() -> None:
+    """Or nobody would write until it serves, and a worker may keep it waiting for hours."""
+
+    async def story() -> None:
+        nodes = Nodes()
+        one, other = await nodes.join("one"), await nodes.join("other")
+        other.suspects = {"ghost": 1}
+        enter = nodes.serve("one")
+        await one.trackers[LUN].wait_open()
+
+        async def never(node: str, epoch: int) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        nodes.serve("other", never)
+        await asyncio.sleep(0.01)
+        nodes.registry.restore(nodes.registry.snapshot())
+        for node in (one, other):
+            node.renewed()
+        await asyncio.sleep(0.01)
+        request = write()
+        assert enter(request) == "waits"
+        await asyncio.sleep(0.01)
+        assert nodes.outcome("one", request) == "runs"
+        assert not other.trackers[LUN].opened
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_an_event_that_is_not_understood_is_never_said_to_be_done() -> None:
+    async def story() -> None:
+        nodes = Nodes()
+        one, other = await nodes.join("one"), await nodes.join("other")
+        nodes.serve("one")
+        nodes.serve("other")
+        await one.trackers[LUN].wait_open()
+        await other.trackers[LUN].wait_open()
+        await asyncio.sleep(0.01)
+        later = b'{"type":"of a later version"}'
+        number = await nodes.registry.post(LUN, "one", one.epoch, later)
+        await asyncio.sleep(0.01)
+        assert other.over
+        assert (await nodes.registry.attached(LUN))["other"].acknowledged == number - 1
         await nodes.close()
 
     run_skipping(story())

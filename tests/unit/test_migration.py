@@ -142,6 +142,7 @@ def mover_of(
         clock=time.monotonic,
         random=random.random,
         one_medium=one_medium,
+        rate=0,
         backoff_seconds=0,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from target.block.pool import (
     BufferPool,
     Buffers,
     Share,
+    Waiter,
     segments_for,
     views_of,
 )
@@ -194,6 +196,32 @@ def test_a_cancelled_wait_is_forgotten_and_lets_others_pass(pool: BufferPool) ->
     assert pool.waiting == 0
     share.give(small.outcome)
     hoard.give_all()
+
+
+class Turned(deque[Waiter]):
+    """Counts how often who waits was looked at in vain."""
+
+    turns = 0
+
+    def rotate(self, n: int = 1) -> None:
+        self.turns += 1
+        super().rotate(n)
+
+
+def test_to_give_up_waiting_costs_no_look_at_all_who_wait(pool: BufferPool) -> None:
+    share, other = pool.open_share(), pool.open_share()
+    held = drain(share)
+    assert pool.spare, "it is at its own limit"
+    pool._waiting = queue = Turned()
+    waits = [Waiting(Buffers(share, 1)) for _ in range(500)]
+    for wait in waits:
+        assert wait.cancel()
+    assert not queue
+    assert queue.turns == 0
+    one = other.take(1)
+    assert one is not None
+    other.give(one)
+    share.give(held)
 
 
 def test_reserved_segments_are_there_when_everything_else_is_gone(pool: BufferPool) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lunmesh.worker.v1 import worker_pb2
+from lunmesh.worker.v2 import worker_pb2
 
 from workers.store import IoKind, StoreStatus
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from target.node_counters import ClassStats
 from target.scsi.stats import BOUNDS_SECONDS, BUCKETS
 from target.telemetry.rates import quantile, rates
-from target.telemetry.stats import ClassStats, LunStats, NodeStats
+from target.telemetry.stats import LunStats, NodeStats
 
 
 def look(seconds: float, reads: int, *, cpu: float = 0.0, volume: str = "disk0") -> NodeStats:

@@ -2,151 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
-import structlog
+import redis as redis_py
 
-from target.cluster.memory_registry import MemoryRegistry
-from target.cluster.redis_registry import RedisRegistry
+from target.cluster.redis_registry import (
+    KNOWN,
+    MEMBERS,
+    NAME,
+    SOURCE,
+    RedisRegistry,
+    document_key,
+    keys_of,
+)
 from target.cluster.registry import (
     ARRIVED,
     Event,
     Member,
-    Notices,
-    Registry,
+    RegistryAway,
     StaleNode,
-    TaskEntry,
 )
-
-
-class Heard(Notices):
-    """What one node was told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
-        self._new = asyncio.Event()
-
-    def _tell(self, *what: Any) -> None:
-        self.told.append(what)
-        self._new.set()
-
-    def granted(self, lun: str, sequence: int) -> None:
-        self._tell("granted", lun, sequence)
-
-    def happened(self, lun: str, event: Event) -> None:
-        self._tell("happened", lun, event)
-
-    def acknowledged(self, lun: str, node: str, number: int) -> None:
-        self._tell("acknowledged", lun, node, number)
-
-    def departed(self, lun: str, node: str) -> None:
-        self._tell("departed", lun, node)
-
-    def renewed(self) -> None:
-        self._tell("renewed")
-
-    async def until(self, *what: Any, times: int = 1) -> None:
-        async with asyncio.timeout(10):
-            while self.told.count(what) < times:
-                self._new.clear()
-                await self._new.wait()
-
-
-class World:
-    """A registry as three nodes see it; the clock of memory's stands still but for ``sleep``."""
-
-    def __init__(self, redis: str | None) -> None:
-        self.heard = {name: Heard() for name in "abc"}
-        self.lun = uuid.uuid4().hex
-        self._now = 1000
-        self._redis = redis
-        memory = MemoryRegistry(lambda: self._now, lambda node, told: told(self.heard[node]))
-        self.of: dict[str, Registry] = dict.fromkeys("abc", memory)
-        if redis is not None:
-            log = structlog.get_logger()
-            self.of = {n: RedisRegistry(redis, n, self.heard[n], log) for n in "abc"}
-
-    async def start(self) -> None:
-        for registry in self.of.values():
-            if isinstance(registry, RedisRegistry):
-                await registry.start()
-
-    async def close(self) -> None:
-        for registry in self.of.values():
-            if isinstance(registry, RedisRegistry):
-                await registry.close()
-
-    async def attach(self, *nodes: str) -> None:
-        for node in nodes:
-            assert (await self.of[node].attach(self.lun, node, 1)).behind == 0
-            if self._redis is not None:
-                # Of its own channel, and of the unit's: nothing is missed from now on.
-                await self.heard[node].until("renewed", times=2)
-
-    async def submit(
-        self, node: str, *entries: TaskEntry, settled: tuple[int, ...] = ()
-    ) -> list[int]:
-        return await self.of[node].submit(self.lun, node, 1, settled, entries)
-
-    async def run_out(self, milliseconds: int) -> None:
-        """Let leases of so long be over."""
-        if self._redis is None:
-            self._now += milliseconds + 1
-        else:
-            await asyncio.sleep((milliseconds + 20) / 1000)
-
-
-def write(sequence: int, start: int, end: int) -> TaskEntry:
-    return TaskEntry(sequence, True, start, end, f"w{sequence}")
-
-
-def read(sequence: int, start: int, end: int) -> TaskEntry:
-    return TaskEntry(sequence, False, start, end, f"r{sequence}")
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    path: Path = tmp_path_factory.mktemp("redis") / "s"
-    process = subprocess.Popen(
-        ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", ""],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "server is now ready to accept connections" in line.lower():
-            break
-    yield f"unix://{path}"
-    process.terminate()
-    process.stdout.close()
-    process.wait()
-
-
-@pytest.fixture(params=["memory", "redis"])
-def play(request: pytest.FixtureRequest) -> Callable[[Callable[[World], Awaitable[None]]], None]:
-    url = request.getfixturevalue("redis_url") if request.param == "redis" else None
-
-    def run(story: Callable[[World], Awaitable[None]]) -> None:
-        async def main() -> None:
-            world = World(url)
-            await world.start()
-            try:
-                await story(world)
-            finally:
-                await world.close()
-
-        asyncio.run(main())
-
-    return run
-
-
-Play = Callable[[Callable[[World], Awaitable[None]]], None]
+from tests.support.proving import Proving
+from tests.support.registry_worlds import Play, World, read, write
 
 
 def test_a_write_waits_for_those_of_others_that_it_overlaps(play: Play) -> None:
@@ -226,7 +102,26 @@ def test_a_fenced_node_holds_nobody_back_and_is_refused(play: Play) -> None:
             with pytest.raises(StaleNode):
                 await call
         assert (await w.of["a"].attach(w.lun, "a", 2)).behind == 0
-        assert sorted(t.info for t in await w.of["b"].tasks(w.lun, 9)) == ["w1"]
+        assert [t.info for t in await w.tasks("b")] == ["w1"]
+
+    play(story)
+
+
+def test_some_commands_of_another_node_are_settled_for_it(play: Play) -> None:
+    async def story(w: World) -> None:
+        await w.attach("a", "b")
+        await w.submit("a", write(1, 0, 8), write(2, 8, 16), read(3, 0, 8))
+        assert await w.submit("b", write(1, 0, 8), write(2, 8, 16)) == [1, 2]
+        assert sorted(await w.of["b"].writes_of(w.lun, "a", 1)) == [(1, 0, 8), (2, 8, 16)]
+        for _ in range(2):
+            await w.of["b"].settle(w.lun, "b", 1, "a", 1, [1])
+        await w.heard["b"].until("granted", w.lun, 1)
+        assert await w.of["b"].waiting(w.lun, "b", 1) == [2]
+        assert await w.submit("a", write(4, 0, 8)) == [4], "behind b's, and a still counts"
+        await w.submit("a", settled=(1, 2, 3, 4))
+        await w.heard["b"].until("granted", w.lun, 2)
+        await w.submit("b", settled=(1, 2))
+        assert await w.submit("b", write(3, 0, 99)) == []
 
     play(story)
 
@@ -255,10 +150,12 @@ def test_events_come_to_all_and_stay_until_all_have_done_them(play: Play) -> Non
         await w.heard["b"].until("happened", w.lun, event)
         assert await w.of["b"].events(w.lun, "b", 1, 0) == [event]
         await w.of["a"].acknowledge(w.lun, "a", 1, number)
-        await w.heard["b"].until("acknowledged", w.lun, "a", number)
+        await w.heard["a"].until("acknowledged", w.lun, "a", number)
         assert await w.of["b"].events(w.lun, "b", 1, 0) == [event]
         assert await w.of["b"].attached(w.lun) == {"a": (1, number), "b": (1, number - 1)}
         await w.of["b"].acknowledge(w.lun, "b", 1, number)
+        await w.heard["a"].until("acknowledged", w.lun, "b", number)
+        assert not [told for told in w.heard["b"].told if told[0] == "acknowledged"], "not b's"
         assert await w.of["b"].events(w.lun, "b", 1, 0) == []
         await w.attach("c")
         assert await w.of["c"].attached(w.lun) == dict.fromkeys("abc", (1, number))
@@ -306,6 +203,9 @@ def test_documents_change_from_one_version_to_the_next(play: Play) -> None:
         assert await w.of["b"].load(w.lun, "k") == (1, b"one \0\xff")
         assert await w.of["b"].replace(w.lun, "b", 1, "k", 1, b"")
         assert await w.of["b"].load(w.lun, "k") == (2, b"")
+        assert not await w.of["b"].replace(w.lun, "b", 1, "k", 1, b"back", 9)
+        assert await w.of["b"].replace(w.lun, "b", 1, "k", 2, b"back", 9)
+        assert await w.of["a"].load(w.lun, "k") == (9, b"back")
 
     play(story)
 
@@ -315,7 +215,7 @@ def test_what_is_in_flight_is_listed(play: Play) -> None:
         await w.attach("a", "b")
         await w.submit("a", write(1, 0, 8), read(2, 0, 8))
         await w.submit("b", write(1, 0, 8))
-        tasks = await w.of["a"].tasks(w.lun, 9)
+        tasks = await w.tasks("a")
         assert sorted(
             (t.node, t.epoch, t.sequence, t.exclusive, t.blocked, t.info) for t in tasks
         ) == [
@@ -323,10 +223,28 @@ def test_what_is_in_flight_is_listed(play: Play) -> None:
             ("a", 1, 2, False, False, "r2"),
             ("b", 1, 1, True, True, "w1"),
         ]
-        assert len(await w.of["a"].tasks(w.lun, 2)) == 2
         await w.of["a"].detach(w.lun, "a", 1)
         await w.heard["b"].until("granted", w.lun, 1)
         await w.heard["b"].until("departed", w.lun, "a")
+
+    play(story)
+
+
+def test_many_in_flight_are_listed_in_pages(play: Play) -> None:
+    """Redis is not held up by one answer of them all, nor is whoever asks."""
+
+    async def story(w: World) -> None:
+        await w.attach("a", "b")
+        for begin in range(0, 1200, 300):
+            numbers = range(begin, begin + 300)
+            await w.submit("a", *(write(n, 8 * n, 8 * n + 8) for n in numbers))
+        await w.submit("b", write(1, 0, 8))
+        tasks = await w.tasks("b")
+        assert len(tasks) == 1201
+        assert [(t.node, t.sequence) for t in tasks if t.blocked] == [("b", 1)]
+        if isinstance(w.of["b"], RedisRegistry):
+            pages = [len(page) async for page in w.of["b"].tasks(w.lun)]
+            assert max(pages) < 400
 
     play(story)
 
@@ -335,8 +253,8 @@ def test_a_lease_is_renewed_until_it_is_over_and_claimed(play: Play) -> None:
     async def story(w: World) -> None:
         name = {n: f"{n}-{w.lun[:8]}" for n in "ab"}
         a, b = name["a"], name["b"]
-        one, first = await w.of["a"].join(a, 0, 50, "{}")
-        two, second = await w.of["b"].join(b, 7, 50, '{"x": "y z"}')
+        one, first, _ = await w.of["a"].join(a, 0, 50, "{}")
+        two, second, _ = await w.of["b"].join(b, 7, 50, '{"x": "y z"}')
         assert (one, two) == (1, 8)
         assert second == first + 1
         await w.run_out(50)
@@ -370,14 +288,29 @@ def test_a_lease_is_renewed_until_it_is_over_and_claimed(play: Play) -> None:
         gone = await w.of["b"].renew(b, two, 60_000, claimed.change)
         assert (gone.whole, gone.changed, gone.gone) == (False, [], [a])
         assert a not in {m.node for m in await w.of["b"].members()}
-        whole = await w.of["b"].renew(b, two, 60_000, gone.change + 1)
-        assert whole.whole, "a Redis that has lost the last changes"
+        with pytest.raises(StaleNode):  # a Redis that has lost the last changes
+            await w.of["b"].renew(b, two, 60_000, gone.change + 1)
+        whole = await w.of["b"].renew(b, two, 60_000, 0)
+        assert whole.whole
         assert whole.change == gone.change
         assert others[a].number == first
-        assert await w.of["a"].join(a, 0, 50, "{}") == (2, first)
+        assert (await w.of["a"].join(a, 0, 50, "{}", 77))[:2] == (2, first)
+        numbers = await w.of["b"].numbers()
+        assert (numbers[a], numbers[b]) == (first, second), "gone ones as well"
         await w.of["b"].leave(b, two)
         with pytest.raises(StaleNode):
             await w.of["b"].renew(b, two, 50, 0)
+
+    play(story)
+
+
+def test_a_node_that_the_registry_has_forgotten_keeps_its_number(play: Play) -> None:
+    async def story(w: World) -> None:
+        a, b, c = (f"{n}-{w.lun[:8]}" for n in "abc")
+        last = max((await w.of["a"].numbers()).values(), default=0)
+        assert (await w.of["a"].join(a, 0, 50, "{}", last + 3)).number == last + 3
+        assert (await w.of["b"].join(b, 0, 50, "{}", last + 3)).number == last + 4, "it is taken"
+        assert (await w.of["c"].join(c, 0, 50, "{}")).number == last + 5
 
     play(story)
 
@@ -402,3 +335,67 @@ def test_a_claim_passes_on_when_its_holder_dies(play: Play) -> None:
         assert a not in {m.node for m in await w.of["c"].members()}
 
     play(story)
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_of_a_unit_that_is_dropped(play: Play) -> None:
+    async def story(w: World) -> None:
+        before = w.remember()
+        await w.attach("a", "b")
+        await w.submit("a", write(1, 0, 8), read(2, 0, 8))
+        await w.submit("b", write(1, 0, 8))
+        await w.of["a"].post(w.lun, "a", 1, b"reset it")
+        assert await w.of["a"].sizes(w.lun) == (2, 1, 1, 1)
+        assert await w.of["a"].replace(w.lun, "a", 1, "settings", 0, b"x")
+        await w.of["a"].fence(w.lun, "a", 1, "b", 1)
+        await w.of["a"].drop_unit(w.lun)
+        assert await w.of["a"].attached(w.lun) == {}
+        assert await w.of["a"].sizes(w.lun) == (0, 0, 0, 0)
+        assert await w.of["a"].load(w.lun, "settings") == (0, b"")
+        with pytest.raises(StaleNode):
+            await w.submit("a", write(3, 0, 8))
+        await w.of["a"].drop_unit(w.lun)
+        if isinstance(before, dict) and not isinstance(w.of["a"], Proving):
+            kept = {*keys_of(w.lun), document_key(w.lun, "settings")}
+            assert not {key.decode() for key in w.remember()} & kept
+
+    play(story)
+
+
+def test_numbers_of_nodes_are_not_given_out_beyond_what_a_port_may_have(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("target.cluster.memory_registry.NUMBER_MAX", 3)
+
+    async def story(w: World) -> None:
+        if w.redis_url is not None:
+            with redis_py.Redis.from_url(w.redis_url) as client:
+                client.hset(MEMBERS[3], mapping={f"n{n}": n + 1 for n in range(65_535)})
+        else:
+            for number in range(3):
+                await w.of["a"].join(f"n{number}", 0, 60_000, "{}")
+        assert (await w.of["a"].join("n1", 0, 60_000, "{}")).number == 2
+        with pytest.raises(RegistryAway, match="there have been"):
+            await w.of["a"].join("one too many", 0, 60_000, "{}")
+        if w.redis_url is not None:
+            with redis_py.Redis.from_url(w.redis_url) as client:
+                client.flushall()
+        assert "one too many" not in {member.node for member in await w.of["a"].members()}
+
+    play(story)
+
+
+def test_libraries_of_two_versions_stand_side_by_side(redis_url: str) -> None:
+    """Another source has another name, so a newer node never runs what an older one has loaded."""
+    older = "lunmesh_0123456789ab"
+    with redis_py.Redis.from_url(redis_url) as client:
+        client.function_load(SOURCE.replace(NAME, older), replace=True)
+        client.function_load(SOURCE, replace=True)
+        for name in (NAME, older):
+            joined = client.fcall(
+                f"{name}_join", len(MEMBERS), *MEMBERS, name, 0, 60_000, "{}", 0, *KNOWN
+            )
+            assert joined[0] == 1
+            assert client.fcall(f"{name}_renew", len(MEMBERS), *MEMBERS, name, 1, 0, 0, 1, 60_000)

@@ -17,6 +17,7 @@ from target.scsi.documents import Kept, MemoryStore
 from target.scsi.limits import PARAMETER_BYTES_MAX
 from target.scsi.logical_unit import Attribute, LogicalUnit
 from target.scsi.request import SCSIRequest, State
+from target.scsi.reservations.exclusive import PortCame
 from target.scsi.reservations.names import NexusName, decode_transport_id, encode_transport_id
 from target.scsi.reservations.state import Type
 from target.scsi.sense import SenseKey, Status
@@ -219,6 +220,15 @@ def test_a_name_of_which_no_port_is_known(one: Initiator) -> None:
     assert wrong(one, pr.REGISTER, data) == invalid_parameter(28 + len(first))
 
 
+def test_a_name_without_isid_where_there_are_several_nodes(
+    it: Rig, one: Initiator, two: Initiator
+) -> None:
+    """It may be logged in to others as well, of which this one does not know."""
+    it.bus.all_ports = lambda: (2,)
+    data = pr.with_transport_ids(0, KEY_A, [pr.transport_id("iqn.test:two")])
+    assert wrong(one, pr.REGISTER, data) == invalid_parameter(28)
+
+
 def test_a_list_of_names_has_its_length(one: Initiator) -> None:
     data = bytearray(pr.with_transport_ids(0, KEY_A, [pr.transport_id("iqn.a", ISID)]))
     data[27] += 4
@@ -228,12 +238,32 @@ def test_a_list_of_names_has_its_length(one: Initiator) -> None:
 
 
 def test_all_target_ports(it: Rig, one: Initiator) -> None:
-    it.bus.live_ports = lambda: (2, 3)
+    it.bus.all_ports = lambda: (2, 3)
     out(one, pr.REGISTER, pr.keys(0, KEY_A, pr.ALL_TG_PT))
     assert keys_of(one) == (KEY_A,) * 3
     out(one, pr.REGISTER, pr.keys(KEY_A, 0))
     assert keys_of(one) == (KEY_A,) * 2
     assert [nexus.port for nexus in it.unit.reservations.state.nexuses()] == [2, 3]
+
+
+def test_a_port_that_is_new_is_one_of_all(it: Rig, one: Initiator) -> None:
+    it.bus.all_ports = lambda: (2,)
+    out(one, pr.REGISTER, pr.keys(0, KEY_A, pr.ALL_TG_PT))
+    reservations = it.unit.reservations
+
+    def came(port: int) -> list[tuple[int, int]]:
+        reservations.lose(PortCame(port), lambda: None)
+        return [(each.nexus.port, each.key) for each in reservations.state.registrations]
+
+    assert came(2) == [(1, KEY_A), (2, KEY_A)]
+    assert came(4) == [(port, KEY_A) for port in (1, 2, 3, 4)]
+    out(one, pr.REGISTER, pr.keys(KEY_A, KEY_B))  # through this port alone
+    assert came(5) == [(1, KEY_B), *((port, KEY_A) for port in (2, 3, 4, 5))]
+    it.bus.all_ports = lambda: range(2, 6)
+    out(one, pr.REGISTER_AND_IGNORE, pr.keys(0, 0, pr.ALL_TG_PT))
+    assert came(6) == []
+    out(one, pr.REGISTER, pr.keys(0, KEY_A))
+    assert came(7) == [(1, KEY_A)]
 
 
 def test_register_and_move(it: Rig, one: Initiator, two: Initiator) -> None:

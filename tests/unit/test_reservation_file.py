@@ -121,7 +121,7 @@ def test_what_cannot_be_written_is_an_error_and_changes_nothing(
     put(file, HELD)
     before = file.kept
 
-    def full(path: Path, state: ReservationState) -> None:
+    def full(path: Path, file: object) -> None:
         raise OSError(number, "on purpose")
 
     with monkeypatch.context() as patch:

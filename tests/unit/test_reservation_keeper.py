@@ -9,7 +9,7 @@ import pytest
 from target.scsi import sense as s
 from target.scsi.documents import Kept
 from target.scsi.request import SCSIRequest
-from target.scsi.reservations.keeper import TRIES_MAX
+from target.scsi.reservations.keeper import TRIES_MAX, Reservations
 from target.scsi.reservations.state import Outcome, Type
 from target.scsi.sense import Status
 from tests.support import reservations as pr
@@ -139,7 +139,7 @@ def test_after_doubt_the_next_change_looks_first(it: Cluster) -> None:
     assert ended(it.one.register(KEY_A)) == [Status.BUSY]
     it.shared.replace_fails, it.shared.load_fails = "", False
     assert it.one.status(pr.pr_in(pr.READ_KEYS)) is GOOD
-    assert it.one.hba.data[2] == pr.read_keys_data(0), "it has not heard"
+    assert it.one.hba.data[2] == pr.read_keys_data(1, KEY_A), "it looks as well"
     assert ended(it.one.out(pr.REGISTER, 0, pr.keys(0, KEY_B))) == [CONFLICT]
     assert it.one.unit.reservations.state.registrations[0].key == KEY_A
 
@@ -246,3 +246,158 @@ def test_the_loss_of_a_nexus_that_holds_nothing_asks_nobody(it: Cluster) -> None
     other.close()
     assert not it.shared.held
     it.shared.release()
+
+
+# --- what has been kept and was not told ----------------------------------------------------------
+
+
+def untold(it: Cluster, action: int, kind: int, data: bytes) -> None:
+    """A change through the first node of which the second one does not hear."""
+    it.one.wire.cut = True
+    assert ended(it.one.out(action, kind, data)) == [Status.BUSY]
+    it.one.wire.cut = False
+
+
+def test_a_reserve_that_is_tried_again_is_told_before_it_is_good(it: Cluster) -> None:
+    it.one.register(KEY_A)
+    untold(it, pr.RESERVE, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A))
+    assert it.two.status(write10(0, 1), BLOCK) is GOOD, "it has not heard"
+    again = it.one.out(pr.RESERVE, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A))
+    assert ended(again) == [GOOD]
+    assert it.two.status(write10(0, 1), BLOCK) is CONFLICT
+
+
+def test_a_register_that_is_tried_again_is_no_conflict(it: Cluster) -> None:
+    untold(it, pr.REGISTER, 0, pr.keys(0, KEY_A))
+    assert ended(it.one.out(pr.REGISTER, 0, pr.keys(0, KEY_B))) == [CONFLICT], "another one"
+    assert it.two.unit.reservations.state.registrations[0].key == KEY_A, "told before that"
+    assert ended(it.one.out(pr.REGISTER, 0, pr.keys(0, KEY_A))) == [CONFLICT], "known since then"
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_a_preempt_and_abort_that_is_tried_again_aborts(it: Cluster, between: bool) -> None:
+    """Even if something else has been answered before, and told with it."""
+    it.one.register(KEY_A)
+    it.two.register(KEY_B)
+    it.two.out(pr.RESERVE, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_B))
+    running = it.two.hba.submit(write10(0, 1), early=BLOCK)
+    preempt = (pr.PREEMPT_AND_ABORT, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A, KEY_B))
+    untold(it, *preempt)
+    if between:
+        other = RecordingHba(it.one.bus, it.one.pool, "iqn.test:other")
+        other.settle()
+        data = pr.keys(0, 0xC)
+        asked = other.submit(pr.pr_out(pr.REGISTER, 0, len(data)), early=data)
+        it.two.store.release_all()
+        assert ended(asked) == [GOOD]
+        assert running.state == 5
+    again = it.one.out(*preempt)
+    it.two.store.release_all()
+    assert ended(again) == [GOOD]
+    assert running.state == 5
+    attentions = it.two.hba.nexus.attachments[it.two.hba.lun].unit_attentions
+    assert attentions == [s.UA_REGISTRATIONS_PREEMPTED, s.UA_COMMANDS_CLEARED]
+    it.two.hba.settle()
+    assert it.two.status(read10(0, 1)) is CONFLICT
+    assert ended(it.one.out(*preempt)) == [CONFLICT], "that was another one"
+    if between:
+        other.close()
+
+
+def test_a_victim_that_has_come_back_is_preempted_anew(it: Cluster) -> None:
+    it.one.register(KEY_A)
+    it.two.register(KEY_B)
+    preempt = (pr.PREEMPT_AND_ABORT, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A, KEY_B))
+    untold(it, *preempt)
+    it.two.register(KEY_B)
+    it.two.hba.settle()
+    assert ended(it.one.out(*preempt)) == [GOOD]
+    assert [each.key for each in it.two.unit.reservations.state.registrations] == [KEY_A]
+    it.two.hba.settle()
+
+
+def test_a_clear_and_a_move_that_are_tried_again(it: Cluster) -> None:
+    to = pr.transport_id("iqn.test:n2", it.two.hba.nexus.isid)
+    it.one.register(KEY_A)
+    it.one.out(pr.RESERVE, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A))
+    moved = (pr.MOVE, 0, pr.move(KEY_A, KEY_B, to, flags=pr.UNREG, port=2))
+    untold(it, *moved)
+    assert ended(it.one.out(*moved)) == [GOOD]
+    assert it.two.unit.reservations.state.holder == it.two.hba.nexus.name
+    it.one.register(KEY_A)
+    untold(it, pr.CLEAR, 0, pr.keys(KEY_A))
+    assert ended(it.one.out(pr.CLEAR, 0, pr.keys(KEY_A))) == [GOOD]
+    assert not it.two.unit.reservations.any
+    it.two.hba.settle()
+
+
+def test_a_retry_whose_telling_fails_too_is_busy_again(it: Cluster) -> None:
+    it.one.wire.cut = True
+    for _ in range(3):
+        assert ended(it.one.out(pr.REGISTER, 0, pr.keys(0, KEY_A))) == [Status.BUSY]
+        assert it.one.status(pr.pr_in(pr.READ_KEYS)) is Status.BUSY, "not in force elsewhere"
+    it.one.wire.cut = False
+    assert ended(it.one.out(pr.REGISTER, 0, pr.keys(0, KEY_A))) == [GOOD]
+
+
+def test_a_reserve_of_spc2_that_is_tried_again(it: Cluster) -> None:
+    it.one.wire.cut = True
+    assert it.one.status(pr.RESERVE6) is Status.BUSY
+    assert it.two.status(TEST_UNIT_READY) is GOOD
+    it.one.wire.cut = False
+    assert it.one.status(pr.RESERVE6) is GOOD
+    assert it.two.status(TEST_UNIT_READY) is CONFLICT
+    it.one.hba.submit(pr.RELEASE6)
+
+
+def test_a_change_in_doubt_that_another_node_has_built_upon(it: Cluster) -> None:
+    """It was kept, and nobody could tell: the other node was told of it by what it found."""
+    it.shared.replace_fails, it.shared.load_fails = "after", True
+    register = (pr.REGISTER, 0, pr.keys(0, KEY_A))
+    assert ended(it.one.out(*register)) == [Status.BUSY]
+    it.shared.replace_fails, it.shared.load_fails = "", False
+    it.two.wire.cut = True
+    assert ended(it.two.register(KEY_B)) == [Status.BUSY]
+    it.two.wire.cut = False
+    assert ended(it.one.out(*register)) == [GOOD]
+    assert [each.key for each in it.one.unit.reservations.state.registrations] == [KEY_A, KEY_B]
+
+
+def test_another_node_changes_it_before_a_change_is_found_out(it: Cluster) -> None:
+    it.shared.replace_fails = "after"
+    it.shared.after_failure = lambda: it.two.register(KEY_B)
+    assert ended(it.one.out(pr.REGISTER, 0, pr.keys(0, KEY_A))) == [GOOD]
+    assert [each.key for each in it.two.unit.reservations.state.registrations] == [KEY_A, KEY_B]
+    it.shared.replace_fails = "before"
+    it.shared.after_failure = lambda: it.two.register(KEY_A)
+    assert ended(it.one.out(pr.REGISTER, 0, pr.keys(KEY_A, KEY_B))) == [GOOD], "decided again"
+    assert [each.key for each in it.two.unit.reservations.state.registrations] == [KEY_B, KEY_A]
+
+
+def test_a_change_that_has_been_told_is_not_told_again(it: Cluster) -> None:
+    it.one.register(KEY_A)
+    it.one.out(pr.RESERVE, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A))
+    told = len(it.one.wire.told)
+    assert ended(it.one.out(pr.RESERVE, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A))) == [GOOD]
+    assert it.one.status(pr.pr_in(pr.READ_KEYS)) is GOOD
+    assert ended(it.one.out(pr.RELEASE, Type.WRITE_EXCLUSIVE, pr.keys(KEY_B))) == [CONFLICT]
+    assert len(it.one.wire.told) == told
+    assert ended(it.two.register(KEY_B)) == [GOOD]
+    assert ended(it.two.out(pr.RELEASE, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_B))) == [GOOD]
+    assert len(it.two.wire.told) == 1
+
+
+def test_who_begins_tells_what_its_last_life_may_not_have_told(it: Cluster) -> None:
+    """Of whom that has preempted nobody knows any more: the others see who is gone."""
+    it.one.register(KEY_A)
+    it.two.register(KEY_B)
+    running = it.two.hba.submit(write10(0, 1), early=BLOCK)
+    untold(it, pr.PREEMPT_AND_ABORT, Type.EXCLUSIVE_ACCESS, pr.keys(KEY_A, KEY_B))
+    it.one.unit.reservations = Reservations(it.one.unit)
+    it.one.unit.reservations.keep_in(it.shared, it.shared.inner.kept)
+    asked = it.one.hba.submit(pr.pr_in(pr.READ_KEYS))
+    assert (asked.state, running.state) == (3, 3), "the store has it still"
+    it.two.store.release_all()
+    assert ended(asked) == [GOOD]
+    assert running.state == 5
+    it.two.hba.settle()

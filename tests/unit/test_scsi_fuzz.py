@@ -66,7 +66,7 @@ def test_a_parser_that_fails_is_our_fault_and_ends_its_command_only(
             raise ZeroDivisionError
 
         broken = replace(it.disk.table.find(READ), parse=parse)
-        monkeypatch.setattr(it.unit, "command_for", lambda cdb: broken)
+        monkeypatch.setitem(it.unit.commands, broken.opcode, broken)
         assert one.sense(READ) == INTERNAL_TARGET_FAILURE
         monkeypatch.undo()
         one.good(READ)

@@ -308,7 +308,6 @@ def test_without_a_write_cache_every_write_is_durable() -> None:
         (StoreStatus.WRITE_FAILED, s.WRITE_ERROR),
         (StoreStatus.SYNC_LOST, s.SYNC_LOST),
         (StoreStatus.UNAVAILABLE, s.NOT_READY_UNAVAILABLE),
-        (StoreStatus.STALE_EPOCH, s.INTERNAL_TARGET_FAILURE),
     ],
 )
 def test_a_write_that_fails(status: StoreStatus, sense: Sense) -> None:
@@ -316,6 +315,13 @@ def test_a_write_that_fails(status: StoreStatus, sense: Sense) -> None:
         for early in EARLY:
             one = it.initiator(f"early {early}", early_bytes_max=early)
             assert one.sense(write10(0, 64), bytes(64 * 512)) == sense
+
+
+def test_a_node_that_was_shut_out_answers_no_error() -> None:
+    """Its sessions end; an error would be final for who could go another way."""
+    store = FailingStore(MemoryStore(SIZE), {IoKind.WRITE: StoreStatus.STALE_EPOCH})
+    with rig(stores=[store]) as it:
+        assert it.initiator().execute(write10(0, 1), bytes(512)).status == Status.BUSY
 
 
 def test_a_read_that_fails() -> None:

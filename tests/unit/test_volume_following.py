@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from target import volume_cleanup, volume_following
-from target.block.pool import BufferPool
-from target.cluster.memory_registry import MemoryRegistry
-from target.cluster.node import ClusterNode
-from target.cluster.registry import Notices, RegistryAway
-from target.config import VolumeConfig
-from target.config.load import load_serve_config
-from target.config.options import Options
+from target.cluster.registry import RegistryAway
 from target.datadir import DataDir, DataDirError, VolumeRecord
-from target.scsi.bus import SCSIBus
 from target.shared_catalog import KEY, UNIT, Catalog, SharedCatalog
-from target.volume_changes import VolumeChanges
 from target.volume_errors import VolumeError
-from target.volumes import Volumes
 from tests.simulation.world import SILENT
-from tests.support.fake_worker import FakeWorker
-from workers.executor import BlockingExecutor
-
-NAME = "db"
-SIZE = 1 << 20
-SECONDS = 10.0
-WANTED = VolumeConfig(name=NAME, size_bytes=SIZE)
+from tests.support.catalog_nodes import NAME, SIZE, WANTED, Node, pair, until
 
 
 @pytest.fixture(autouse=True)
@@ -40,109 +24,8 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volume_following, "HELP_SECONDS", 0.05)
 
 
-class Node:
-    """What a node has for its volumes."""
-
-    def __init__(self, folder: Path, node: ClusterNode) -> None:
-        loop = asyncio.get_running_loop()
-        config = load_serve_config(
-            Options(data_dir=str(folder), volume="disk0=1M", worker_timeout=1.0, worker_wait=2.0)
-        )
-        self.data = DataDir(folder)
-        self.executor = BlockingExecutor(1, loop.call_soon_threadsafe)
-        self.volumes = Volumes(
-            config,
-            self.data,
-            self.executor,
-            SCSIBus(),
-            BufferPool(config.buffer_memory_bytes),
-            SILENT,
-            port_designators=lambda _: [],
-        )
-        self.volumes.shared = self.catalog = SharedCatalog(node, self.data, SILENT)
-        self.changes = VolumeChanges(self.volumes, lambda _: 0, SILENT)
-
-    async def start(self) -> None:
-        await self.catalog.join(())
-        self.catalog.follow = self.changes.following.follow
-        self.volumes.workers().begin()
-
-    async def close(self) -> None:
-        await self.volumes.stop()
-        await self.catalog.close()
-        await self.volumes.close()
-        self.executor.close()
-        self.data.close()
-
-    @property
-    def serves(self) -> bool:
-        return self.volumes.address_of(NAME) is not None
-
-    async def shared(self) -> VolumeRecord | None:
-        return (await self.catalog.change(lambda records: False)).get(NAME)
-
-
-class Pair:
-    """Two nodes, and two workers."""
-
-    def __init__(self, nodes: list[Node], workers: list[FakeWorker]) -> None:
-        self.one, self.other = nodes
-        self.workers = workers
-
-    async def create(self, node: Node, worker: int) -> str:
-        """The new volume's UUID."""
-        await node.changes.create(WANTED, workers=[str(self.workers[worker].address)])
-        record = node.data.record(NAME)
-        assert record is not None
-        return record.uuid
-
-
-@asynccontextmanager
-async def pair(folder: Path) -> AsyncIterator[Pair]:
-    loop = asyncio.get_running_loop()
-    members: dict[str, ClusterNode] = {}
-
-    def deliver(name: str, notice: Callable[[Notices], None]) -> None:
-        if name in members:
-            loop.call_soon(notice, members[name])
-
-    registry = MemoryRegistry(lambda: round(loop.time() * 1000), deliver)
-    async with AsyncExitStack() as stack:
-        workers = []
-        for number in range(2):
-            (folder / f"worker{number}").mkdir()
-            worker = FakeWorker(folder / f"worker{number}")
-            await worker.start()
-            stack.push_async_callback(worker.stop)
-            stack.callback(worker.deletes.set)
-            workers.append(worker)
-        nodes = []
-        for name in ("one", "other"):
-            member = members[name] = ClusterNode(
-                lambda notices: registry,
-                name,
-                lease_seconds=5.0,
-                wait_seconds=5.0,
-                clock=loop.time,
-                wall=loop.time,
-                log=SILENT,
-                on_fenced=lambda: None,
-                on_stalled=lambda: None,
-            )
-            await member.join(0, "{}")
-            member.start()
-            stack.push_async_callback(member.stop)
-            node = Node(folder / name, member)
-            stack.push_async_callback(node.close)
-            await node.start()
-            nodes.append(node)
-        yield Pair(nodes, workers)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+def followed(node: Node, version: int) -> bool:
+    return node.data.followed_version > version
 
 
 def test_a_volume_is_there_and_goes_on_all_nodes(tmp_path: Path) -> None:
@@ -190,6 +73,34 @@ def test_a_new_volume_outlives_the_deletion_of_one_that_had_its_name(tmp_path: P
     asyncio.run(story())
 
 
+def test_a_volume_that_is_younger_than_the_catalog_is_not_taken_for_deleted(
+    tmp_path: Path,
+) -> None:
+    """Redis has an older catalog: a snapshot, or a replica that has lagged."""
+
+    async def story() -> None:
+        async with pair(tmp_path) as two:
+            version, older = await two.registry.load(UNIT, KEY)
+            await two.create(two.one, 0)
+            for node in (two.one, two.other):
+                await until(partial(followed, node, version))
+            for which, node in enumerate((two.one, two.other)):
+                if not which:
+                    two.registry._unit(UNIT).documents[KEY] = (version, older)
+                identity = node.data.followed
+                member = two.members[which]
+                await member.untrack(UNIT)
+                await node.catalog.close()
+                node.catalog = SharedCatalog(member, node.data, SILENT)  # its next life
+                await node.catalog.join(())
+                assert node.data.record(NAME) is not None
+                assert await node.shared() is not None
+                assert node.data.followed != identity
+            assert two.one.data.followed == two.other.data.followed
+
+    asyncio.run(story())
+
+
 def test_a_deletion_that_its_node_does_not_end_is_ended_by_others(tmp_path: Path) -> None:
     async def story() -> None:
         async with pair(tmp_path) as two:
@@ -206,6 +117,34 @@ def test_a_deletion_that_its_node_does_not_end_is_ended_by_others(tmp_path: Path
             assert {deletion.uuid.hex() for deletion in two.workers[0].deletions} == {
                 made.replace("-", "")
             }
+
+    asyncio.run(story())
+
+
+def test_the_lun_of_one_that_is_being_deleted_is_free_and_of_any_other_is_not(
+    tmp_path: Path,
+) -> None:
+    """Whatever the node has heard of by itself: the catalog of all nodes has the word."""
+
+    async def story() -> None:
+        async with pair(tmp_path) as two:
+            await two.create(two.one, 0)
+            address = two.one.volumes.address_of(NAME)
+            assert address is not None
+            two.workers[0].deletes.clear()
+            await two.other.changes.delete(NAME, force=True)
+            assert await two.one.shared() is not None, "its data are there still"
+            other = [str(two.workers[1].address)]
+            wanted = msgspec.structs.replace(WANTED, name="next")
+            await two.one.changes.create(wanted, workers=other, lun=address.number)
+            assert two.other.volumes.address_of("next") == address
+
+            third = msgspec.structs.replace(WANTED, name="third")
+            await two.one.changes.create(third, workers=other)
+            seen = two.other.volumes.by_address.pop(address)  # as if it had not heard of it
+            with pytest.raises(VolumeError, match="is volume 'next'"):
+                await two.other.changes.remap("third", "", address.number, force=True)
+            two.other.volumes.by_address[address] = seen
 
     asyncio.run(story())
 
@@ -303,7 +242,7 @@ def test_who_closes_the_catalog_ends_what_it_follows_and_follows_nothing_more(
             lock = two.other.changes._lock
             await lock.acquire()
             deleting = asyncio.ensure_future(two.one.changes.delete(NAME, force=True))
-            await until(lambda: bool(two.other.catalog._followed))
+            await until(lambda: bool(two.other.catalog.following._tasks))
             closing = asyncio.ensure_future(two.other.catalog.close())
             await asyncio.sleep(0)
             assert not closing.done()

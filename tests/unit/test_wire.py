@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lunmesh.worker.v1 import worker_pb2
+from lunmesh.worker.v2 import worker_pb2
 
 from workers import wire
 from workers.limits import IO_BYTES_MAX, MESSAGE_IOS_MAX, RANGE_BYTES_MAX
 from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus
 from workers.wire import Answer, Outgoing, WireError, WireFault
+from workers.wire_fields import SMALL_BYTES
 
 
 def nothing(io: StoreIo) -> None:
     raise AssertionError("never submitted")
+
+
+def packed(node: str, epoch: int, number: int, ios: list[Outgoing], **more: Any) -> bytes:
+    return b"".join(wire.pack_batch(node, epoch, number, ios, **more))
 
 
 def cut(data: bytes, pieces: int) -> list[memoryview]:
@@ -31,7 +38,7 @@ def cut(data: bytes, pieces: int) -> list[memoryview]:
 def outgoing(draw: st.DrawFn, sequence: int = 1) -> Outgoing:
     kind = draw(st.sampled_from(IoKind))
     carries = kind in (IoKind.WRITE, IoKind.COMPARE_AND_WRITE)
-    length = draw(st.integers(1, 2000 if carries else wire.length_max(kind)))
+    length = draw(st.integers(1, 2000 if carries else wire.LENGTH_MAX[kind]))
     offset = draw(st.integers(0, 1 << 60))
     io = StoreIo(kind, offset, length, nothing, fua=draw(st.booleans()))
     if carries:
@@ -46,7 +53,7 @@ def outgoing(draw: st.DrawFn, sequence: int = 1) -> Outgoing:
 @given(st.data(), st.integers(0, 9), st.booleans())
 def test_a_batch_comes_out_as_it_went_in(data: st.DataObject, count: int, checksum: bool) -> None:
     outs = [data.draw(outgoing(number + 1)) for number in range(count)]
-    raw = wire.pack_batch("node-1", 7, 3, outs, cancel=[5, 6], answer_credit=99, checksum=checksum)
+    raw = packed("node-1", 7, 3, outs, cancel=[5, 6], answer_credit=99, checksum=checksum)
     batch = wire.unpack_batch(raw, checksum=checksum)
     assert (batch.node, batch.epoch, batch.number) == ("node-1", 7, 3)
     assert (batch.cancel, batch.answer_credit) == ([5, 6], 99)
@@ -75,7 +82,9 @@ def test_answers_come_out_as_they_went_in(
         Answer(number + 1, status, cut(data, 3), miscompare)
         for number, (status, data, miscompare) in enumerate(items)
     ]
-    raw = wire.pack_answers(4, sent, request_credit=12, detail="a disk", checksum=checksum)
+    raw = b"".join(
+        wire.pack_answers(4, sent, request_credit=12, detail="a disk", checksum=checksum)
+    )
     got = wire.unpack_answers(raw, checksum=checksum)
     assert (got.number, got.request_credit, got.detail) == (4, 12, "a disk")
     for expected, answer in zip(sent, got.answers, strict=True):
@@ -94,46 +103,58 @@ def test_noise_is_a_wire_error_or_a_message(noise: bytes) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_message_is_a_wire_error_or_a_message(data: st.DataObject) -> None:
-    raw = bytearray(wire.pack_batch("n", 1, 1, [data.draw(outgoing()), data.draw(outgoing(2))]))
+    raw = bytearray(packed("n", 1, 1, [data.draw(outgoing()), data.draw(outgoing(2))]))
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(WireError):
         wire.unpack_batch(bytes(raw))
 
 
 def test_what_the_protobuf_runtime_writes_is_read_and_the_other_way_round() -> None:
-    message = worker_pb2.IoBatch(
-        node="n", epoch=1, batch=1, sequence=[1], kind=[worker_pb2.KIND_WRITE], volume=[1]
-    )
-    message.offset.append(0)
-    message.length.append(3)
-    message.flags.append(0)
-    message.deadline_ms.append(0)
-    message.crc32c.append(crc32c(b"abc"))
-    message.payload = b"abc"
-    message.cancel.append(9)  # its number is behind the payload's
+    record = struct.pack("<QQIIIIIBB", 1, 512, 7, 3, 9, crc32c(b"abc"), 0, worker_pb2.KIND_WRITE, 1)
+    message = worker_pb2.IoBatch(node="n", epoch=1, batch=1, ios=record, payload=b"abc", cancel=[9])
     batch = wire.unpack_batch(message.SerializeToString())
-    assert bytes(batch.ios[0].payload) == b"abc"
+    payload = memoryview(b"abc")
+    assert batch.ios == [wire.WireIo(1, IoKind.WRITE, 7, 512, 3, True, 9, payload)]
     assert batch.cancel == [9]
-    io = StoreIo(IoKind.WRITE, 0, 3, nothing, [memoryview(b"abc")])
-    packed = wire.pack_batch("n", 1, 1, [Outgoing(1, 1, 0, io)], cancel=[9])
-    assert worker_pb2.IoBatch.FromString(packed) == message
+    io = StoreIo(IoKind.WRITE, 512, 3, nothing, [payload], fua=True)
+    raw = packed("n", 1, 1, [Outgoing(1, 7, 9, io)], cancel=[9])
+    assert worker_pb2.IoBatch.FromString(raw) == message
+
+
+def test_a_large_payload_is_not_copied() -> None:
+    data = bytes(SMALL_BYTES)
+    io = StoreIo(IoKind.WRITE, 0, len(data), nothing, [memoryview(data)])
+    raw = packed("n", 1, 1, [Outgoing(1, 1, 0, io)], cancel=[9])
+    batch = wire.unpack_batch(raw)
+    assert batch.ios[0].payload.obj is raw
+    assert batch.cancel == [9]
 
 
 def write_batch() -> worker_pb2.IoBatch:
     io = StoreIo(IoKind.WRITE, 0, 3, nothing, [memoryview(b"abc")])
-    raw = wire.pack_batch("n", 1, 1, [Outgoing(1, 1, 0, io)])
+    raw = packed("n", 1, 1, [Outgoing(1, 1, 0, io)])
     return worker_pb2.IoBatch.FromString(raw)
+
+
+FIELDS = ("sequence", "offset", "volume", "length", "deadline", "crc32c", "lent", "kind", "flags")
+RECORD = struct.Struct("<QQIIIIIBB")  # worker.proto
 
 
 def _set(field: str, value: int) -> Callable[[worker_pb2.IoBatch], None]:
     def change(batch: worker_pb2.IoBatch) -> None:
-        getattr(batch, field)[0] = value
+        values = list(RECORD.unpack(batch.ios))
+        values[FIELDS.index(field)] = value
+        batch.ios = RECORD.pack(*values)
 
     return change
 
 
-def _more(field: str, *values: int) -> Callable[[worker_pb2.IoBatch], None]:
-    return lambda batch: getattr(batch, field).extend(values)
+def _ios(records: Callable[[bytes], bytes]) -> Callable[[worker_pb2.IoBatch], None]:
+    return lambda batch: setattr(batch, "ios", records(batch.ios))
+
+
+def _cancel(*values: int) -> Callable[[worker_pb2.IoBatch], None]:
+    return lambda batch: batch.cancel.extend(values)
 
 
 def _payload(data: bytes) -> Callable[[worker_pb2.IoBatch], None]:
@@ -145,8 +166,8 @@ def _node(name: str) -> Callable[[worker_pb2.IoBatch], None]:
 
 
 def _twice(batch: worker_pb2.IoBatch) -> None:
-    batch.MergeFrom(batch.FromString(batch.SerializeToString()))
-    batch.payload = b"abcabc"
+    batch.ios *= 2
+    batch.payload *= 2
 
 
 @pytest.mark.parametrize(
@@ -157,14 +178,16 @@ def _twice(batch: worker_pb2.IoBatch) -> None:
         (_set("sequence", 0), WireFault.MALFORMED),
         (_set("flags", 2), WireFault.MALFORMED),
         (_set("length", 0), WireFault.MALFORMED),
-        (_set("length", 2), WireFault.MALFORMED),
+        (_set("length", 2), WireFault.CORRUPT),
         (_set("length", 4), WireFault.MALFORMED),
         (_set("length", IO_BYTES_MAX + 1), WireFault.TOO_LARGE),
         (_set("crc32c", 1), WireFault.CORRUPT),
-        (_more("volume", 1), WireFault.MALFORMED),
-        (_more("sequence", 2), WireFault.MALFORMED),
-        (_more("sequence", *range(2, MESSAGE_IOS_MAX + 2)), WireFault.TOO_LARGE),
-        (_more("cancel", *range(MESSAGE_IOS_MAX + 1)), WireFault.TOO_LARGE),
+        (_set("lent", 1), WireFault.MALFORMED),
+        (_ios(lambda records: records[:-1]), WireFault.MALFORMED),
+        (_ios(lambda records: records + b"\0"), WireFault.MALFORMED),
+        (_ios(lambda records: b""), WireFault.MALFORMED),
+        (_ios(lambda records: records * (MESSAGE_IOS_MAX + 1)), WireFault.TOO_LARGE),
+        (_cancel(*range(MESSAGE_IOS_MAX + 1)), WireFault.TOO_LARGE),
         (_payload(b"abd"), WireFault.CORRUPT),
         (_payload(b""), WireFault.MALFORMED),
         (_payload(bytes((4 << 20) + 1)), WireFault.TOO_LARGE),
@@ -186,13 +209,20 @@ def test_a_wrong_batch_is_refused(
     assert caught.value.fault is fault
 
 
+def test_payload_that_is_nobodys_is_refused() -> None:
+    batch = write_batch()
+    _set("length", 2)(batch)
+    with pytest.raises(WireError, match="1 bytes of payload"):
+        wire.unpack_batch(batch.SerializeToString(), checksum=False)
+
+
 def test_many_small_fields_do_not_cost_much() -> None:
     with pytest.raises(WireError, match="fields"):
         wire.unpack_batch(b"\x10\x00" * (1 << 20))
 
 
 def test_a_batch_that_is_cut_off_has_no_io() -> None:
-    raw = wire.pack_batch("node", 1, 1, [Outgoing(1, 1, 0, StoreIo(IoKind.READ, 0, 9, nothing))])
+    raw = packed("node", 1, 1, [Outgoing(1, 1, 0, StoreIo(IoKind.READ, 0, 9, nothing))])
     for end in range(len(raw)):
         with contextlib.suppress(WireError):
             assert wire.unpack_batch(raw[:end]).ios == []
@@ -200,10 +230,10 @@ def test_a_batch_that_is_cut_off_has_no_io() -> None:
 
 def test_bounds_of_a_range_without_data() -> None:
     fits = StoreIo(IoKind.UNMAP, 0, RANGE_BYTES_MAX, nothing)
-    raw = wire.pack_batch("n", 1, 1, [Outgoing(1, 1, 0, fits)])
+    raw = packed("n", 1, 1, [Outgoing(1, 1, 0, fits)])
     assert wire.unpack_batch(raw).ios[0].length == RANGE_BYTES_MAX
     batch = worker_pb2.IoBatch.FromString(raw)
-    batch.length[0] += 1
+    _set("length", RANGE_BYTES_MAX + 1)(batch)
     with pytest.raises(WireError, match="too large"):
         wire.unpack_batch(batch.SerializeToString())
 

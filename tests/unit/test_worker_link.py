@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 import structlog
 
@@ -24,7 +25,6 @@ from target.block.remote import RemoteStore
 from target.block.volume import Volume, VolumeBusy
 from target.block.wait import PENDING, Wait
 from target.block.worker_channel import ShareInfo, WorkerChannel
-from target.block.worker_errors import WorkerGone
 from target.block.worker_link import WorkerLink
 from target.block.worker_queue import ANSWER_WINDOW_BYTES
 from tests.support.fake_worker import FakeStream, FakeWorker
@@ -37,11 +37,19 @@ OK = StoreStatus.OK
 UUID = uuids.UUID("12345678-1234-5678-1234-567812345678")
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["grpc", "socket"])
+def _carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it by gRPC, and with a socket beside it."""
+    monkeypatch.setattr(FakeWorker, "gives_socket", request.param)
+
+
 class Setup:
     """A fake worker, a link to it, and a volume over both."""
 
     def __init__(self, folder: Path, io_seconds: float) -> None:
         self.fake = FakeWorker(folder)
+        self.fenced: list[str] = []
+        self.on_fenced = self.fenced.append
         self.link = WorkerLink(
             self.fake.address,
             lambda: WorkerChannel(self.fake.address),
@@ -53,6 +61,7 @@ class Setup:
             io_seconds=io_seconds,
             log=structlog.get_logger(),
             failover=Failover(structlog.get_logger(), time.monotonic),
+            on_fenced=lambda reason: self.on_fenced(reason),
         )
         info = ShareInfo("disk", UUID.bytes, SIZE, 65536, 512)
         self.created = 0
@@ -168,6 +177,7 @@ async def test_payload_waits_for_credit_and_reads_do_not_wait_behind_it(tmp_path
         _, read = it.read(9)
         ios = await stream.has(2)
         assert [wire.kind for wire in ios] == [IoKind.WRITE, IoKind.READ]
+        assert it.link.queue.credit_bytes == 0
         await stream.send(*map(it.fake.execute, ios))
         assert await outcome(read) is None
         await asyncio.sleep(0.05)
@@ -189,12 +199,14 @@ async def test_answers_are_credited_again(tmp_path: Path) -> None:
             await stream.send(it.fake.execute((await stream.has(count))[-1]))
             await outcome(read)
             assert stream.credited - count * big >= ANSWER_WINDOW_BYTES // 4
+            if count == 1:
+                assert it.link.queue.answer_credit_bytes == ANSWER_WINDOW_BYTES - big
         await stream.until(lambda: stream.credited > ANSWER_WINDOW_BYTES)
 
 
 @run
 async def test_every_status_arrives_as_itself(tmp_path: Path) -> None:
-    retried = {OK, StoreStatus.UNAVAILABLE}
+    retried = {OK, StoreStatus.UNAVAILABLE, StoreStatus.STALE_EPOCH}  # or: the node's life is over
     async with setup(tmp_path) as it:
         stream = await it.fake.stream()
         for count, status in enumerate(set(StoreStatus) - retried, 1):
@@ -225,6 +237,25 @@ async def test_what_was_in_flight_is_sent_again_under_its_number(tmp_path: Path)
         assert [bytes(w.payload) for w in again] == [bytes(ios[n].payload) for n in (0, 2, 3)]
         await second.send(*map(it.fake.execute, again))
         assert [await outcome(write) for write in writes] == [None] * 4
+
+
+@run
+async def test_a_socket_that_ends_costs_a_connection_and_no_io(tmp_path: Path) -> None:
+    async with setup(tmp_path) as it:
+        stream = await it.fake.stream()
+        written = it.write(3, 1)
+        (first,) = await stream.has(1)
+        assert stream.on_socket == it.link.queue.on_socket == it.fake.gives_socket
+        if it.fake.gives_socket:
+            stream.close()  # and the stream of gRPC says nothing
+        else:
+            stream.cut.set()
+        again = await it.fake.stream()
+        (second,) = await again.has(1)
+        assert second.sequence == first.sequence
+        await again.send(it.fake.execute(second))
+        assert await outcome(written) is None
+        assert it.fake.data[3 * BLOCK] == 1
 
 
 @run
@@ -333,7 +364,7 @@ async def test_a_corrupt_read_is_read_again(tmp_path: Path) -> None:
         view, read = it.read(0)
         (wire,) = await first.has(1)
         good = it.fake.execute(wire)
-        raw = bytearray(pack_answers(2, [good]))
+        raw = bytearray(b"".join(pack_answers(2, [good])))
         raw[raw.index(bytes(BLOCK)) + 100] ^= 1
         await first.send(raw=bytes(raw))
         second = await it.fake.stream()
@@ -438,16 +469,30 @@ async def test_what_ended_does_not_pile_up_while_a_worker_is_away(tmp_path: Path
 # --- refusals -------------------------------------------------------------------------------------
 
 
-@run
-async def test_a_fenced_node_is_told_at_once(tmp_path: Path) -> None:
-    async with setup(tmp_path) as it:
-        stream = await it.fake.stream()
-        write = it.write(0, 1)
-        await stream.has(1)
-        it.fake.open_status = StoreStatus.STALE_EPOCH
-        stream.cut.set()
-        assert status_of(await outcome(write)) is StoreStatus.STALE_EPOCH
-        assert status_of(await outcome(it.write(0, 1))) is StoreStatus.STALE_EPOCH
+@pytest.mark.parametrize("by", ["answer", "stream", "control"])
+def test_a_fenced_node_hears_of_it_before_its_io_ends(tmp_path: Path, by: str) -> None:
+    """And who still waits then is told to try again, not of an error."""
+
+    async def test() -> None:
+        async with setup(tmp_path) as it:
+            stream = await it.fake.stream()
+            writes = [it.write(block, 1) for block in range(2)]
+            ios = await stream.has(2)
+            ended: list[list[bool]] = []
+            it.on_fenced = lambda reason: ended.append([write.done() for write in writes])
+            if by == "answer":
+                await stream.send(*(Answer(w.sequence, StoreStatus.STALE_EPOCH) for w in ios))
+            else:
+                it.fake.open_status = StoreStatus.STALE_EPOCH if by == "control" else OK
+                stream.code = grpc.StatusCode.FAILED_PRECONDITION if by == "stream" else stream.code
+                stream.cut.set()
+            for write in [*writes, it.write(0, 1)]:
+                found = await outcome(write)
+                assert isinstance(found, VolumeBusy)
+                assert found.status is StoreStatus.STALE_EPOCH
+            assert ended == [[False, False]]
+
+    asyncio.run(test())
 
 
 @run
@@ -500,20 +545,27 @@ async def test_large_io_is_cut(tmp_path: Path) -> None:
 
 
 @run
-async def test_a_call_whose_channel_is_closed_by_another_has_no_answer(tmp_path: Path) -> None:
-    """It does not end whoever asked: others wait for them."""
-    fake = FakeWorker(tmp_path)
-    await fake.start()
-    try:
-        fake.runs.clear()  # it answers no call
-        channel = WorkerChannel(fake.address)
-        asked = asyncio.ensure_future(channel.status())
-        await fake.asked.wait()
-        await channel.close()
-        with pytest.raises(WorkerGone, match="given up"):
-            await asked
-        with pytest.raises(WorkerGone):
-            await channel.status()
-    finally:
-        fake.runs.set()
-        await fake.stop()
+async def test_what_nobody_wants_is_cancelled_at_the_worker(tmp_path: Path) -> None:
+    async with setup(tmp_path) as it:
+        stream = await it.fake.stream()
+        wait = it.volume.write(0, [data(1)], BLOCK)
+        done = begin(wait)
+        (wire,) = await stream.has(1)
+        wait.hurry()
+        await stream.until(lambda: wire.sequence in stream.cancelled)
+        assert not done.done(), "the worker may have begun it"
+        await stream.send(Answer(wire.sequence, StoreStatus.DEADLINE))
+        assert isinstance(await done, StoreError)
+        assert it.link.queue.idle
+
+
+@run
+async def test_what_was_never_sent_ends_at_once_when_nobody_wants_it(tmp_path: Path) -> None:
+    async with setup(tmp_path) as it:
+        await it.away(await it.fake.stream())
+        wait = it.volume.write(0, [data(1)], BLOCK)
+        done = begin(wait)
+        assert not done.done()
+        wait.hurry()
+        assert isinstance(await done, StoreError)
+        assert it.link.queue.idle

@@ -24,6 +24,6 @@ export async function call(path, body) {
   }
   const response = await fetch(path, options);
   const said = await response.json();
-  if (!response.ok) throw new Refused(response.status, said.error);
+  if (!response.ok) throw new Refused(response.status, said.detail);
   return said;
 }

@@ -1,14 +1,16 @@
-// The pages, drawn anew each second from what the node says.  One round of questions at a time, none
-// while nobody looks.
+// The pages, drawn anew each second from what the node says.  Each question is on its way once at a
+// time, none while nobody looks; what fails or is late leaves the others alone, and is called stale.
 import { call, keepToken } from "./api.js";
-import { Chart, sample, time } from "./charts.js";
+import { buffers } from "./buffers.js";
+import { Chart, Cluster, time, unitRates } from "./charts.js";
 import { bytes, element, number, table } from "./tables.js";
 import { TaskTable } from "./tasks.js";
 
-const SECONDS = 1;
+const SECONDS = 1, PATIENCE_SECONDS = 2, NAMES_MAX = 8;
+let wake = () => {};
 const byId = (id) => document.getElementById(id);
 const main = byId("main"), state = byId("state"), dialog = byId("ask");
-const now = { stats: null, rates: null, nodes: [], volumes: [], sessions: [], placement: [], reservations: [], tasks: 0 };
+const now = { stats: null, units: new Map(), counters: null, nodes: [], volumes: [], sessions: [], placement: [], reservations: [] };
 
 // What was typed, or null if it was cancelled.
 function ask(title, text, secret = false) {
@@ -32,34 +34,59 @@ const charts = [
   new Chart("Throughput", ["read", "write"], (value) => `${bytes(value)}/s`),
   new Chart("Latency", ["p50", "p99", "p99.9"], time),
 ];
-const tasks = new TaskTable(ask);
+const tasks = new TaskTable(ask, () => wake());
+const cluster = new Cluster();
+const whose = element("p", { class: "none" });
 const tiles = element("div", { class: "tiles" });
 const rest = element("div", { class: "stack" });
 const chartBox = element("div", { class: "charts" }, ...charts.map((it) => it.box));
 
+const sum = (list) => list.reduce((total, it) => total + it, 0);
+
 function overview() {
-  const { stats, rates } = now;
+  const { stats, counters } = now;
+  const rates = cluster.total();
+  const told = counters?.nodes ?? [];
+  const all = (of) => (counters ? sum(told.map(of)) : 0);
   const away = now.nodes.filter((it) => !["alone", "serving"].includes(it.state)).length;
   const workers = workerRows();
   const gone = workers.filter((it) => it.reasons.size).length;
-  const sum = (list) => list.reduce((total, it) => total + it, 0);
   const found = [
     ["Nodes", `${now.nodes.length}${away ? `, ${away} away` : ""}`, away],
     ["Workers", `${workers.length}${gone ? `, ${gone} away` : ""}`, gone],
     ["Volumes", number(now.volumes.length)],
-    ["Sessions here", number(stats.sessions)],
+    ["Sessions", counters ? number(all((it) => it.sessions)) : "–"],
     ["IOPS", rates ? number(sum(rates.iops)) : "–"],
     ["Throughput", rates ? `${bytes(sum(rates.bytes))}/s` : "–"],
-    ["Commands", number(sum(stats.luns.map((it) => it.tasks)))],
+    ["Commands", counters ? number(all((it) => it.tasks)) : "–"],
     ["CPU", rates ? `${number(rates.cpu)} %` : "–"],
-    ["Buffers", `${number((100 * stats.buffer_used_bytes) / stats.buffer_total_bytes)} %`],
+    ["Buffers", counters ? `${number((100 * all((it) => it.pool.used_bytes)) / all((it) => it.pool.total_bytes))} %` : "–"],
   ];
+  const missing = counters?.missing ?? [];
+  whose.className = missing.length ? "none bad" : "none";
+  if (counters) {
+    const those = told.length > 1 ? `Numbers of ${told.length} nodes together: ` : "Numbers of node ";
+    const out = missing.length ? `; without ${names(missing)}, whose counters are not known here` : "";
+    whose.textContent = those + names(told.map((it) => it.node)) + out;
+  }
   tiles.replaceChildren(...found.map(([name, text, bad]) => element("section", {},
     element("dl", {}, element("dt", {}, name), element("dd", { class: bad ? "bad" : "", "data-tile": name }, text)))));
-  const busy = stats.luns.map((it) => ({ ...it, ...(rates?.luns.get(it.volume) ?? { iops: 0, bytes: 0 }) }));
+  const busy = (stats?.luns ?? []).map((it) => ({ ...it, ...(now.units.get(it.volume) ?? { iops: 0, bytes: 0 }) }));
   busy.sort((one, other) => other.iops - one.iops || one.lun - other.lun);
-  rest.replaceChildren(table("Logical units", [
-    ["LUN", (it) => String(it.lun), "n"],
+  const shares = told.map((it) => ({ ...it, rates: cluster.rates(it.node) }));
+  const perNode = table("Nodes", [
+    ["node", (it) => it.node],
+    ["IOPS", (it) => (it.rates ? number(sum(it.rates.iops)) : "–"), "n"],
+    ["throughput", (it) => (it.rates ? `${bytes(sum(it.rates.bytes))}/s` : "–"), "n"],
+    ["commands", (it) => number(it.tasks), "n"],
+    ["sessions", (it) => number(it.sessions), "n"],
+    ["CPU", (it) => (it.rates ? `${number(it.rates.cpu)} %` : "–"), "n"],
+    ["buffers", (it) => `${number((100 * it.pool.used_bytes) / it.pool.total_bytes)} %`, "n"],
+    ["failed", (it) => number(it.failures), "n"],
+    ["aborted", (it) => number(it.aborted), "n"],
+  ], shares, "not known yet");
+  rest.replaceChildren(...(told.length > 1 ? [perNode] : []), table(`Logical units, as node ${stats?.node ?? ""} serves them`, [
+    ["LUN", (it) => String(it.lun)],
     ["volume", (it) => it.volume],
     ["IOPS", (it) => number(it.iops), "n"],
     ["throughput", (it) => `${bytes(it.bytes)}/s`, "n"],
@@ -67,7 +94,13 @@ function overview() {
     ["oldest", (it) => (it.tasks ? time(it.oldest_task_seconds) : ""), "n"],
     ["failed", (it) => number(it.failures), "n"],
     ["aborted", (it) => number(it.aborted), "n"],
-  ], busy, "no volumes"));
+  ], busy, stats ? "no volumes" : "not known yet"));
+}
+
+// The first few, and how many more.
+function names(list) {
+  const more = list.length - NAMES_MAX;
+  return more > 0 ? `${list.slice(0, NAMES_MAX).join(", ")} and ${number(more)} more` : list.join(", ");
 }
 
 function workerRows() {
@@ -117,7 +150,7 @@ function placementMap(it) {
 
 function volumes() {
   rest.replaceChildren(table("Volumes", [
-    ["LUN", (it) => (it.lun === null ? "deleted" : String(it.lun)), "n"],
+    ["LUN", (it) => (it.lun === null ? "deleted" : String(it.lun))],
     ["name", (it) => it.name + (it.read_only ? " (read-only)" : "")],
     ["target", (it) => it.target],
     ["size", (it) => bytes(it.size_bytes), "n"],
@@ -131,17 +164,18 @@ function volumes() {
 
 function sessions() {
   const digests = (it) => [it.header_digest && "header", it.data_digest && "data"].filter(Boolean).join(", ");
-  rest.replaceChildren(table("Sessions of this node", [
-    ["TSIH", (it) => String(it.tsih), "n"],
+  rest.replaceChildren(table("Sessions", [
+    ["node", (it) => it.node],
+    ["TSIH", (it) => String(it.tsih)],
     ["initiator", (it) => it.initiator],
     ["ISID", (it) => it.isid, "mono"],
     ["target", (it) => it.target],
     ["address", (it) => it.address],
-    ["commands", (it) => number(it.commands), "n"],
+    ["commands", (it) => (it.commands == null ? "" : number(it.commands)), "n"],
     ["digests", digests],
   ], now.sessions, "nobody is logged in"),
   table("Reservations", [
-    ["LUN", (it) => String(it.lun), "n"],
+    ["LUN", (it) => String(it.lun)],
     ["type", (it) => it.type || (it.holder ? "RESERVE of SPC-2" : "none")],
     ["holder", (it) => it.holder],
     ["registered", (it) => it.registered.join(", ")],
@@ -151,7 +185,9 @@ function sessions() {
 }
 
 function nodes() {
-  const health = (it) => element("span", { class: ["alone", "serving"].includes(it.state) ? "good" : "bad" }, it.state);
+  const behind = (it) => Object.entries(it.behind).map(([what, why]) => `; behind: ${what}: ${why}`).join("");
+  const well = (it) => ["alone", "serving"].includes(it.state) && !behind(it);
+  const health = (it) => element("span", { class: well(it) ? "good" : "bad" }, it.state + behind(it));
   rest.replaceChildren(
     table("Nodes", [
       ["node", (it) => it.id + (it.here ? " (here)" : "")],
@@ -171,28 +207,70 @@ function nodes() {
 
 // By page: what is in it, what draws it, and what it asks for beside the counters.
 const PAGES = {
-  overview: { parts: [tiles, chartBox, rest], draw: overview, asks: ["nodes", "volumes"] },
-  commands: { parts: [tasks.box], draw: () => tasks.draw(), asks: ["tasks"] },
+  overview: { parts: [whose, tiles, chartBox, rest], draw: overview, asks: ["stats", "nodes", "volumes"] },
+  commands: { parts: [tasks.box], draw: () => {}, asks: ["tasks"] },
   volumes: { parts: [rest], draw: volumes, asks: ["volumes", "placement"] },
   sessions: { parts: [rest], draw: sessions, asks: ["sessions", "reservations"] },
+  buffers: { parts: [rest], draw: () => rest.replaceChildren(...buffers(now.counters, now.sessions)), asks: ["sessions"] },
   nodes: { parts: [rest], draw: nodes, asks: ["nodes", "volumes"] },
 };
 const pageName = () => (location.hash.slice(1) in PAGES ? location.hash.slice(1) : "overview");
 
-async function look(name) {
-  const asks = PAGES[name].asks;
-  const [stats, ...said] = await Promise.all(["stats", ...asks].map((it) => call(`/v1/${it}`)));
-  if (now.stats) {
-    now.rates = sample(now.stats, stats);
-    if (now.rates) [now.rates.iops, now.rates.bytes, now.rates.latency].forEach((it, n) => charts[n].push(it));
-  }
-  now.stats = stats;
-  asks.forEach((it, n) => (it === "tasks" ? tasks.update(said[n]) : (now[it] = said[n][it])));
-  byId("node").textContent = stats.node;
+const nodesKnown = () => (now.counters ? now.counters.nodes.length + now.counters.missing.length : 1);
+
+function take(name, said, path) {
+  if (name === "tasks") tasks.update(said, path, nodesKnown() > 1);
+  else if (name === "stats") {
+    if (now.stats) now.units = unitRates(now.stats, said);
+    now.stats = said;
+  } else if (name === "counters") {
+    cluster.take(said, performance.now());
+    now.counters = said;
+    const rates = cluster.total();
+    if (rates) [rates.iops, rates.bytes, rates.latency].forEach((it, n) => charts[n].push(it));
+    byId("node").textContent = said.node;
+  } else now[name] = said[name];
 }
 
-function held() {  // who reads or selects text in a table is not to lose it
-  return rest.contains(document.activeElement) && document.activeElement.matches("a, button");
+const asked = new Map();  // on their way
+const failed = new Map();  // why, of the last answer
+
+function question(name) {
+  if (!asked.has(name)) {
+    const path = name === "tasks" ? tasks.path : `/v1/${name}`;
+    const answer = call(path).then((said) => { take(name, said, path); failed.delete(name); });
+    asked.set(name, answer.catch((error) => failed.set(name, error)).finally(() => asked.delete(name)));
+  }
+  return asked.get(name);
+}
+
+// What is stale; throws if that is all.
+async function look(name) {
+  const asks = ["counters", ...PAGES[name].asks];
+  const late = new Promise((done) => setTimeout(done, PATIENCE_SECONDS * 1000));
+  await Promise.race([Promise.all(asks.map(question)), late]);
+  const errors = asks.map((it) => failed.get(it)).filter(Boolean);
+  const refused = errors.find((it) => it.status === 401);
+  if (refused || errors.length === asks.length) throw refused ?? errors[0];
+  return asks.filter((it) => asked.has(it) || failed.has(it))
+    .map((it) => `${it} (${failed.get(it)?.message ?? "no answer yet"})`);
+}
+
+function held() {  // who selects text in a table is not to lose it
+  const selection = getSelection();
+  return !selection.isCollapsed && rest.contains(selection.anchorNode);
+}
+
+// Tables are drawn anew; where they were scrolled to, and which has the focus, stays.
+function redraw(draw) {
+  const label = (it) => it.getAttribute("aria-label");
+  const before = new Map([...rest.querySelectorAll(".wide")].map((it) => [label(it), it.scrollLeft]));
+  const focused = rest.contains(document.activeElement) ? label(document.activeElement) : null;
+  draw();
+  for (const it of rest.querySelectorAll(".wide")) {
+    it.scrollLeft = before.get(label(it)) ?? 0;
+    if (label(it) === focused) it.focus({ preventScroll: true });
+  }
 }
 
 function show() {
@@ -207,23 +285,18 @@ function show() {
   wake();
 }
 
-let wake = () => {};
 const pause = () => new Promise((done) => { wake = done; setTimeout(done, SECONDS * 1000); });
 
 async function run() {
   for (;;) {
     const name = pageName();
+    let stale = ["all"];
     if (!document.hidden) {
       try {
-        await look(name);
-        const scroll = rest.querySelector(".wide")?.scrollLeft;
-        const focused = rest.querySelector(".wide") === document.activeElement;
-        if (name === pageName() && !held()) PAGES[name].draw();
-        const wide = rest.querySelector(".wide");
-        if (wide && scroll) wide.scrollLeft = scroll;
-        if (wide && focused) wide.focus({ preventScroll: true });
-        state.textContent = "live";
-        state.className = "";
+        stale = await look(name);
+        if (name === pageName() && !held()) redraw(PAGES[name].draw);
+        state.textContent = stale.length ? `stale: ${stale.join(", ")}` : "live";
+        state.className = stale.length ? "bad" : "";
       } catch (error) {
         state.textContent = error.message;
         state.className = "bad";
@@ -233,7 +306,8 @@ async function run() {
         }
       }
     }
-    await pause();
+    const more = name === "commands" && !stale.length && !tasks.settled;  // what was asked for is not wanted any more
+    if (!more) await pause();
   }
 }
 

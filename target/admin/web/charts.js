@@ -5,34 +5,76 @@ const SAMPLES_MAX = 120;
 const WIDTH = 600, HEIGHT = 150;
 const SVG = "http://www.w3.org/2000/svg";
 
-// One sample from two answers of /v1/stats; null where the node has begun anew.
+const NOTHING = () => ({ iops: [0, 0, 0], bytes: [0, 0], buckets: [], cpu: 0 });
+
+// What a node did between two answers, a second; null where it has begun anew.
 export function sample(before, after) {
   const seconds = after.clock_seconds - before.clock_seconds;
   if (seconds <= 0 || after.cpu_seconds < before.cpu_seconds) return null;
-  const found = { iops: [0, 0, 0], bytes: [0, 0], buckets: [], cpu: 0, luns: new Map() };
+  const found = NOTHING();
   found.cpu = (100 * (after.cpu_seconds - before.cpu_seconds)) / seconds;
+  for (const [name, it] of Object.entries(after.classes)) {
+    const was = before.classes[name];
+    const kind = name === "read" ? 0 : name === "write" ? 1 : 2;
+    it.buckets.forEach((value, n) => {
+      const change = (value - (was?.buckets[n] ?? 0)) / seconds;
+      found.buckets[n] = (found.buckets[n] ?? 0) + change;
+      found.iops[kind] += change;
+    });
+    if (kind < 2) found.bytes[kind] += (it.bytes - (was?.bytes ?? 0)) / seconds;
+  }
+  return found;
+}
+
+// The last samples of all nodes.  One node tells of itself each second, the others every few; one that
+// says nothing for longer than it may has nothing to say.
+export class Cluster {
+  constructor() { this.nodes = new Map(); }
+
+  take(list, now) {
+    const names = new Set(list.nodes.map((it) => it.node));
+    for (const name of this.nodes.keys()) if (!names.has(name)) this.nodes.delete(name);
+    for (const it of list.nodes) {
+      const known = this.nodes.get(it.node);
+      const same = known && known.last.epoch === it.epoch;
+      if (!same) this.nodes.set(it.node, { last: it, at: now, rates: null });
+      else if (it.clock_seconds !== known.last.clock_seconds) {
+        this.nodes.set(it.node, { last: it, at: now, rates: sample(known.last, it) });
+      } else if (now - known.at > 1000 * (2 * it.every_seconds + 1)) known.rates = NOTHING();
+    }
+    this.bounds = list.bounds_seconds;
+  }
+
+  rates(name) { return this.nodes.get(name)?.rates ?? null; }
+
+  // Of all nodes; null while there is nothing of any.
+  total() {
+    const told = [...this.nodes.values()].map((it) => it.rates).filter(Boolean);
+    if (!told.length) return null;
+    const found = NOTHING();
+    for (const it of told) {
+      for (const what of ["iops", "bytes", "buckets"]) {
+        it[what].forEach((value, n) => { found[what][n] = (found[what][n] ?? 0) + value; });
+      }
+      found.cpu += it.cpu;
+    }
+    found.latency = [0.5, 0.99, 0.999].map((part) => quantile(found.buckets, this.bounds, part));
+    return found;
+  }
+}
+
+// IOPS and bytes of each logical unit, by volume.
+export function unitRates(before, after) {
+  const seconds = after.clock_seconds - before.clock_seconds;
+  const found = new Map();
+  if (seconds <= 0 || after.cpu_seconds < before.cpu_seconds) return found;
+  const sum = (lun, of) => Object.values(lun?.classes ?? {}).reduce((total, it) => total + of(it), 0);
+  const commands = (it) => it.buckets.reduce((total, value) => total + value, 0);
   const earlier = new Map(before.luns.map((it) => [it.volume, it]));
   for (const lun of after.luns) {
-    const old = earlier.get(lun.volume);
-    const own = { iops: 0, bytes: 0 };
-    for (const [name, it] of Object.entries(lun.classes)) {
-      const was = old?.classes[name];
-      const kind = name === "read" ? 0 : name === "write" ? 1 : 2;
-      let count = 0;
-      it.buckets.forEach((value, n) => {
-        const change = value - (was?.buckets[n] ?? 0);
-        found.buckets[n] = (found.buckets[n] ?? 0) + change;
-        count += change;
-      });
-      const bytes = (it.bytes - (was?.bytes ?? 0)) / seconds;
-      found.iops[kind] += count / seconds;
-      if (kind < 2) found.bytes[kind] += bytes;
-      own.iops += count / seconds;
-      own.bytes += bytes;
-    }
-    found.luns.set(lun.volume, own);
+    const change = (of) => (sum(lun, of) - sum(earlier.get(lun.volume), of)) / seconds;
+    found.set(lun.volume, { iops: change(commands), bytes: change((it) => it.bytes) });
   }
-  found.latency = [0.5, 0.99, 0.999].map((part) => quantile(found.buckets, after.bounds_seconds, part));
   return found;
 }
 

@@ -18,25 +18,28 @@ export function bytes(value) {
   return `${number(left)} ${UNITS[unit]}`;
 }
 
-// `columns`: [heading, cell of a row, class]; a cell is text or an element.
+// `columns`: [heading, cell of a row, class]; a cell is text or an element.  On a phone a row is a card
+// (style.css), which takes the roles of a table from its elements: they are said.
 export function table(title, columns, rows, none) {
   const box = element("section", {}, element("h2", {}, title));
   if (!rows.length) {
     box.append(element("p", { class: "none" }, none));
     return box;
   }
-  const head = element("tr");
+  const head = element("tr", { role: "row" });
   for (const [heading, , kind] of columns) {
-    head.append(element("th", { scope: "col", class: kind ?? "" }, heading));
+    head.append(element("th", { scope: "col", role: "columnheader", class: kind ?? "" }, heading));
   }
-  const body = element("tbody");
+  const body = element("tbody", { role: "rowgroup" });
   for (const row of rows) {
-    const line = element("tr");
-    for (const [, cell, kind] of columns) line.append(element("td", { class: kind ?? "" }, cell(row)));
+    const line = element("tr", { role: "row" });
+    for (const [heading, cell, kind] of columns) {
+      line.append(element("td", { role: "cell", class: kind ?? "", "data-heading": heading }, cell(row)));
+    }
     body.append(line);
   }
   const wide = element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": title });
-  wide.append(element("table", {}, element("thead", {}, head), body));
+  wide.append(element("table", { role: "table" }, element("thead", { role: "rowgroup" }, head), body));
   box.append(wide);
   return box;
 }

@@ -6,6 +6,7 @@ RESERVE (SPC-4 5.13).
     persistent.py   PERSISTENT RESERVE OUT as functions from one state to the next
     exclusive.py    RESERVE and RELEASE of SPC-2 likewise
     keeper.py       the reservations of one unit in force: one change at a time, kept, then told
+    owed.py         what has been kept and may have to be told again
     commands.py     the rows of the opcode table; CDBs, parameter lists and parameter data
 
 They are kept as a document (``../documents.py``).

@@ -60,9 +60,19 @@ def reservations_of(req: SCSIRequest) -> Reservations:
 
 
 def _row_in(action: int, name: str, read: Callable[[ReservationState, bool], bytes]) -> Command:
-    def start(req: SCSIRequest) -> None:
+    def respond(req: SCSIRequest) -> None:
         reservations = reservations_of(req)
         req.respond(read(reservations.state, reservations.lasting), req.length)
+
+    async def when_sure(req: SCSIRequest) -> None:
+        await Changed(reservations_of(req), None)
+        respond(req)
+
+    def start(req: SCSIRequest) -> None:
+        if reservations_of(req).unsure:  # nobody is to read what may not be in force elsewhere
+            req.run(when_sure(req))
+        else:
+            respond(req)
 
     return Command(
         f"PERSISTENT RESERVE IN, {name}",
@@ -90,6 +100,7 @@ def _row_out(action: Action) -> Command:
             raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
 
     def start(req: SCSIRequest) -> None:
+        req.attachment.unit.stats.reserve_outs[action] += 1
         req.run(_persistent_reserve_out(req, action))
 
     return Command(

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from target.scsi.reservations.names import NexusName
-from target.scsi.reservations.state import Outcome, ReservationState
+from target.scsi.reservations.state import Outcome, ReservationState, with_port
 
 
 class ReserveUnit(msgspec.Struct, frozen=True):
@@ -43,11 +43,17 @@ class PortLost(msgspec.Struct, frozen=True):
     port: int
 
 
+class PortCame(msgspec.Struct, frozen=True):
+    """A node begins a life: the nexuses of the last one are gone, and perhaps its port is new."""
+
+    port: int
+
+
 class UnitReset(msgspec.Struct, frozen=True):
     """LOGICAL UNIT RESET, or that of the target."""
 
 
-ExclusiveChange = ReserveUnit | ReleaseUnit | NexusLost | PortLost | UnitReset
+ExclusiveChange = ReserveUnit | ReleaseUnit | NexusLost | PortLost | PortCame | UnitReset
 
 
 def change_exclusive(state: ReservationState, change: ExclusiveChange) -> Outcome:
@@ -66,6 +72,9 @@ def change_exclusive(state: ReservationState, change: ExclusiveChange) -> Outcom
             ends = _holds(state, nexus, life)
         case PortLost(port):
             ends = holder is not None and holder.port == port
+        case PortCame(port):
+            ends = holder is not None and holder.port == port
+            state = with_port(state, port)
         case UnitReset():
             ends = holder is not None
     return Outcome(replace(state, reserved_by=None, reserved_life=0) if ends else state)

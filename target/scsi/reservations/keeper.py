@@ -12,6 +12,7 @@ Rules:
 3. Telling and aborting hold nobody up: the next change is decided meanwhile.
 4. What must not fail (a nexus is gone, the unit was reset) and could not be kept is owed, and goes
    with the next change.
+5. What is kept is told until all nodes have it, and nothing is answered before (owed.py).
 """
 
 from __future__ import annotations
@@ -27,22 +28,25 @@ from target.scsi.documents import DocumentStore, Kept, MemoryStore
 from target.scsi.reservations.exclusive import (
     ExclusiveChange,
     NexusLost,
+    PortCame,
     PortLost,
+    ReleaseUnit,
+    ReserveUnit,
     UnitReset,
     change_exclusive,
 )
+from target.scsi.reservations.names import NexusName
+from target.scsi.reservations.owed import Made, Owed
 from target.scsi.reservations.persistent import PersistentChange, change_persistent
 from target.scsi.reservations.state import (
     EMPTY,
     Outcome,
     ReservationState,
-    attend,
     decode_state,
     encode_state,
     forbidden,
 )
-from target.scsi.sense import UA_REGISTRATIONS_PREEMPTED
-from target.scsi.unit_events import ReservationsChanged
+from target.scsi.sense import Status
 from workers.store import StoreStatus
 
 if TYPE_CHECKING:
@@ -53,7 +57,7 @@ log = logging.getLogger(__name__)
 
 TRIES_MAX: Final = 20  # other nodes may be faster, but not every time
 
-Loss = NexusLost | PortLost | UnitReset
+Loss = NexusLost | PortLost | PortCame | UnitReset
 Change = PersistentChange | ExclusiveChange | None
 """None changes nothing: it is there to look."""
 Done = Callable[[Outcome | Exception], None]
@@ -80,6 +84,7 @@ class Reservations:
         self._store: DocumentStore = MemoryStore()
         self._in_doubt = False  # rule 2
         self._owed: list[Loss] = []  # rule 4
+        self._to_tell = Owed()  # rule 5
         self._queue: deque[Ticket] = deque()
         self._current: Ticket | None = None
         self._advancing = False
@@ -89,6 +94,7 @@ class Reservations:
         state = decode_state(kept.document)
         self._store = store
         self._version, self.state = kept.version, state
+        self._to_tell.found(kept.version)
         self._in_force()
 
     @property
@@ -107,11 +113,26 @@ class Reservations:
         """Which commands of a nexus end in RESERVATION CONFLICT."""
         return forbidden(self.state, nexus.name, nexus.life)
 
-    def learn(self, version: int, state: ReservationState) -> None:
-        """A version that is kept; an older one than that in force is no news."""
-        if version > self._version:
-            self._version, self.state = version, state
-            self._in_force()
+    @property
+    def unsure(self) -> bool:
+        """Whether what is kept may not be in force on every node; ``change(None)`` sees to it."""
+        return self._in_doubt or self._to_tell.any
+
+    def learn(self, version: int, state: ReservationState) -> set[NexusName]:
+        """A version that is kept; an older one than that in force is no news.
+
+        Returns who has lost its registration by that.
+        """
+        if version <= self._version:
+            return set()
+        lost = set(self.state.nexuses()) - set(state.nexuses())
+        self._version, self.state = version, state
+        self._in_force()
+        return lost
+
+    def keep_here(self, done: Callable[[], None]) -> None:
+        """``done()`` when this node has of what is in force what it must not forget."""
+        self._store.in_force(Kept(self._version, encode_state(self.state)), done)
 
     def _in_force(self) -> None:
         for attachment in self._unit.attachments:
@@ -139,8 +160,9 @@ class Reservations:
 
     def lose(self, loss: Loss, done: Callable[[], None]) -> None:
         """What cannot be refused: ``done()`` when it is in force, or owed (rule 4)."""
-        if self.state.reserved_by is None and self._current is None and not self._in_doubt:
-            done()  # there is nothing that it could end
+        nothing = change_exclusive(self.state, loss).state == self.state
+        if nothing and self._current is None and not self.unsure:
+            done()
             return
 
         def ended(outcome: Outcome | Exception) -> None:
@@ -152,23 +174,15 @@ class Reservations:
         self.change(loss, ended)
 
     def look(self, done: Callable[[bool], None], *, lost_port: int | None = None) -> None:
-        """Look what is kept: another node has gone, perhaps between keeping a change and telling.
+        """Look what is kept: another node may have gone between keeping a change and telling.
 
-        Who has lost its registration by that may have been preempted, and is treated as if it had
-        been aborted.  ``lost_port``: that of the node; nothing of SPC-2 is reserved by it any more.
-        ``done(False)``: it could not be looked up.
+        ``lost_port``: that of the node; nothing of SPC-2 is reserved by it any more.
+        ``done(False)``: it could not be looked up, or what was found could not be told.
         """
-        before = self.state
         self._in_doubt = True
 
         def looked(outcome: Outcome | Exception) -> None:
-            if isinstance(outcome, Exception):
-                done(False)
-                return
-            lost = tuple(set(before.nexuses()) - set(self.state.nexuses()))
-            told = attend(lost, UA_REGISTRATIONS_PREEMPTED)
-            event = ReservationsChanged(self._version, self.state, told, lost)
-            self._unit.happened(event, lambda: done(True))
+            done(not isinstance(outcome, Exception))
 
         self.change(PortLost(lost_port) if lost_port is not None else None, looked)
 
@@ -189,17 +203,29 @@ class Reservations:
             if isinstance(kept, Exception):
                 self._in_doubt = True
                 self._end(ticket, kept)
-                return
-            try:
-                self.learn(kept.version, decode_state(kept.document))
-            except ValueError as exc:
-                log.error("reservations cannot be read: %s", exc)
-                self._end(ticket, VolumeBusy(StoreStatus.UNAVAILABLE))
-                return
-            self._in_doubt = False
-            self._attempt(ticket)
+            elif self._found(ticket, kept):
+                self._in_doubt = False
+                self._attempt(ticket)
 
         self._store.load(loaded)
+
+    def _found(self, ticket: Ticket, kept: Kept) -> bool:
+        """Put in force what is kept; False: it cannot be read, and that is what the ticket is told.
+
+        What this node may have kept has been, or never will be, if there is its version.
+        """
+        try:
+            state = decode_state(kept.document)
+        except ValueError as exc:
+            log.error("reservations cannot be read: %s", exc)
+            self._end(ticket, VolumeBusy(StoreStatus.UNAVAILABLE))
+            return False
+        if kept.version > self._version:
+            here = {attachment.nexus.name for attachment in self._unit.attachments}
+            lost = self.learn(kept.version, state)
+            self._to_tell.found(kept.version, lost & here)  # other nodes see to theirs
+        self._to_tell.settle(kept.version, state)
+        return True
 
     def _attempt(self, ticket: Ticket) -> None:
         ticket.tries += 1
@@ -213,30 +239,43 @@ class Reservations:
             self._end(ticket, outcome)
             return
         version, document = self._version, encode_state(outcome.state)
-        wanted = Kept(version + 1, document)
+        again = ticket.change if isinstance(ticket.change, PersistentChange) else None
+        made = Made(again, self.state, outcome, version + 1)
 
         def replaced(result: bool | Exception) -> None:
             if result is True:
                 self._settle(owed)
-                self.learn(wanted.version, outcome.state)
-                self._end(ticket, outcome, wanted.version)
+                made.kept = True
+                self.learn(made.version, outcome.state)
+                self._end(ticket, outcome, made)
             elif result is False:
                 self._load(ticket)
             else:
-                self._find_out(ticket, outcome, wanted, result)
+                self._find_out(ticket, made, Kept(made.version, document), result)
 
         self._store.replace(version, document, replaced)
 
-    def _find_out(self, ticket: Ticket, outcome: Outcome, wanted: Kept, failure: Exception) -> None:
+    def _find_out(self, ticket: Ticket, made: Made, wanted: Kept, failure: Exception) -> None:
         """Whether a change has been kept (rule 2)."""
 
+        def in_doubt() -> None:
+            self._in_doubt = True
+            self._to_tell.remember(made)
+            self._end(ticket, failure)
+
         def loaded(kept: Kept | Exception) -> None:
-            if kept == wanted:
-                self.learn(wanted.version, outcome.state)
-                self._end(ticket, outcome, wanted.version)
-            else:
-                self._in_doubt = True
-                self._end(ticket, failure)
+            if isinstance(kept, Exception) or kept.version < made.version:
+                in_doubt()  # it may be kept yet
+            elif kept == wanted:
+                made.kept = True
+                self.learn(made.version, made.outcome.state)
+                self._end(ticket, made.outcome, made)
+            elif self._found(ticket, kept):
+                made.kept = made.stands(self.state)
+                if made.kept:
+                    self._end(ticket, made.outcome, made)
+                else:
+                    self._attempt(ticket)
 
         self._store.load(loaded)
 
@@ -248,22 +287,47 @@ class Reservations:
             return Outcome(state)
         if isinstance(change, ExclusiveChange):
             return change_exclusive(state, change)
-        return change_persistent(state, change)
+        outcome = change_persistent(state, change)
+        conflict = outcome.status is Status.RESERVATION_CONFLICT
+        if conflict and self._to_tell.tried_again(change, state):
+            return Outcome(state)
+        return outcome
 
     def _settle(self, owed: tuple[Loss, ...]) -> None:
         self._owed = [loss for loss in self._owed if loss not in owed]
 
-    def _end(self, ticket: Ticket, outcome: Outcome | Exception, version: int = 0) -> None:
-        """``version``: of what was kept; 0: nothing was."""
+    def _end(self, ticket: Ticket, outcome: Outcome | Exception, made: Made | None = None) -> None:
+        """``made``: what was kept for that."""
         assert self._current is ticket, "ended twice"
         self._current = None
-        if isinstance(outcome, Outcome) and version:
-            event = ReservationsChanged(version, outcome.state, outcome.attentions, outcome.aborted)
-
-            def in_force(sure: bool) -> None:
-                ticket.done(outcome if sure else VolumeBusy(StoreStatus.UNAVAILABLE))
-
-            self._unit.reserve_everywhere(event, in_force)
-        else:
+        if isinstance(outcome, Exception):
             ticket.done(outcome)
+        elif made is not None or self.unsure or self._promises(ticket.change, outcome):
+            self._tell(ticket, outcome, made)
+        else:
+            self._answer(ticket, outcome)
         self._next()
+
+    def _answer(self, ticket: Ticket, outcome: Outcome) -> None:
+        if isinstance(ticket.change, PersistentChange):
+            self._to_tell.answered(ticket.change.nexus)
+        ticket.done(outcome)
+
+    def _promises(self, change: Change, outcome: Outcome) -> bool:
+        """Whether an answer that changes nothing says what other nodes may not know yet."""
+        asked = isinstance(change, PersistentChange | ReserveUnit | ReleaseUnit)
+        return asked and outcome.status is Status.GOOD and not self._to_tell.told(self._version)
+
+    def _tell(self, ticket: Ticket, outcome: Outcome, made: Made | None) -> None:
+        telling = self._to_tell.begin(self._version, self.state, made)
+
+        def in_force(sure: bool) -> None:
+            self._to_tell.end(telling, sure)
+            if sure:
+                self._answer(ticket, outcome)
+                return
+            if made is not None:
+                self._to_tell.remember(made)
+            ticket.done(VolumeBusy(StoreStatus.UNAVAILABLE))
+
+        self._unit.reserve_everywhere(telling.event, telling.lost, in_force)

@@ -17,7 +17,7 @@ _HEAD: Final = struct.Struct(">BxH")
 _PORT_NAME: Final = re.compile(rb"(?P<name>[^,\0]+),i,0x(?P<isid>[0-9a-fA-F]{12})")
 
 
-class NexusName(msgspec.Struct, frozen=True):
+class NexusName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An I_T nexus; initiator names are in lower case, as RFC 3722 has them."""
 
     initiator: str

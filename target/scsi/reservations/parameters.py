@@ -147,15 +147,22 @@ def _decode_others(data: bytes, nexus: Nexus, ports: Iterable[int]) -> tuple[Nex
             raise _wrong(at) from None
         isids = _isids(who, nexus)
         if not isids:
-            raise _wrong(at)  # a name without ISID, of which no port is known
+            raise _wrong(at)
         found.update(dict.fromkeys(NexusName(who.initiator, i, p) for i in isids for p in ports))
         at += nbytes
     return tuple(found)
 
 
 def _isids(who: TransportId, nexus: Nexus) -> list[bytes]:
+    """The ports that are meant; of a name alone, those that are known (SPC-4 7.6.4.6).
+
+    With several nodes there are none: nobody knows who is logged in to all of them, and some of an
+    initiator's ports are worse than an error.
+    """
     if who.isid is not None:
         return [who.isid]
+    if len(nexus.bus.ports) > 1:
+        return []
     names = (other.name for other in nexus.bus.nexuses)
     return [name.isid for name in names if name.initiator == who.initiator]
 

@@ -31,6 +31,7 @@ from target.scsi.reservations.state import (
     ReservationState,
     Type,
     attend,
+    with_port,
 )
 from target.scsi.sense import (
     INSUFFICIENT_REGISTRATIONS,
@@ -146,15 +147,29 @@ def _register(state: ReservationState, change: Register) -> Outcome:
         )
     if mine is None and change.key == 0:
         return Outcome(state)
+    state = with_port(state, max(change.ports, default=0))
     keys = _keys(state)
+    named: set[NexusName] = set()
     for port in dict.fromkeys((change.nexus.port, *change.ports)):
         nexus = replace(change.nexus, port=port)
         if change.existing is None or keys.get(nexus, 0) == existing:
             keys[nexus] = change.key
+            named.add(nexus)
     for nexus in change.others or ():
-        keys.setdefault(nexus, change.key)
+        if nexus not in keys:
+            keys[nexus] = change.key
+            named.add(nexus)
     gone = {nexus for nexus, key in keys.items() if key == 0}
     after = _changed(state, keys, gone, aptpl=change.aptpl)
+    everywhere = {it.nexus for it in state.registrations if it.everywhere} - named
+    everywhere |= named if change.ports else set()
+    after = replace(
+        after,
+        ports=max(state.ports, *change.ports) if change.ports else state.ports,
+        registrations=tuple(
+            replace(it, everywhere=it.nexus in everywhere) for it in after.registrations
+        ),
+    )
     if len(after.registrations) > REGISTRATIONS_MAX:
         return Outcome.refused(state, INSUFFICIENT_REGISTRATIONS)
     released = after.type is None and state.type in REGISTRANTS
@@ -174,7 +189,12 @@ def _changed(
     aptpl: bool | None = None,
 ) -> ReservationState:
     """With these registrations but those of ``gone``; a reservation ends with its last holder."""
-    left = tuple(Registration(nexus, key) for nexus, key in keys.items() if nexus not in gone)
+    everywhere = {it.nexus for it in state.registrations if it.everywhere}
+    left = tuple(
+        Registration(nexus, key, everywhere=nexus in everywhere)
+        for nexus, key in keys.items()
+        if nexus not in gone
+    )
     ended = not left if state.type in ALL_REGISTRANTS else state.holder in gone
     return replace(
         state,

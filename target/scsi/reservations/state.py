@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from target.scsi.command import Access
+from target.scsi.limits import REGISTRATIONS_MAX
 from target.scsi.reservations.names import NexusName
 from target.scsi.sense import Sense, Status
 
@@ -31,18 +32,21 @@ ALL_REGISTRANTS: Final = frozenset({Type(7), Type(8)})  # every registrant is a 
 REGISTRANTS: Final = frozenset({Type(5), Type(6)}) | ALL_REGISTRANTS  # who is registered has access
 
 
-class Registration(msgspec.Struct, frozen=True):
+class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An I_T nexus that has registered a key."""
 
     nexus: NexusName
     key: int  # 64 bits, not 0
+    everywhere: bool = False  # by ALL_TG_PT: through ports that are yet to come as well
 
 
-class ReservationState(msgspec.Struct, frozen=True, kw_only=True):
+class ReservationState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All that there is to know of one logical unit.  Persistent and SPC-2 exclude each other."""
 
     generation: int = 0  # PRGENERATION
+    ports: int = 0  # up to which port those are registered that are so everywhere
     aptpl: bool = False  # activate persist through power loss
+    restored: int = 0  # the version as which it was put back when it had been forgotten
     registrations: tuple[Registration, ...] = ()  # in the order in which they came
     type: Type | None = None  # of the persistent reservation; None: there is none
     holder: NexusName | None = None  # of it, unless all registrants are
@@ -62,6 +66,22 @@ class ReservationState(msgspec.Struct, frozen=True, kw_only=True):
     def nexuses(self) -> tuple[NexusName, ...]:
         """Who is registered."""
         return tuple(it.nexus for it in self.registrations)
+
+
+def with_port(state: ReservationState, port: int) -> ReservationState:
+    """A port has come, if it is a new one: who is registered everywhere is so through it."""
+    everywhere = [it for it in state.registrations if it.everywhere]
+    if not everywhere or port <= state.ports:
+        return state
+    known = set(state.nexuses())
+    found: dict[NexusName, Registration] = {}
+    for new in range(state.ports + 1, port + 1):
+        for it in everywhere:
+            nexus = msgspec.structs.replace(it.nexus, port=new)
+            if nexus not in known:
+                found.setdefault(nexus, Registration(nexus, it.key, everywhere=True))
+    registrations = (*state.registrations, *found.values())[:REGISTRATIONS_MAX]
+    return msgspec.structs.replace(state, registrations=registrations, ports=port)
 
 
 EMPTY: Final = ReservationState()

@@ -3,8 +3,8 @@
    load HOST PORT IQN LUN SESSIONS DEPTH BLOCK_BYTES DISK_BYTES WRITE_PERCENT RANDOM DIGESTS RATE SECONDS
    load HOST PORT echo 0 SESSIONS DEPTH BLOCK_BYTES DISK_BYTES 0 1 0 0 SECONDS
 
-   Prints one line: I/Os, seconds, and the latency in µs that 50, 99 and 99.9 % of them did not pass; at a
-   rate, from when they were due.  "echo" is the server of echo.c: 48 bytes there, 48 and a block back.
+   Prints one line: I/Os, seconds, the latency in µs that 50, 99 and 99.9 % of them did not pass (at a rate,
+   from when they were due), and how many were outstanding at most, all sessions together.  "echo" is the server of echo.c: 48 bytes there, 48 and a block back.
    Each session is of an initiator of its own.  With DIGESTS both digests are asked for, made and checked.  It knows as much of RFC 7143 as that takes. */
 
 #define _GNU_SOURCE
@@ -329,7 +329,7 @@ int main(int count, char **words) {
     polled[i].fd = s->fd;
   }
   double began = now(), over = began + seconds, due = began;
-  int turn = 0;
+  int turn = 0, most = 0;
   for (;;) {
     double at = now();
     if (at >= over) break;
@@ -346,10 +346,13 @@ int main(int count, char **words) {
       for (int i = 0; i < sessions; i++)
         while (may_send(&all[i])) begin(&all[i], at);
     }
+    int outstanding = 0;
     for (int i = 0; i < sessions; i++) {
+      outstanding += all[i].outstanding;
       flush(&all[i]);
       polled[i].events = POLLIN | (all[i].out_end ? POLLOUT : 0);
     }
+    if (outstanding > most) most = outstanding;
     double wait = rate > 0 && due < over ? due - now() : over - now();
     if (wait < 0) wait = 0;
     struct timespec timeout = {(time_t)wait, (long)((wait - (time_t)wait) * 1e9)};
@@ -359,7 +362,7 @@ int main(int count, char **words) {
   }
   double took = now() - began;
   qsort(samples, sample_count, sizeof *samples, by_size);
-  printf("%llu %.6f %u %u %u\n", (unsigned long long)ios, took, percentile(.5), percentile(.99),
-         percentile(.999));
+  printf("%llu %.6f %u %u %u %d\n", (unsigned long long)ios, took, percentile(.5), percentile(.99),
+         percentile(.999), most);
   return 0;
 }

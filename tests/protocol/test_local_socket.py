@@ -1,0 +1,153 @@
+"""The socket that a worker gives a node on its machine (worker.proto, rule 12): use and misuse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from lunmesh.worker.v2 import worker_pb2 as pb
+
+from target.block.direct_reads import ask_for
+from tests.support.worker_client import ANSWER_CREDIT, Served, Stream, running_worker
+from workers.limits import LENGTH_BYTES, MESSAGE_BYTES_MAX
+from workers.message_socket import MessageSocket
+from workers.store import IoKind, StoreStatus
+from workers.wire import unpack_answers
+
+READ, WRITE = IoKind.READ, IoKind.WRITE
+Body = Callable[[Served, Stream, MessageSocket, int], Coroutine[Any, Any, None]]
+
+
+async def taken(served: Served, stream: Stream) -> MessageSocket:
+    fd = await ask_for(served.address.removeprefix("unix:"), stream.socket_token)
+    assert fd is not None
+    return MessageSocket(socket.socket(fileno=fd))
+
+
+def play(folder: Path, body: Body) -> None:
+    async def main() -> None:
+        async with running_worker(folder) as served:
+            handle = await served.open("disk")
+            stream = await served.stream()
+            messages = await taken(served, stream)
+            try:
+                async with asyncio.timeout(30):
+                    await body(served, stream, messages, handle)
+            finally:
+                messages.close()
+
+    uvloop.run(main())
+
+
+async def answered(messages: MessageSocket) -> list[StoreStatus]:
+    data = await messages.read()
+    assert data is not None
+    return [answer.status for answer in unpack_answers(data).answers]
+
+
+def test_what_comes_there_is_answered_there(tmp_path: Path) -> None:
+    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+        await messages.write((stream.pack(stream.io(WRITE, handle, 512, 512, b"s" * 512)),))
+        assert await answered(messages) == [StoreStatus.OK]
+        await messages.write((stream.pack(stream.io(READ, handle, 0, 1024)),))
+        data = await messages.read()
+        assert data is not None
+        (answer,) = unpack_answers(data).answers
+        assert b"".join(answer.payload) == bytes(512) + b"s" * 512
+
+    play(tmp_path, body)
+
+
+def test_its_token_is_good_once_and_for_one_stream(tmp_path: Path) -> None:
+    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+        path = served.address.removeprefix("unix:")
+        assert await ask_for(path, stream.socket_token) is None
+        newer = await served.stream()
+        assert newer.socket_token != stream.socket_token
+        late = newer.socket_token
+        await served.stream()  # and the newer one's socket, which nobody took, is gone
+        assert (await newer.status_after_all())[0] == "ABORTED"
+        assert await ask_for(path, late) is None
+
+    play(tmp_path, body)
+
+
+def test_a_newer_stream_ends_it_and_what_comes_late_is_not_executed(tmp_path: Path) -> None:
+    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+        newer = served.bare_stream()
+        await newer.send(answer_credit=ANSWER_CREDIT)
+        late = stream.pack(stream.io(WRITE, handle, 0, 512, b"l" * 512))
+        await newer.receive()
+        with contextlib.suppress(OSError):
+            while True:  # it may be taken by a socket that nobody reads any more
+                await messages.write((late,))
+                await asyncio.sleep(0)
+        assert await messages.read() is None
+        assert (await stream.status_after_all())[0] == "ABORTED"
+        (read,) = await newer.run(newer.io(READ, handle, 0, 512))
+        assert b"".join(read.payload) == bytes(512)
+
+    play(tmp_path, body)
+
+
+def test_a_fenced_node_is_told_by_grpc(tmp_path: Path) -> None:
+    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+        request = pb.FenceRequest(fence=pb.NodeFence(node="node", epoch=1), timeout_ms=1000)
+        await served.control.Fence(request)
+        assert await messages.read() is None
+        assert (await stream.status_after_all())[0] == "FAILED_PRECONDITION"
+        other = await served.stream("node", 2)
+        handle = await served.open("another", epoch=2)
+        (read,) = await other.run(other.io(READ, handle, 0, 512))
+        assert read.status is StoreStatus.OK
+
+    play(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b"\0\0\0\0", "INVALID_ARGUMENT"),  # a message of nothing
+        (b"\x04\0\0\0\xff\xff\xff\xff", "INVALID_ARGUMENT"),
+        ((MESSAGE_BYTES_MAX + 1).to_bytes(LENGTH_BYTES, "little"), "RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_what_breaks_the_rules_ends_the_stream(tmp_path: Path, raw: bytes, code: str) -> None:
+    async def main() -> None:
+        async with running_worker(tmp_path) as served:
+            stream = await served.stream()
+            fd = await ask_for(served.address.removeprefix("unix:"), stream.socket_token)
+            assert fd is not None
+            os.write(fd, raw)
+            assert (await stream.status_after_all())[0] == code
+            os.close(fd)
+
+    uvloop.run(main())
+
+
+def test_messages_are_numbered_whichever_way_they_come(tmp_path: Path) -> None:
+    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+        stream.pack()  # one that is never sent
+        await messages.write((stream.pack(stream.io(READ, handle, 0, 512)),))
+        assert (await stream.status_after_all())[0] == "INVALID_ARGUMENT"
+
+    play(tmp_path, body)
+
+
+def test_a_node_that_hangs_up_there_is_gone(tmp_path: Path) -> None:
+    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+        await messages.write((stream.pack(stream.io(WRITE, handle, 0, 512, b"k" * 512)),))
+        messages.close()
+        assert (await stream.status_after_all())[0] in {"OK", "CANCELLED"}
+        newer = await served.stream()
+        (read,) = await newer.run(newer.io(READ, handle, 0, 512))
+        assert b"".join(read.payload) == b"k" * 512, "what was sent before is done"
+
+    play(tmp_path, body)
