@@ -187,10 +187,10 @@ class _Session:
         finally:
             for task in (*readers, writer):
                 task.cancel()
-            await asyncio.gather(*readers, writer, return_exceptions=True)
-            if offered is not None:
+            if offered is not None:  # before the wait, which gRPC may cancel, or never end
                 messages.close()
                 offered.theirs.close()
+            await asyncio.gather(*readers, writer, return_exceptions=True)
 
     def _verdict(self, error: BaseException | None) -> tuple[grpc.StatusCode | None, str]:
         """What the node is told at the end; None: all is well."""

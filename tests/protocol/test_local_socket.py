@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from lunmesh.worker.v2 import worker_pb2 as pb
 
 from target.block.direct_reads import ask_for
 from tests.support.worker_client import ANSWER_CREDIT, Served, Stream, running_worker
+from workers.data_service import DataService
+from workers.grants import Grants, OfferedSocket
 from workers.limits import LENGTH_BYTES, MESSAGE_BYTES_MAX
 from workers.message_socket import MessageSocket
 from workers.store import IoKind, StoreStatus
-from workers.wire import unpack_answers
+from workers.wire import STREAM_METHOD, unpack_answers
 
 READ, WRITE = IoKind.READ, IoKind.WRITE
 Body = Callable[[Served, Stream, MessageSocket, int], Coroutine[Any, Any, None]]
@@ -151,3 +154,57 @@ def test_a_node_that_hangs_up_there_is_gone(tmp_path: Path) -> None:
         assert b"".join(read.payload) == b"k" * 512, "what was sent before is done"
 
     play(tmp_path, body)
+
+
+class _WatchedGrants(Grants):
+    """Its pairs of sockets are there to be looked at."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.offered: asyncio.Queue[OfferedSocket | None] = asyncio.Queue()
+
+    def connect(self) -> OfferedSocket | None:
+        offered = super().connect()
+        self.offered.put_nowait(offered)
+        return offered
+
+
+class _SilentCall:
+    """A call whose node says one thing and then nothing; at its end it is cancelled."""
+
+    def __init__(self, first: bytes) -> None:
+        self._first = [first]
+
+    def peer(self) -> str:
+        return "unix:"
+
+    async def read(self) -> bytes:
+        if not self._first:
+            await asyncio.Event().wait()
+        return self._first.pop()
+
+    async def write(self, message: bytes) -> None:
+        pass
+
+
+def test_a_stream_that_is_cancelled_again_at_its_end_leaves_no_socket(tmp_path: Path) -> None:
+    """By gRPC, whose client has gone, and by the end of the loop while it waits for its tasks."""
+
+    async def main() -> None:
+        async with running_worker(tmp_path) as served:
+            grants = _WatchedGrants(f"{tmp_path}/other.sock")
+            grants.start()
+            handler: Any = DataService(served.worker, grants).handler()
+            serve = handler.service(SimpleNamespace(method=STREAM_METHOD)).stream_stream
+            call = _SilentCall(served.bare_stream().pack(answer_credit=ANSWER_CREDIT))
+            task = asyncio.ensure_future(serve(None, call))
+            offered = await grants.offered.get()
+            assert offered is not None
+            for _ in range(2):
+                task.cancel()
+                await asyncio.sleep(0)
+            assert (await asyncio.gather(task, return_exceptions=True))[0] is not None
+            assert offered.ours.fileno() == offered.theirs.fileno() == -1
+            await grants.stop()
+
+    uvloop.run(main())
