@@ -64,8 +64,9 @@ class PoolShare:
         """Bytes that can be taken now."""
         pool = self._pool
         fair = pool.extra_total // (pool.shares + 1)
-        extra = min(pool.extra_total - pool.extra_used, fair - self._extra())
-        return max(0, pool.guaranteed - self.held) + max(0, extra)
+        guaranteed = pool.guaranteed - self.held
+        extra = min(pool.extra_total - pool.extra_used, fair + min(0, guaranteed))
+        return max(0, guaranteed) + max(0, extra)
 
     def take(self, nbytes: int) -> None:
         """Take bytes that there is room for."""
@@ -104,14 +105,14 @@ class PoolShare:
         self.keep()
         self._pool.shares -= 1
 
-    def _extra(self) -> int:
-        return max(0, self.held - self._pool.guaranteed)
-
     def _change(self, nbytes: int) -> None:
-        self._pool.extra_used -= self._extra()
+        pool = self._pool
+        before = self.held - pool.guaranteed
+        after = before + nbytes
         self.held += nbytes
-        self._pool.extra_used += self._extra()
-        self._pool.used += nbytes
+        pool.used += nbytes
+        if before > 0 or after > 0:
+            pool.extra_used += max(0, after) - max(0, before)
 
 
 class BufferMemory:
