@@ -44,6 +44,7 @@ from target.user_changes import MutualChanges, UserChanges
 from target.volume_changes import VolumeChanges
 from target.volume_following import TITLE
 from target.volumes import Volumes
+from workers.busy_poll import BusyPoll
 from workers.executor import BlockingExecutor
 from workers.grpc_environment import prepare_grpc
 from workers.uring import open_uring
@@ -165,10 +166,9 @@ class Node:
             self._clustering.sessions.own = partial(sessions_of, self.name, self._target)
             self._target.on_sessions = self._clustering.sessions.changed
             self._clustering.counters.start(self.counters)
-        # Where no CPU is to spare, who looks for commands keeps another from answering them.
         place = config.cluster.place if config.cluster is not None else None
         busy = place.count if place is not None else 1
-        poll_seconds = config.busy_poll_seconds if busy < len(os.sched_getaffinity(0)) else 0.0
+        poll = BusyPoll(config.busy_poll_seconds, busy)
         for index, address in enumerate(config.portals):
             portal = Portal(
                 self._target,
@@ -176,7 +176,7 @@ class Node:
                 address.port,
                 time.monotonic,
                 CONNECTIONS_MAX,
-                poll_seconds,
+                poll,
                 address.group,
             )
             portal.on_drop = self._something_ended.set

@@ -1,14 +1,14 @@
 """lunmesh.worker.v2.Data: the streams of the nodes, over gRPC and over sockets beside it.
 
-One writer for each stream, and one reader of what comes by gRPC; another one of the socket that a
-node on this machine is offered (worker.proto, rule 12).  Messages are bytes here (workers/wire.py);
-what they mean is in workers/stream.py.
+One writer for each stream, and one reader of what comes by gRPC.  What comes by the socket that a
+node on this machine is offered (worker.proto, rule 12) is served, and answered, as it comes.
+Messages are bytes here (workers/wire.py); what they mean is in workers/stream.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
@@ -75,7 +75,8 @@ class DataService:
             if worker.refusing:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, worker.refusing)
             node = worker.nodes.enter(first.node, first.epoch)
-            stream, wake = await self._take_over(node)
+            session = _Session(worker, context)
+            stream = await self._take_over(node, session.wake)
         except WireError as exc:
             worker.log.warning("bad message", peer=context.peer(), reason=str(exc))
             await context.abort(CODE_OF_FAULT[exc.fault], str(exc))
@@ -93,14 +94,14 @@ class DataService:
         try:
             # A socket, if this can be a node of this machine.
             offered = self._grants.connect() if self._grants is not None else None
-            await _Session(worker, stream, wake, context, offered).run(first)
+            await session.run(stream, first, offered)
         finally:
             if node.stream is stream:
                 node.stream = None
             stream.finish()
             log.info("stream ends", reason=stream.end_reason.value if stream.end_reason else "")
 
-    async def _take_over(self, node: Node) -> tuple[ClientStream, asyncio.Event]:
+    async def _take_over(self, node: Node, wake: Callable[[], None]) -> ClientStream:
         """The stream that serves ``node`` from now on: when nothing of an older one runs."""
         node.end_stream(End.SUPERSEDED)
         node.streams += 1
@@ -110,7 +111,6 @@ class DataService:
             raise _Superseded
         # A fence may have come in the meantime.
         self._worker.nodes.check(node.name, epoch)
-        wake = asyncio.Event()
         worker = self._worker
         stream = ClientStream(
             node,
@@ -123,7 +123,7 @@ class DataService:
             lend=self._grants.lend if self._grants is not None else lambda nbytes: None,
         )
         node.stream = stream
-        return stream, wake
+        return stream
 
 
 class _Superseded(Exception):
@@ -141,30 +141,30 @@ class _Stale(Exception):
 class _Session:
     """The readers and the writer of one stream."""
 
-    def __init__(
-        self,
-        worker: Worker,
-        stream: ClientStream,
-        wake: asyncio.Event,
-        context: Context,
-        offered: OfferedSocket | None,
-    ) -> None:
+    def __init__(self, worker: Worker, context: Context) -> None:
         self._worker = worker
-        self._stream = stream
-        self._wake = wake
         self._context = context
-        self._offered = offered
-        self._answer: Callable[[Parts], Awaitable[None]] = self._write_call
+        self._wake = asyncio.Event()  # the writer
+        self._stream: ClientStream
+        self._socket: MessageSocket | None = None
+        self._on_socket = False  # what the node says comes there, and is answered there
+        self._serving = False  # a message of the socket, at whose end what it answers leaves
+        self._writing = False  # the writer is, or waits until something has left
         self._read_all = False  # the node has said that it sends no more
 
-    async def run(self, first: Batch) -> None:
+    def wake(self) -> None:
+        """There may be something to send."""
+        if not self._serving:
+            self._wake.set()
+
+    async def run(self, stream: ClientStream, first: Batch, offered: OfferedSocket | None) -> None:
         """Until the node has no more to say, breaks the rules, or may not go on."""
-        context, stream, offered = self._context, self._stream, self._offered
+        self._stream = stream
         stream.greet(offered.token if offered is not None else b"")
-        readers = [asyncio.ensure_future(self._read(first))]
+        readers: list[asyncio.Future[None]] = [asyncio.ensure_future(self._read(first))]
         if offered is not None:
-            messages = MessageSocket(offered.ours)
-            readers.append(asyncio.ensure_future(self._read_socket(messages)))
+            self._socket = MessageSocket(offered.ours, self._came)
+            readers.append(self._socket.ended)
         writer = asyncio.ensure_future(self._write())
         try:
             await asyncio.wait({*readers, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -179,16 +179,18 @@ class _Session:
             # Everything is given back now: a peer that reads nothing may keep us here for long.
             # For gRPC sends one thing at a time, and a status beside a message is never sent.
             stream.finish()
+            self._wake.set()
             await asyncio.wait({writer})
             if refusal is not None:
-                await self._write_call(refusal)
+                await self._send(refusal)
             if code is not None:
-                await context.abort(code, details)
+                await self._context.abort(code, details)
         finally:
             for task in (*readers, writer):
                 task.cancel()
-            if offered is not None:  # before the wait, which gRPC may cancel, or never end
-                messages.close()
+            if offered is not None and self._socket is not None:
+                self._worker.poll.forget(self)
+                self._socket.close()  # before the wait, which may be cancelled
                 offered.theirs.close()
             await asyncio.gather(*readers, writer, return_exceptions=True)
 
@@ -208,35 +210,45 @@ class _Session:
             reason = End.GONE  # its messages cannot be sent
         return (CODE_OF_END[reason], reason.value) if reason is not None else (None, "")
 
+    # --- messages in ------------------------------------------------------------------------------
+
     async def _read(self, batch: Batch) -> None:
         while True:
-            await self._receive(batch)
+            self._receive(batch)
+            if self._stream.crowded:
+                await self._stream.room()
             data: Any = await self._context.read()
             if data is aio.EOF:
                 return
             batch = self._unpack(data)
 
-    async def _read_socket(self, messages: MessageSocket) -> None:
-        """What comes there is answered there; an end is for gRPC to tell."""
-        data = await messages.read()
-        self._answer = messages.write
-        while data is not None:
-            await self._receive(self._unpack(data))
-            data = await messages.read()
-
-    async def _write_call(self, message: Parts) -> None:
-        await self._context.write(b"".join(message))
+    def _came(self, data: bytes) -> None:
+        """A message by the socket: its answers leave at once, where nothing else is leaving."""
+        messages, poll = self._socket, self._worker.poll
+        assert messages is not None
+        poll.came(self)
+        self._on_socket = self._serving = True
+        try:
+            batch = self._unpack(data)
+            self._receive(batch)
+        finally:
+            self._serving = False
+        if self._stream.crowded:
+            messages.pause()
+        while not self._writing and (message := self._take()) is not None:
+            self._writing = not messages.send(message)
+        if self._writing or self._read_all:
+            self._wake.set()
+        elif len(batch.ios) == 1 and not self._stream.unanswered:
+            poll.expect()
 
     def _unpack(self, data: bytes) -> Batch:
         return unpack_batch(data, checksum=self._worker.checksum, memory=self._stream.memory)
 
-    async def _receive(self, batch: Batch) -> None:
-        stream = self._stream
+    def _receive(self, batch: Batch) -> None:
         self._check(batch)
-        stream.refusing = self._worker.draining
-        stream.receive(batch)
-        if stream.crowded:
-            await stream.room()
+        self._stream.refusing = self._worker.draining
+        self._stream.receive(batch)
 
     def _check(self, batch: Batch) -> None:
         """Rule 3 of worker.proto, on every message."""
@@ -248,13 +260,35 @@ class _Session:
         except StaleEpoch as exc:
             raise _Stale(batch, str(exc)) from exc
 
+    # --- messages out -----------------------------------------------------------------------------
+
     async def _write(self) -> None:
-        stream, wake = self._stream, self._wake
+        stream, wake, messages = self._stream, self._wake, self._socket
         while stream.end_reason is None:
             wake.clear()
-            while (message := stream.take()) is not None:
-                await self._answer(message)
+            self._writing = True
+            if messages is not None:
+                await messages.sent()
+            while (message := self._take()) is not None:
+                await self._send(message)
+            self._writing = False
             if self._read_all and not stream.unanswered:
                 return
             if stream.end_reason is None:
                 await wake.wait()
+
+    def _take(self) -> Parts | None:
+        message = self._stream.take()
+        if self._socket is not None and self._socket.paused and not self._stream.crowded:
+            self._socket.resume()
+        return message
+
+    async def _send(self, message: Parts) -> None:
+        """Returns when it is on its way, which is when the next one may be made."""
+        messages = self._socket
+        if messages is None or not self._on_socket:
+            await self._context.write(b"".join(message))
+            return
+        await messages.sent()
+        messages.send(message)
+        await messages.sent()

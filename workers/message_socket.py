@@ -5,9 +5,10 @@ message goes behind its length.  A node uses this module at its end, a worker at
 
 Rules:
 
-1. One task reads and one writes.  Neither waits where the socket has, or takes, what there is.
-2. Bounded: a message is of at most ``MESSAGE_BYTES_MAX``, and no more is taken from the socket than
-   fits into the buffer, until what is there has been read.
+1. No task stands between the socket and who uses it: a message is handed over as it comes, and
+   sent as it is given, where the socket takes it.
+2. Bounded: a message is of at most ``MESSAGE_BYTES_MAX``.  While reading is paused, no more is
+   taken from the socket than has been.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from workers.limits import LENGTH_BYTES, MESSAGE_BYTES_MAX
@@ -25,35 +27,82 @@ BUFFER_BYTES: Final = 256 << 10  # a longer message gets a buffer of its own siz
 
 
 class MessageSocket:
-    """One end; ``sock`` is its own from now on."""
+    """One end; ``sock`` is its own from now on.
 
-    def __init__(self, sock: socket.socket) -> None:
+    ``received`` is called with each message.  ``ended`` is done when no more come: the peer has
+    hung up, or what it sent was not to be understood (WireError, or what ``received`` raised).
+    """
+
+    def __init__(self, sock: socket.socket, received: Callable[[bytes], None]) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._fd = sock.fileno()
+        self._received = received
         self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
-        self._start = self._end = 0  # what has come and not been read
-        self._watching = False
-        self._news: asyncio.Future[None] | None = None  # for who waits to read
-        self._room: asyncio.Future[None] | None = None  # and to write
-        self._ended = False
+        self._start = self._end = 0  # what has come and not been handed over
+        self._over = False  # nothing more comes
+        self.paused = False
+        self._rest = memoryview(b"")  # of the last message, which the socket has not taken
+        self._sent: asyncio.Future[None] | None = None  # for who waits until it has
+        self._loop.add_reader(self._fd, self._readable)
 
-    async def read(self) -> bytes | None:
-        """The next message; None at the end.  Raises WireError of one that is too long."""
-        while True:
-            message = self._next_message()
-            if message is not None:
-                return message
-            if self._ended:
-                return None
-            if not self._watching:
-                self._watching = True
-                self._loop.add_reader(self._fd, self._readable)
-            self._news = self._loop.create_future()
-            await self._news
+    # --- messages in ------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Hand over no more messages (rule 2)."""
+        if not self.paused:
+            self.paused = True
+            self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Go on."""
+        if self.paused and not self.ended.done():
+            self.paused = False
+            self._loop.call_soon(self._resumed)
+
+    def _resumed(self) -> None:
+        self._deliver()  # first: there may be no room for more
+        if not self.paused and not self._over:
+            self._loop.add_reader(self._fd, self._readable)
+
+    def _readable(self) -> None:
+        try:
+            nbytes = self._socket.recv_into(self._buffer[self._end :])
+        except BlockingIOError:
+            return
+        except OSError:  # the peer has gone without reading all
+            nbytes = 0
+        self._end += nbytes
+        if not nbytes:
+            self._over = True
+            self._loop.remove_reader(self._fd)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self.ended.done():
+            return
+        try:
+            while not self.paused:
+                message = self._next_message()
+                if message is None:
+                    if self._over:
+                        self._finish(None)
+                    return
+                self._received(message)
+        except Exception as exc:  # whoever waits for the end knows what it means
+            self._finish(exc)
+
+    def _finish(self, error: Exception | None) -> None:
+        self.pause()
+        if error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(error)
 
     def _next_message(self) -> bytes | None:
+        """Raises WireError of one that is too long."""
         have = self._end - self._start
         if have < LENGTH_BYTES:
             self._make_room(LENGTH_BYTES)
@@ -83,67 +132,65 @@ class MessageSocket:
         self._buffer[: len(kept)] = kept
         self._start, self._end = 0, len(kept)
 
-    def _readable(self) -> None:
-        if self._end == len(self._buffer):  # rule 2
-            self._unwatch()
-            return
-        try:
-            nbytes = self._socket.recv_into(self._buffer[self._end :])
-        except BlockingIOError:
-            return
-        except OSError:  # the peer has gone without reading all
-            nbytes = 0
-        self._end += nbytes
-        if not nbytes:
-            self._ended = True
-            self._unwatch()
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+    # --- messages out -----------------------------------------------------------------------------
 
-    def _unwatch(self) -> None:
-        self._loop.remove_reader(self._fd)
-        self._watching = False
+    def send(self, message: Parts) -> bool:
+        """Send a message; False: :meth:`sent` is to be waited for before the next one.
 
-    async def write(self, message: Parts) -> None:
-        """Returns when the socket has taken it.  Raises OSError, and then reading ends too."""
+        Where the peer has gone it goes nowhere, and ``ended`` says so.
+        """
+        assert not len(self._rest), "the message before is still being sent"
         nbytes = sum(map(len, message))
         parts: Parts = (nbytes.to_bytes(LENGTH_BYTES, "little"), *message)
         if len(parts) > PARTS_MAX:
             parts = (b"".join(parts),)
         try:
-            try:
-                sent = self._socket.sendmsg(parts)
-            except BlockingIOError:
-                sent = 0
-            if sent < LENGTH_BYTES + nbytes:
-                await self._write_rest(_rest(parts, sent))
+            sent = self._socket.sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
         except OSError:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-            raise
+            self._hang_up()
+            return True
+        if sent == LENGTH_BYTES + nbytes:
+            return True
+        self._rest = _rest(parts, sent)
+        self._loop.add_writer(self._fd, self._writable)
+        return False
 
-    async def _write_rest(self, rest: memoryview) -> None:
-        while len(rest):
-            self._room = self._loop.create_future()
-            self._loop.add_writer(self._fd, self._writable)
-            try:
-                await self._room
-            finally:
-                if self._socket.fileno() >= 0:
-                    self._loop.remove_writer(self._fd)
-            try:
-                rest = rest[self._socket.send(rest) :]
-            except BlockingIOError:
-                continue
+    async def sent(self) -> None:
+        """Until the socket has taken the last message, or nobody is there to read it."""
+        if len(self._rest):
+            self._sent = self._loop.create_future()
+            await self._sent
 
     def _writable(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        try:
+            self._rest = self._rest[self._socket.send(self._rest) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._hang_up()
+        if not len(self._rest):
+            self._all_sent()
+
+    def _all_sent(self) -> None:
+        self._loop.remove_writer(self._fd)
+        if self._sent is not None and not self._sent.done():
+            self._sent.set_result(None)
+
+    def _hang_up(self) -> None:
+        """Nobody reads: then reading ends too."""
+        self._rest = memoryview(b"")
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    # --- its end ----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Both directions end.  Who waits at this end goes on waiting, and is to be cancelled."""
+        """Both directions end, ``ended`` is cancelled, and who waits for sent() goes on waiting."""
         if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._fd)
+            self.pause()
+            self.ended.cancel()
             self._loop.remove_writer(self._fd)
             self._socket.close()
 

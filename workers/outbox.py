@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from workers.buffers import PoolShare
@@ -32,7 +33,7 @@ class Outbox:
     def __init__(
         self,
         share: PoolShare,
-        wake: asyncio.Event,
+        wake: Callable[[], None],
         checksum: bool,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -64,7 +65,7 @@ class Outbox:
             self._leave()
         elif self._timer is None:
             if self._loop.time() < self._impatient_until:
-                self._wake.set()
+                self._wake()
             else:
                 self._timer = self._loop.call_later(GATHER_SECONDS, self._late)
 
@@ -74,13 +75,13 @@ class Outbox:
             self._timer.cancel()
             self._timer = None
             self._impatient_seconds = IMPATIENT_SECONDS
-        self._wake.set()
+        self._wake()
 
     def _late(self) -> None:
         self._timer = None
         self._impatient_until = self._loop.time() + self._impatient_seconds
         self._impatient_seconds = min(2 * self._impatient_seconds, IMPATIENT_SECONDS_MAX)
-        self._wake.set()
+        self._wake()
 
     @property
     def gathering(self) -> bool:

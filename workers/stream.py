@@ -8,7 +8,8 @@ Rules:
 1. What a store can do on the spot is done as the message is read; all else goes to the scheduler.
 2. Answers gather while the last message goes out, and then leave together.
 3. A node has credit for the payload that it sends: what it has not used, and what it has sent and
-   has not ended, together fit its share of the buffers.  Credit is given again with the answers.
+   has not ended, together fit its share of the buffers.  Credit is given again with the answers,
+   while it has less than the largest message takes.
 4. Data for the node is read only when the node has given credit for it, into its share of the
    buffers, where it stays until its message has gone out.
 5. Once the stream has ended, for whatever reason, nothing more begins, and what still runs is
@@ -26,7 +27,7 @@ from typing import Final
 
 from workers.buffers import BufferMemory
 from workers.lent import LentMemory
-from workers.limits import LENT_BYTES, STREAM_IOS_MAX
+from workers.limits import LENT_BYTES, PAYLOAD_BYTES_MAX, STREAM_IOS_MAX
 from workers.nodes import End, Node, OpenShare
 from workers.outbox import Outbox
 from workers.scheduler import NO_DEADLINE, Hold, Scheduler, ServedIo, start
@@ -61,7 +62,7 @@ class ClientStream:
         memory: BufferMemory,
         *,
         stats: WorkerStats,
-        wake: asyncio.Event,
+        wake: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
         checksum: bool = True,
         lend: Callable[[int], tuple[LentMemory, bytes] | None] = lambda nbytes: None,
@@ -298,7 +299,7 @@ class ClientStream:
         """The node is served from now on: its first credit goes out, and what it is offered."""
         self._offers = self._offers._replace(socket_token=socket_token)
         self._greeting = True
-        self._wake.set()
+        self._wake()
 
     def take(self) -> Parts | None:
         """The next message, or None if there is nothing to say.  The last one has gone out."""
@@ -316,7 +317,9 @@ class ClientStream:
         return message
 
     def _new_credit(self) -> int:
-        """Rule 3."""
+        """Rule 3; nothing while the node has plenty."""
+        if self._request_credit > PAYLOAD_BYTES_MAX:
+            return 0
         credit = min(self._requests.room(), CREDIT_WINDOW_MAX - self._requests.held)
         if credit <= 0:
             return 0
@@ -340,7 +343,7 @@ class ClientStream:
         self._requests.give(self._request_credit)
         self._request_credit = 0
         self._scheduler.drop(self)  # the last of these closes the shares of the buffers
-        self._wake.set()
+        self._wake()
         self._room.set()
         self._close_if_done()
 

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from workers.buffers import BufferMemory
+from workers.busy_poll import BusyPoll
 from workers.executor import PARTS
 from workers.fences import Fences
 from workers.nodes import End, Nodes
@@ -35,12 +36,14 @@ class Worker:
         io_threads: int,
         version: str = "",
         checksum: bool = True,
+        poll: BusyPoll | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.log = structlog.get_logger()
         self.name = _new_name()
         self.version = version
         self.checksum = checksum
+        self.poll = poll if poll is not None else BusyPoll(0.0)
         self.stats = WorkerStats()
         self.shares = shares
         self.fences = Fences(shares.save_fences)

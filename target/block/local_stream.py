@@ -7,8 +7,8 @@ where both are on one machine.  The stream of gRPC goes on beside them, and says
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from target.block.worker_errors import WorkerGone
@@ -19,23 +19,24 @@ STATUS_SECONDS_MAX: Final = 1.0  # for gRPC to say why it has ended
 
 
 class LocalStream:
-    """``fd`` is its own from now on.  Messages are bytes of workers/wire.py."""
+    """``fd`` is its own from now on.  Messages are bytes of workers/wire.py.
 
-    def __init__(self, fd: int) -> None:
-        self._messages = MessageSocket(socket.socket(fileno=fd))
+    ``received`` is called with each message.  What it raises ends the stream, as WireError does.
+    """
+
+    def __init__(self, fd: int, received: Callable[[bytes], None]) -> None:
+        self._messages = MessageSocket(socket.socket(fileno=fd), received)
 
     async def write(self, message: Parts) -> None:
-        """Returns when the message is on its way, or the stream at its end: read() knows."""
-        with contextlib.suppress(OSError):
-            await self._messages.write(message)
+        """Returns when the message is on its way, or the stream at its end: ended() knows."""
+        if not self._messages.send(message):
+            await self._messages.sent()
 
-    async def read(self) -> bytes:
-        """The next message; raises WorkerGone some time after the end, and WireError."""
-        data = await self._messages.read()
-        if data is None:
-            await asyncio.sleep(STATUS_SECONDS_MAX)
-            raise WorkerGone("its socket has ended")
-        return data
+    async def ended(self) -> None:
+        """Raises WorkerGone some time after the end, or what has ended the stream."""
+        await self._messages.ended
+        await asyncio.sleep(STATUS_SECONDS_MAX)
+        raise WorkerGone("its socket has ended")
 
     def cancel(self) -> None:
         """End it."""

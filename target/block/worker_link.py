@@ -431,15 +431,16 @@ class WorkerLink:
         finally:
             for helper in helpers:
                 helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
             if local is not None:
                 local.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
         raise WorkerGone(self.reason)
 
     async def _hear(self, stream: WorkerStream, local: LocalStream | None) -> None:
         """Until either ends."""
-        carriers = (stream,) if local is None else (stream, local)
-        readers = [asyncio.ensure_future(self._read(carrier)) for carrier in carriers]
+        readers = [asyncio.ensure_future(self._read(stream))]
+        if local is not None:
+            readers.append(asyncio.ensure_future(local.ended()))
         try:
             await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
             await next(reader for reader in readers if reader.done())
@@ -448,14 +449,17 @@ class WorkerLink:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
 
-    async def _read(self, carrier: WorkerStream | LocalStream) -> None:
+    async def _read(self, stream: WorkerStream) -> None:
         while True:
-            data = await carrier.read()
-            if not self.serving:
-                return
-            self._heard += 1
-            if not self.queue.answered(data):
-                raise WorkerGone("a volume is not served any more")
+            self._came(await stream.read())
+
+    def _came(self, data: bytes) -> None:
+        """A message from the worker."""
+        if not self.serving:  # the stream has been cut, and ends
+            return
+        self._heard += 1
+        if not self.queue.answered(data):
+            raise WorkerGone("a volume is not served any more")
 
     async def _given(self, token: bytes) -> int | None:
         """The descriptor that the worker gives for it, if it is on this machine."""
@@ -466,7 +470,7 @@ class WorkerLink:
     async def _local_stream(self) -> LocalStream | None:
         """Rule 7."""
         fd = await self._given(self.queue.offers.socket_token)
-        return LocalStream(fd) if fd is not None else None
+        return LocalStream(fd, self._came) if fd is not None else None
 
     async def _borrow(self) -> None:
         """Take the memory that a worker on this machine lends to the stream."""

@@ -247,7 +247,7 @@ def serve(
         flag(
             "Tuning",
             "How long to look for the next command of an initiator that has one at a time before"
-            " sleeping, 0 to 1000 µs. [default: 50]",
+            " sleeping, 0 to 1000 µs. [default: 100]",
             "MICROSECONDS",
         ),
     ] = None,

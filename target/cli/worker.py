@@ -22,6 +22,7 @@ from target.cli.ready import say_ready
 from target.cluster.registry import RegistryAway, WrongFormat
 from target.config.model import RadosPlace
 from target.config.worker import WorkerConfig
+from workers.busy_poll import BusyPoll
 from workers.executor import BlockingExecutor, disk_threads
 from workers.fault_store import FaultStore
 from workers.fences import FenceError
@@ -80,6 +81,7 @@ async def _serve(config: WorkerConfig, log: logs.Log, manager: ServiceManager) -
         io_threads=config.io_threads,
         version=target.__version__,
         checksum=config.checksum,
+        poll=BusyPoll(config.busy_poll_seconds),
     )
     server = WorkerServer(worker, config.address, _tls(config), direct_reads=config.direct_reads)
     telemetry = _telemetry(config, worker, executor)

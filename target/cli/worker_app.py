@@ -65,6 +65,15 @@ def worker(
         str | None,
         flag("Tuning", "Nodes on this machine may read files themselves. [default: on]", "on|off"),
     ] = None,
+    busy_poll: Annotated[
+        str | None,
+        flag(
+            "Tuning",
+            "How long to look for the next I/O of a node on this machine that has one at a time"
+            " before sleeping, 0 to 1000 µs. [default: 300]",
+            "MICROSECONDS",
+        ),
+    ] = None,
     redis: Annotated[
         str | None,
         flag(
@@ -111,6 +120,7 @@ def worker(
         insecure=given(insecure),
         checksum=given(checksum),
         direct_reads=given(direct_reads),
+        busy_poll=number("busy-poll", busy_poll, int),
         redis=given(redis),
         metrics=given(metrics),
         fault=given(fault),

@@ -132,7 +132,7 @@ def _build(merged: Merged) -> ServeConfig:
         strict=merged.one("strict", bool, False),
         queue_depth=merged.one("queue-depth", count(QUEUE_DEPTH_MAX), 128),
         io_threads=merged.one("io-threads", count(IO_THREADS_MAX), 4),
-        busy_poll_seconds=merged.one("busy-poll", microseconds(BUSY_POLL_MAX), 50e-6),
+        busy_poll_seconds=merged.one("busy-poll", microseconds(BUSY_POLL_MAX), 100e-6),
         log_level=merged.one("log-level", choice(LogLevel), "info"),
         log_format=merged.one("log-format", choice(LogFormat), "text"),
         trace=merged.one("trace", _trace, None),

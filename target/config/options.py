@@ -112,6 +112,7 @@ class WorkerOptions(
     insecure: bool | UnsetType = UNSET
     checksum: bool | str | UnsetType = UNSET
     direct_reads: bool | str | UnsetType = UNSET
+    busy_poll: int | UnsetType = UNSET
     redis: str | UnsetType = UNSET
     metrics: str | int | UnsetType = UNSET
     fault: str | UnsetType = UNSET

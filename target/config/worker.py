@@ -13,7 +13,15 @@ from target.config.errors import ConfigError, did_you_mean
 from target.config.merge import Merged, Source, file_source, flag_source
 from target.config.model import LogFormat, LogLevel, Portal, RadosPlace
 from target.config.options import WorkerOptions
-from target.config.scalars import IO_THREADS_MAX, choice, count, on_off, seconds
+from target.config.scalars import (
+    BUSY_POLL_MAX,
+    IO_THREADS_MAX,
+    choice,
+    count,
+    microseconds,
+    on_off,
+    seconds,
+)
 from target.config.sizes import format_size, parse_size
 from target.config.stores import parse_rados
 from target.config.values import (
@@ -44,6 +52,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls_client_name: str | None  # for that name
     checksum: bool  # CRC32C of payload
     direct_reads: bool  # nodes on this machine may read files of the store themselves
+    busy_poll_seconds: float  # a node with one I/O at a time is waited for; 0: not at all
     redis: str | None  # of the nodes: which epochs of theirs are over; None: as it was told itself
     metrics: Portal | None  # where it tells what it does; None: nowhere
     faults: Faults | None
@@ -109,6 +118,7 @@ def _build(merged: Merged) -> WorkerConfig:
         tls_client_name=name,
         checksum=merged.one("checksum", on_off, True),
         direct_reads=merged.one("direct-reads", on_off, True),
+        busy_poll_seconds=merged.one("busy-poll", microseconds(BUSY_POLL_MAX), 300e-6),
         redis=merged.one("redis", redis_url, None),
         metrics=metrics,
         faults=faults[1] if faults is not None else None,

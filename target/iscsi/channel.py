@@ -91,6 +91,11 @@ class Channel:
 
     # --- bytes ----------------------------------------------------------------------------------
 
+    @property
+    def waits_for_one(self) -> bool:
+        """Whether one command of the session is not answered yet, and no more."""
+        return self.session is not None and len(self.session.tasks) == 1
+
     def received(self, scratch: memoryview, nbytes: int) -> None:
         """``nbytes`` have been read into ``receiver.buffers(scratch)``.  Raises FramingError."""
         if self.closed:

@@ -14,10 +14,8 @@ Rules:
 4. Nothing is dropped in the middle of a pass: what went wrong there is kept until its end.
 5. uvloop calls a reader once more when its socket has an error, and then never again, be there
    bytes left or not: a tick looks for what such a last call has left behind.
-6. An initiator that has one command at a time sends the next as soon as it has the answer.  After
-   such a pass its socket is asked again and again for ``poll_seconds``: that is sooner than the
-   kernel wakes us, and costs no more than to be woken.  It is not done while other connections have
-   passes too, nor soon after it was in vain.
+6. An initiator that has one command at a time sends the next as soon as it has the answer.  It is
+   expected then, and so is the answer where a worker or a disk has to give it (busy_poll.py).
 7. The beginning of a PDU stays in the scratch buffer until another connection reads: most often
    the rest is what is read next.
 """
@@ -37,6 +35,7 @@ from target.iscsi.connection import EARLY_FLUSH_BYTES
 from target.iscsi.listener import Listener, bind
 from target.iscsi.receiver import SCRATCH_BYTES, FramingError
 from target.iscsi.target import IscsiTarget
+from workers.busy_poll import BusyPoll
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +43,8 @@ BACKLOG_BYTES_MAX: Final = 4 << 20
 COPIED_BYTES_MAX: Final = 256 << 10
 IOVECS_MAX: Final = 1024  # IOV_MAX of Linux
 TICK_SECONDS: Final = 0.5
-# Rule 6: how often a socket is asked in a row, how many passes may come of it before others have
-# their turn, and how many are not followed by it when it was in vain time after time.
-POLLS_MAX: Final = 1000
-POLLED_PASSES_MAX: Final = 16
-UNPOLLED_PASSES_MAX: Final = 64
+# Rule 6: a worker, or a disk, takes so many times as long as an initiator by itself.
+ELSEWHERE_TIMES: Final = 4
 NOTHING: Final = -1  # of a pass: nothing had come
 
 
@@ -62,7 +58,7 @@ class Portal:
         port: int,
         clock: Callable[[], float],
         connections_max: int,
-        poll_seconds: float = 0.0,
+        poll: BusyPoll | None = None,
         group: str = "",
     ) -> None:
         self.target = target
@@ -75,8 +71,7 @@ class Portal:
         self.scratch = memoryview(bytearray(b"\0") * SCRATCH_BYTES)
         self.channels: set[SocketChannel] = set()
         self.on_drop: Callable[[], None] | None = None  # told of every connection that is gone
-        self.poll_seconds = poll_seconds
-        self.latest: SocketChannel | None = None  # whose pass was the last one
+        self.poll = poll if poll is not None else BusyPoll(0.0)
         self.resting: SocketChannel | None = None  # who has the beginning of a PDU in `scratch`
         self._connections_max = connections_max
         self._listener: Listener | None = None
@@ -121,7 +116,7 @@ class Portal:
     def _flush_dirty(self) -> None:
         dirty, self._dirty = self._dirty, {}
         for channel in dirty:
-            channel.flush()
+            channel.answer()
 
     def _ticked(self) -> None:
         self._tick = self.loop.call_later(TICK_SECONDS, self._ticked)
@@ -171,8 +166,6 @@ class SocketChannel:
             portal.group,
         )
         self._in_pass = False
-        self._unpolled = 0  # passes that rule 6 still leaves out
-        self._in_vain = 0
         self._flushing = False
         self._reading = True
         self._writing = False
@@ -181,40 +174,26 @@ class SocketChannel:
         portal.loop.add_reader(self._fd, self._readable)
 
     def _readable(self) -> None:
-        portal = self._portal
-        alone = portal.latest is self
-        portal.latest = self
-        if self._pass() == 1 and alone and portal.poll_seconds:
-            if self._unpolled:
-                self._unpolled -= 1
-            else:
-                self._poll()
+        poll = self._portal.poll
+        poll.came(self)
+        self._expect(self._pass())
 
-    def _poll(self) -> None:
-        """Rule 6."""
-        if self._portal.latest is not self:
-            return
-        for _ in range(POLLED_PASSES_MAX):
-            if not self._has_polled():
-                return
-        self._portal.loop.call_soon(self._poll)
+    def _expect(self, ended: int) -> None:
+        """Rule 6, after so many commands have ended."""
+        if ended == 1:
+            self._portal.poll.expect(look=self._look)
+        elif not ended and self.channel.waits_for_one:
+            self._portal.poll.expect(ELSEWHERE_TIMES)
 
-    def _has_polled(self) -> bool:
-        """Whether one command has come in time, and has been answered."""
-        clock = self._portal.clock
-        until = clock() + self._portal.poll_seconds
-        for _ in range(POLLS_MAX):
-            if self._gone or self._writing:
-                return False
-            commands = self._pass()
-            if commands != NOTHING:
-                self._in_vain = 0
-                return commands == 1
-            if clock() > until:
-                break
-        self._in_vain = min(2 * self._in_vain + 1, UNPOLLED_PASSES_MAX)
-        self._unpolled = self._in_vain
-        return False
+    def _look(self) -> bool:
+        if self._gone or self._writing:
+            return True
+        ended = self._pass()
+        if ended == NOTHING:
+            return False
+        self._portal.poll.came(self)
+        self._expect(ended)
+        return True
 
     def _pass(self) -> int:
         """Read and answer what has come: the number of commands that have ended, or NOTHING."""
@@ -277,6 +256,14 @@ class SocketChannel:
             self._portal.schedule(self)
         elif not self._writing and self.channel.sender.backlog > EARLY_FLUSH_BYTES:
             self.flush()
+
+    def answer(self) -> None:
+        """Send what has gathered outside of a pass."""
+        self._portal.poll.came(self)
+        ended = len(self.channel.ended)
+        self.flush()
+        if ended:
+            self._expect(ended)
 
     def flush(self) -> None:
         """Send what there is, as far as the socket takes it."""
@@ -371,8 +358,7 @@ class SocketChannel:
         loop.remove_reader(self._fd)
         loop.remove_writer(self._fd)
         self._portal.channels.discard(self)
-        if self._portal.latest is self:
-            self._portal.latest = None
+        self._portal.poll.forget(self)
         if self._portal.resting is self:
             self._portal.resting = None
         with contextlib.suppress(OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Callable, Coroutine
@@ -16,22 +15,22 @@ import uvloop
 from lunmesh.worker.v2 import worker_pb2 as pb
 
 from target.block.direct_reads import ask_for
+from tests.support.messages import Messages
 from tests.support.worker_client import ANSWER_CREDIT, Served, Stream, running_worker
 from workers.data_service import DataService
 from workers.grants import Grants, OfferedSocket
 from workers.limits import LENGTH_BYTES, MESSAGE_BYTES_MAX
-from workers.message_socket import MessageSocket
 from workers.store import IoKind, StoreStatus
 from workers.wire import STREAM_METHOD, unpack_answers
 
 READ, WRITE = IoKind.READ, IoKind.WRITE
-Body = Callable[[Served, Stream, MessageSocket, int], Coroutine[Any, Any, None]]
+Body = Callable[[Served, Stream, Messages, int], Coroutine[Any, Any, None]]
 
 
-async def taken(served: Served, stream: Stream) -> MessageSocket:
+async def taken(served: Served, stream: Stream) -> Messages:
     fd = await ask_for(served.address.removeprefix("unix:"), stream.socket_token)
     assert fd is not None
-    return MessageSocket(socket.socket(fileno=fd))
+    return Messages(socket.socket(fileno=fd))
 
 
 def play(folder: Path, body: Body) -> None:
@@ -49,14 +48,14 @@ def play(folder: Path, body: Body) -> None:
     uvloop.run(main())
 
 
-async def answered(messages: MessageSocket) -> list[StoreStatus]:
+async def answered(messages: Messages) -> list[StoreStatus]:
     data = await messages.read()
     assert data is not None
     return [answer.status for answer in unpack_answers(data).answers]
 
 
 def test_what_comes_there_is_answered_there(tmp_path: Path) -> None:
-    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+    async def body(served: Served, stream: Stream, messages: Messages, handle: int) -> None:
         await messages.write((stream.pack(stream.io(WRITE, handle, 512, 512, b"s" * 512)),))
         assert await answered(messages) == [StoreStatus.OK]
         await messages.write((stream.pack(stream.io(READ, handle, 0, 1024)),))
@@ -69,7 +68,7 @@ def test_what_comes_there_is_answered_there(tmp_path: Path) -> None:
 
 
 def test_its_token_is_good_once_and_for_one_stream(tmp_path: Path) -> None:
-    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+    async def body(served: Served, stream: Stream, messages: Messages, handle: int) -> None:
         path = served.address.removeprefix("unix:")
         assert await ask_for(path, stream.socket_token) is None
         newer = await served.stream()
@@ -83,15 +82,14 @@ def test_its_token_is_good_once_and_for_one_stream(tmp_path: Path) -> None:
 
 
 def test_a_newer_stream_ends_it_and_what_comes_late_is_not_executed(tmp_path: Path) -> None:
-    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+    async def body(served: Served, stream: Stream, messages: Messages, handle: int) -> None:
         newer = served.bare_stream()
         await newer.send(answer_credit=ANSWER_CREDIT)
         late = stream.pack(stream.io(WRITE, handle, 0, 512, b"l" * 512))
         await newer.receive()
-        with contextlib.suppress(OSError):
-            while True:  # it may be taken by a socket that nobody reads any more
-                await messages.write((late,))
-                await asyncio.sleep(0)
+        while not messages.socket.ended.done():  # it may be taken, and read by nobody
+            await messages.write((late,))
+            await asyncio.sleep(0)
         assert await messages.read() is None
         assert (await stream.status_after_all())[0] == "ABORTED"
         (read,) = await newer.run(newer.io(READ, handle, 0, 512))
@@ -101,7 +99,7 @@ def test_a_newer_stream_ends_it_and_what_comes_late_is_not_executed(tmp_path: Pa
 
 
 def test_a_fenced_node_is_told_by_grpc(tmp_path: Path) -> None:
-    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+    async def body(served: Served, stream: Stream, messages: Messages, handle: int) -> None:
         request = pb.FenceRequest(fence=pb.NodeFence(node="node", epoch=1), timeout_ms=1000)
         await served.control.Fence(request)
         assert await messages.read() is None
@@ -136,7 +134,7 @@ def test_what_breaks_the_rules_ends_the_stream(tmp_path: Path, raw: bytes, code:
 
 
 def test_messages_are_numbered_whichever_way_they_come(tmp_path: Path) -> None:
-    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+    async def body(served: Served, stream: Stream, messages: Messages, handle: int) -> None:
         stream.pack()  # one that is never sent
         await messages.write((stream.pack(stream.io(READ, handle, 0, 512)),))
         assert (await stream.status_after_all())[0] == "INVALID_ARGUMENT"
@@ -145,7 +143,7 @@ def test_messages_are_numbered_whichever_way_they_come(tmp_path: Path) -> None:
 
 
 def test_a_node_that_hangs_up_there_is_gone(tmp_path: Path) -> None:
-    async def body(served: Served, stream: Stream, messages: MessageSocket, handle: int) -> None:
+    async def body(served: Served, stream: Stream, messages: Messages, handle: int) -> None:
         await messages.write((stream.pack(stream.io(WRITE, handle, 0, 512, b"k" * 512)),))
         messages.close()
         assert (await stream.status_after_all())[0] in {"OK", "CANCELLED"}

@@ -43,7 +43,9 @@ class FakeStream:
     def __init__(self, context: Any, first: Batch, offered: OfferedSocket | None) -> None:
         self._context = context
         self._offered = offered
-        self.messages = MessageSocket(offered.ours) if offered is not None else None
+        self.messages: MessageSocket | None = None
+        if offered is not None:
+            self.messages = MessageSocket(offered.ours, self._came)
         self.on_socket = False  # something has come by it
         self.first = first
         self.ios: list[WireIo] = []
@@ -54,6 +56,10 @@ class FakeStream:
         self.code = grpc.StatusCode.ABORTED  # that it is cut with
         self._number = 0
         self._news = asyncio.Event()
+
+    def _came(self, data: bytes) -> None:
+        self.on_socket = True
+        self.received(unpack_batch(data))
 
     def received(self, batch: Batch) -> None:
         self.batches.append(batch)
@@ -83,7 +89,8 @@ class FakeStream:
         data = raw or b"".join(parts)
         if self.on_socket:
             assert self.messages is not None
-            await self.messages.write((data,))
+            if not self.messages.send((data,)):
+                await self.messages.sent()
         else:
             await self._context.write(data)
 
@@ -168,24 +175,19 @@ class FakeWorker:
             await context.abort(stream.code, "cut by the test")
 
     async def _serve(self, stream: FakeStream, context: Any) -> None:
-        readers = [asyncio.ensure_future(self._read(stream, context))]
-        if stream.messages is not None:
-            readers.append(asyncio.ensure_future(self._read_socket(stream, stream.messages)))
-        cut = asyncio.ensure_future(stream.cut.wait())
+        tasks = [
+            asyncio.ensure_future(self._read(stream, context)),
+            asyncio.ensure_future(stream.cut.wait()),
+        ]
         try:
-            await asyncio.wait({readers[0], cut}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*readers, cut):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*readers, cut, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, stream: FakeStream, context: Any) -> None:
         while (data := await context.read()) is not aio.EOF:
-            stream.received(unpack_batch(data))
-
-    async def _read_socket(self, stream: FakeStream, messages: MessageSocket) -> None:
-        while (data := await messages.read()) is not None:
-            stream.on_socket = True
             stream.received(unpack_batch(data))
 
     def execute(self, wire: WireIo) -> Answer:

@@ -24,6 +24,7 @@ from tests.support.iscsi_pdu import Pdu
 from tests.support.wire import TARGET, Wire
 from tests.support.wire_initiator import WireInitiator
 from tests.support.wire_socket import PORTAL, WireSocket
+from workers.busy_poll import BusyPoll
 from workers.executor import BlockingExecutor
 from workers.file_store import FileStore, create_sparse
 
@@ -90,15 +91,14 @@ class _Initiators(WireSocket):
 
     def __init__(self, w: Wire) -> None:
         super().__init__(w.target, w.clock, w.scratch, "192.0.2.9", lambda it: None)
-        loop = SimpleNamespace(add_reader=lambda *a: None)
+        loop = SimpleNamespace(add_reader=lambda *a: None, call_soon=lambda *a: None)
         portal = SimpleNamespace(
             target=w.target,
             scratch=w.scratch,
             clock=w.clock,
             loop=loop,
             schedule=None,
-            poll_seconds=0.0,
-            latest=None,
+            poll=BusyPoll(0.0, loop=cast(Any, loop)),
             resting=None,
             group="",
         )
