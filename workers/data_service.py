@@ -227,7 +227,10 @@ class _Session:
         messages, poll = self._socket, self._worker.poll
         assert messages is not None
         poll.came(self)
-        self._on_socket = self._serving = True
+        if not self._on_socket:
+            self._on_socket = True
+            self._stream.on_socket()
+        self._serving = True
         try:
             batch = self._unpack(data)
             self._receive(batch)

@@ -31,6 +31,8 @@ LENT_PAYLOAD_BYTES_MIN: Final = 16 << 10  # less is cheaper to send in the messa
 
 
 # --- of the socket beside a stream (workers/message_socket.py) ------------------------------------
+# Payload of a message past gRPC, if it has more than one I/O: its sender packs the next meanwhile.
+SOCKET_PAYLOAD_BYTES: Final = 128 << 10
 LENGTH_BYTES: Final = 4  # of the length before each message, little endian
 
 

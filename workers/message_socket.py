@@ -23,7 +23,10 @@ from workers.limits import LENGTH_BYTES, MESSAGE_BYTES_MAX
 from workers.wire_fields import Parts, WireError, WireFault
 
 PARTS_MAX: Final = 1024  # of one system call (IOV_MAX)
-BUFFER_BYTES: Final = 256 << 10  # a longer message gets a buffer of its own size while it comes
+# A read of 256 KiB goes at once, and comes into what is there.  A longer message gets a buffer of
+# its own size while it comes.
+BUFFER_BYTES: Final = 384 << 10
+SEND_BYTES: Final = 512 << 10  # of the kernel's, where its administrator allows for that
 
 
 class MessageSocket:
@@ -35,6 +38,7 @@ class MessageSocket:
 
     def __init__(self, sock: socket.socket, received: Callable[[bytes], None]) -> None:
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         self._socket = sock
         self._fd = sock.fileno()
         self._received = received

@@ -47,6 +47,7 @@ class Outbox:
         self._answers: deque[Answer] = deque()
         self._held: deque[int] = deque()  # bytes of ``share``, of each
         self._detail = ""
+        self.payload_max = PAYLOAD_BYTES_MAX  # of a message, if it has more than one answer
         self.messages = 0
         self.going_out = 0  # bytes of ``share`` in the message that left last
 
@@ -93,7 +94,7 @@ class Outbox:
         assert self.going_out == 0, "the message before has not gone out"
         answers: list[Answer] = []
         while self._answers and len(answers) < MESSAGE_IOS_MAX:
-            if self.going_out + self._held[0] > PAYLOAD_BYTES_MAX:
+            if answers and self.going_out + self._held[0] > self.payload_max:
                 break
             self.going_out += self._held.popleft()
             answers.append(self._answers.popleft())

@@ -27,7 +27,7 @@ from typing import Final
 
 from workers.buffers import BufferMemory
 from workers.lent import LentMemory
-from workers.limits import LENT_BYTES, PAYLOAD_BYTES_MAX, STREAM_IOS_MAX
+from workers.limits import LENT_BYTES, PAYLOAD_BYTES_MAX, SOCKET_PAYLOAD_BYTES, STREAM_IOS_MAX
 from workers.nodes import End, Node, OpenShare
 from workers.outbox import Outbox
 from workers.scheduler import NO_DEADLINE, Hold, Scheduler, ServedIo, start
@@ -300,6 +300,10 @@ class ClientStream:
         self._offers = self._offers._replace(socket_token=socket_token)
         self._greeting = True
         self._wake()
+
+    def on_socket(self) -> None:
+        """From now on messages go past gRPC."""
+        self._outbox.payload_max = SOCKET_PAYLOAD_BYTES
 
     def take(self) -> Parts | None:
         """The next message, or None if there is nothing to say.  The last one has gone out."""

@@ -39,6 +39,7 @@ from workers.limits import (
     LENT_PAYLOAD_BYTES_MIN,
     MESSAGE_IOS_MAX,
     PAYLOAD_BYTES_MAX,
+    SOCKET_PAYLOAD_BYTES,
     STREAM_IOS_MAX,
 )
 from workers.store import IoKind, StoreIo, StoreStatus
@@ -57,7 +58,6 @@ from workers.wire import (
 ANSWER_WINDOW_BYTES: Final = 2 * PAYLOAD_BYTES_MAX
 # Far less than a message may have: the worker writes one while the next is on its way.
 MESSAGE_PAYLOAD_BYTES: Final = 1 << 20
-SOCKET_PAYLOAD_BYTES: Final = 128 << 10  # of a message that goes past gRPC, lent memory aside
 GATHER_IOS: Final = 32
 # Nothing gathers for so long after answers were found to be slow; doubled while they are, up to
 IMPATIENT_SECONDS: Final = 0.1

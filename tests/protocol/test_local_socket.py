@@ -19,7 +19,7 @@ from tests.support.messages import Messages
 from tests.support.worker_client import ANSWER_CREDIT, Served, Stream, running_worker
 from workers.data_service import DataService
 from workers.grants import Grants, OfferedSocket
-from workers.limits import LENGTH_BYTES, MESSAGE_BYTES_MAX
+from workers.limits import LENGTH_BYTES, MESSAGE_BYTES_MAX, SOCKET_PAYLOAD_BYTES
 from workers.store import IoKind, StoreStatus
 from workers.wire import STREAM_METHOD, unpack_answers
 
@@ -63,6 +63,26 @@ def test_what_comes_there_is_answered_there(tmp_path: Path) -> None:
         assert data is not None
         (answer,) = unpack_answers(data).answers
         assert b"".join(answer.payload) == bytes(512) + b"s" * 512
+
+    play(tmp_path, body)
+
+
+def test_messages_with_several_answers_are_small_there(tmp_path: Path) -> None:
+    """One is read while the next is made.  A large answer goes by itself."""
+
+    async def body(served: Served, stream: Stream, messages: Messages, handle: int) -> None:
+        half = SOCKET_PAYLOAD_BYTES // 2
+        reads = [stream.io(READ, handle, 0, half) for _ in range(8)]
+        reads.append(stream.io(READ, handle, 0, 4 * half))
+        await messages.write((stream.pack(*reads),))
+        payloads: list[list[int]] = []
+        while sum(map(len, payloads)) < len(reads):
+            data = await messages.read()
+            assert data is not None
+            answers = unpack_answers(data).answers
+            payloads.append([sum(map(len, answer.payload)) for answer in answers])
+        assert payloads[-1] == [4 * half]
+        assert all(sum(some) <= SOCKET_PAYLOAD_BYTES for some in payloads[:-1])
 
     play(tmp_path, body)
 
