@@ -100,6 +100,8 @@ class MessageSocket:
 
     def _finish(self, error: Exception | None) -> None:
         self.pause()
+        if self.ended.done():  # closed within ``received``
+            return
         if error is None:
             self.ended.set_result(None)
         else:

@@ -165,6 +165,27 @@ def test_what_the_receiver_raises_ends_it() -> None:
     uvloop.run(main())
 
 
+def test_it_may_be_closed_while_a_message_is_received() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        failed: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, why: failed.append(why))
+
+        def received(message: bytes) -> None:
+            end.close()
+            raise WireError(WireFault.MALFORMED, "and it was wrong")
+
+        end = MessageSocket(ours, received)
+        theirs.sendall(framed(b"one") + framed(b"two"))
+        await asyncio.wait([end.ended], timeout=30)
+        assert end.ended.cancelled()
+        await asyncio.sleep(0)
+        assert not failed
+        theirs.close()
+
+    uvloop.run(main())
+
+
 def test_one_that_is_too_long_is_refused_before_it_has_come() -> None:
     async def story(end: Messages, theirs: socket.socket) -> None:
         await send(theirs, (MESSAGE_BYTES_MAX + 1).to_bytes(LENGTH_BYTES, "little"))
