@@ -93,5 +93,5 @@ class BusyPoll:
     def forget(self, peer: object) -> None:
         """It has gone."""
         if self._peer is peer:
-            self._peer = None
+            self._peer = self._look = None
             self._until = 0.0

@@ -226,6 +226,8 @@ class _Session:
         """A message by the socket: its answers leave at once, where nothing else is leaving."""
         messages, poll = self._socket, self._worker.poll
         assert messages is not None
+        if self._stream.end_reason is not None:  # and its memory is lent no more
+            return
         poll.came(self)
         if not self._on_socket:
             self._on_socket = True
@@ -240,7 +242,7 @@ class _Session:
             messages.pause()
         while not self._writing and (message := self._take()) is not None:
             self._writing = not messages.send(message)
-        if self._writing or self._read_all:
+        if self._writing or self._read_all or self._stream.end_reason is not None:
             self._wake.set()
         elif len(batch.ios) == 1 and not self._stream.unanswered:
             poll.expect()

@@ -9,6 +9,9 @@ Rules:
    sent as it is given, where the socket takes it.
 2. Bounded: a message is of at most ``MESSAGE_BYTES_MAX``.  While reading is paused, no more is
    taken from the socket than has been.
+3. uvloop calls a reader once more when its socket has an error, as it has where the peer has gone
+   without reading all, and then never again: so each call reads until there is nothing more.  Not
+   for ever: ``READS_MAX`` buffers are more than any socket holds.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Final
 from workers.limits import LENGTH_BYTES, MESSAGE_BYTES_MAX
 from workers.wire_fields import Parts, WireError, WireFault
 
+READS_MAX: Final = 32
 PARTS_MAX: Final = 1024  # of one system call (IOV_MAX)
 # A read of 256 KiB goes at once, and comes into what is there.  A longer message gets a buffer of
 # its own size while it comes.
@@ -72,17 +76,24 @@ class MessageSocket:
             self._loop.add_reader(self._fd, self._readable)
 
     def _readable(self) -> None:
+        """Rule 3."""
+        for _ in range(READS_MAX):
+            if self.paused or self._over or not self._has_read():
+                return
+            self._deliver()
+
+    def _has_read(self) -> bool:
         try:
             nbytes = self._socket.recv_into(self._buffer[self._end :])
         except BlockingIOError:
-            return
+            return False
         except OSError:  # the peer has gone without reading all
             nbytes = 0
         self._end += nbytes
         if not nbytes:
             self._over = True
             self._loop.remove_reader(self._fd)
-        self._deliver()
+        return True
 
     def _deliver(self) -> None:
         if self.ended.done():
@@ -199,6 +210,7 @@ class MessageSocket:
             self.ended.cancel()
             self._loop.remove_writer(self._fd)
             self._socket.close()
+            self._buffer = self._rest = memoryview(b"")  # who has us may be here for longer
 
 
 def _rest(parts: Parts, sent: int) -> memoryview:

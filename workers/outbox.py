@@ -64,8 +64,8 @@ class Outbox:
         self._held.append(held)
         if len(self._answers) >= min(running, GATHER_ANSWERS):
             self._leave()
-        elif self._timer is None:
-            if self._loop.time() < self._impatient_until:
+        elif self._timer is None:  # then what has been here before may leave already
+            if len(self._answers) > 1 or self._loop.time() < self._impatient_until:
                 self._wake()
             else:
                 self._timer = self._loop.call_later(GATHER_SECONDS, self._late)

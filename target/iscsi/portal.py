@@ -191,9 +191,13 @@ class SocketChannel:
         ended = self._pass()
         if ended == NOTHING:
             return False
-        self._portal.poll.came(self)
-        self._expect(ended)
+        self._has_answered(ended)
         return True
+
+    def _has_answered(self, ended: int) -> None:
+        if not self._gone:
+            self._portal.poll.came(self)
+            self._expect(ended)
 
     def _pass(self) -> int:
         """Read and answer what has come: the number of commands that have ended, or NOTHING."""
@@ -259,11 +263,10 @@ class SocketChannel:
 
     def answer(self) -> None:
         """Send what has gathered outside of a pass."""
-        self._portal.poll.came(self)
         ended = len(self.channel.ended)
         self.flush()
         if ended:
-            self._expect(ended)
+            self._has_answered(ended)
 
     def flush(self) -> None:
         """Send what there is, as far as the socket takes it."""

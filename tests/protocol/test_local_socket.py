@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -172,6 +173,26 @@ def test_a_node_that_hangs_up_there_is_gone(tmp_path: Path) -> None:
         assert b"".join(read.payload) == b"k" * 512, "what was sent before is done"
 
     play(tmp_path, body)
+
+
+def test_a_node_that_hangs_up_there_with_answers_unread_is_gone(tmp_path: Path) -> None:
+    """uvloop calls a reader once more then, and never again."""
+
+    async def main() -> None:
+        async with running_worker(tmp_path) as served:
+            handle = await served.open("disk")
+            stream = await served.stream()
+            fd = await ask_for(served.address.removeprefix("unix:"), stream.socket_token)
+            assert fd is not None
+            with socket.socket(fileno=fd) as node:
+                for _ in range(2):
+                    message = stream.pack(stream.io(READ, handle, 0, 512))
+                    node.sendall(len(message).to_bytes(LENGTH_BYTES, "little") + message)
+                    if not select.select([node], [], [], 0)[0]:
+                        await asyncio.to_thread(select.select, [node], [], [], 10)
+            assert (await stream.status_after_all())[0] in {"OK", "CANCELLED"}
+
+    uvloop.run(main())
 
 
 class _WatchedGrants(Grants):

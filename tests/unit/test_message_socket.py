@@ -186,6 +186,33 @@ def test_it_may_be_closed_while_a_message_is_received() -> None:
     uvloop.run(main())
 
 
+@pytest.mark.parametrize("nbytes", [100, 2 * BUFFER_BYTES])
+def test_a_peer_that_has_gone_without_reading_all_is_read_to_its_end(nbytes: int) -> None:
+    """uvloop calls its reader once and never again."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * BUFFER_BYTES)
+        come: list[bytes] = []
+
+        def received(message: bytes) -> None:
+            come.append(message)
+            end.send((b"an answer to nobody",))
+
+        end = MessageSocket(ours, received)
+        assert end.send((b"what is not read",))
+        theirs.setblocking(False)
+        sent = framed(b"m" * nbytes)
+        assert theirs.send(sent) == len(sent)
+        theirs.close()
+        await asyncio.wait([end.ended], timeout=10)
+        assert end.ended.done()
+        assert come in ([], [b"m" * nbytes])  # the error may have come first
+        end.close()
+
+    uvloop.run(main())
+
+
 def test_one_that_is_too_long_is_refused_before_it_has_come() -> None:
     async def story(end: Messages, theirs: socket.socket) -> None:
         await send(theirs, (MESSAGE_BYTES_MAX + 1).to_bytes(LENGTH_BYTES, "little"))
