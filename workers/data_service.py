@@ -179,7 +179,6 @@ class _Session:
             # Everything is given back now: a peer that reads nothing may keep us here for long.
             # For gRPC sends one thing at a time, and a status beside a message is never sent.
             stream.finish()
-            self._wake.set()
             await asyncio.wait({writer})
             if refusal is not None:
                 await self._send(refusal)
@@ -295,5 +294,4 @@ class _Session:
             await self._context.write(b"".join(message))
             return
         await messages.sent()
-        messages.send(message)
-        await messages.sent()
+        await messages.write(message)

@@ -180,6 +180,11 @@ class MessageSocket:
             self._sent = self._loop.create_future()
             await self._sent
 
+    async def write(self, message: Parts) -> None:
+        """Send a message; returns when the next one may be sent."""
+        if not self.send(message):
+            await self.sent()
+
     def _writable(self) -> None:
         try:
             self._rest = self._rest[self._socket.send(self._rest) :]

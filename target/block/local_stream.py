@@ -29,8 +29,7 @@ class LocalStream:
 
     async def write(self, message: Parts) -> None:
         """Returns when the message is on its way, or the stream at its end: ended() knows."""
-        if not self._messages.send(message):
-            await self._messages.sent()
+        await self._messages.write(message)
 
     async def ended(self) -> None:
         """Raises WorkerGone some time after the end, or what has ended the stream."""

@@ -89,8 +89,7 @@ class FakeStream:
         data = raw or b"".join(parts)
         if self.on_socket:
             assert self.messages is not None
-            if not self.messages.send((data,)):
-                await self.messages.sent()
+            await self.messages.write((data,))
         else:
             await self._context.write(data)
 

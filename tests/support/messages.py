@@ -42,8 +42,7 @@ class Messages:
 
     async def write(self, message: Parts) -> None:
         """Returns when the socket has taken it, or the peer has gone."""
-        if not self.socket.send(message):
-            await self.socket.sent()
+        await self.socket.write(message)
 
     def close(self) -> None:
         """Both directions end."""
