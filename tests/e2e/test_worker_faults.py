@@ -84,12 +84,20 @@ def mounted(stack: contextlib.ExitStack, disk: D) -> D:
         pytest.skip(f"a small file system cannot be mounted: {exc}")
 
 
+def served(
+    stack: contextlib.ExitStack, folder: Path, disk: SmallDisk | FailingDisk | LosingDisk
+) -> tuple[LunmeshWorker, Initiator]:
+    """A worker whose store is on ``disk``, and a session with a target over it."""
+    worker = LunmeshWorker(folder / "worker", store=f"file:{disk.folder}/worker")
+    stack.enter_context(worker)
+    _, iscsi = stack.enter_context(session(folder / "server", worker))
+    return worker, iscsi
+
+
 def test_a_full_disk_is_told_as_one_and_writing_goes_on_when_there_is_room(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         disk = mounted(stack, SmallDisk(tmp_path / "disk", DISK_BYTES))
-        store = f"file:{disk.folder}/worker"
-        worker = stack.enter_context(LunmeshWorker(tmp_path / "worker", store=store))
-        _, iscsi = stack.enter_context(session(tmp_path / "server", worker))
+        worker, iscsi = served(stack, tmp_path, disk)
         assert write(iscsi, 0).status == GOOD
         disk.fill()
         for flags in (0, FUA):
@@ -115,9 +123,7 @@ def test_a_full_disk_is_told_as_one_and_writing_goes_on_when_there_is_room(tmp_p
 def test_a_file_system_that_turned_read_only_is_told_as_one(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         disk = mounted(stack, FailingDisk(tmp_path / "disk", DISK_BYTES))
-        store = f"file:{disk.folder}/worker"
-        worker = stack.enter_context(LunmeshWorker(tmp_path / "worker", store=store))
-        _, iscsi = stack.enter_context(session(tmp_path / "server", worker))
+        worker, iscsi = served(stack, tmp_path, disk)
         assert write(iscsi, 0).status == GOOD
         assert iscsi.command(cdb.synchronize_cache10()).status == GOOD
         disk.fail()
@@ -131,9 +137,7 @@ def test_a_file_system_that_turned_read_only_is_told_as_one(tmp_path: Path) -> N
 def test_a_worker_started_on_a_read_only_file_system_serves_what_is_there(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         disk = mounted(stack, FailingDisk(tmp_path / "disk", DISK_BYTES))
-        store = f"file:{disk.folder}/worker"
-        worker = stack.enter_context(LunmeshWorker(tmp_path / "worker", store=store))
-        _, iscsi = stack.enter_context(session(tmp_path / "server", worker))
+        worker, iscsi = served(stack, tmp_path, disk)
         assert write(iscsi, 0).status == GOOD
         assert iscsi.command(cdb.synchronize_cache10()).status == GOOD
         assert fence(worker.address, 1) == pb.STATUS_OK
@@ -147,7 +151,7 @@ def test_a_worker_started_on_a_read_only_file_system_serves_what_is_there(tmp_pa
             assert write(iscsi, chunk, flags).sense_triple == WRITE_PROTECTED
         assert asyncio.run(refused_by(worker.address)) == {"dead": 1}
         with pytest.raises(WorkerProcessError, match="in use by process unknown"):
-            LunmeshWorker(tmp_path / "second", store=store).start()
+            LunmeshWorker(tmp_path / "second", store=f"file:{disk.folder}/worker").start()
         assert worker.stop() == 0
         disk.remount("rw")
         worker.start()
@@ -236,9 +240,7 @@ def test_what_a_worker_could_not_flush_is_said_by_the_one_after_it(
 def test_writes_that_the_kernel_could_not_keep_are_said_after_a_restart(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         disk = mounted(stack, LosingDisk(tmp_path / "disk", DISK_BYTES))
-        store = f"file:{disk.folder}/worker"
-        worker = stack.enter_context(LunmeshWorker(tmp_path / "worker", store=store))
-        _, iscsi = stack.enter_context(session(tmp_path / "server", worker))
+        worker, iscsi = served(stack, tmp_path, disk)
         assert write(iscsi, 0).status == GOOD
         assert iscsi.command(cdb.synchronize_cache10()).status == GOOD
         disk.lose()
