@@ -111,6 +111,7 @@ class FaultStore(VolumeStore):
         self._undo: list[StoreIo] = []  # what would bring back what was there at the last flush
         self._undo_bytes = 0
         self.read_only = inner.read_only
+        self.has_views = inner.has_views
         self.shared = inner.shared
 
     @property

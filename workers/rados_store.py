@@ -30,7 +30,7 @@ from itertools import islice
 from typing import Final
 
 from workers.rados_client import Done, RadosClient
-from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore
+from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore, joined
 from workers.write_behind import Written
 
 PREFIX: Final = "lunmesh."
@@ -59,6 +59,7 @@ class RadosStore(VolumeStore):
     """A volume of ``size`` bytes."""
 
     at_hand = False
+    has_views = True
     shared = True
 
     def __init__(
@@ -95,11 +96,13 @@ class RadosStore(VolumeStore):
             _BlockStatus(self, io)
         elif io.kind is IoKind.READ:
             if not self._read_one(io):
+                if not io.buffers:
+                    io.buffers = (memoryview(bytearray(io.length)),)
                 _Pieces(self, io, partial(self._read, io))
         elif io.kind is IoKind.WRITE and self._write_one(io):
             pass
         else:
-            data = _joined(io.buffers) if io.kind is IoKind.WRITE else b""
+            data = joined(io.buffers) if io.kind is IoKind.WRITE else b""
             _Pieces(self, io, partial(_CHANGE[io.kind], self, data))
 
     def write_extents(
@@ -135,10 +138,12 @@ class RadosStore(VolumeStore):
             return False
 
         def ended(result: int, data: bytes) -> None:
-            if result == length and len(io.buffers) == 1:
-                io.buffers[0][:] = data
-            elif result >= 0 or result == -errno.ENOENT:  # rule 1
-                _fill(io.buffers, 0, data if result == length else data.ljust(length, b"\0"))
+            if result >= 0 or result == -errno.ENOENT:  # rule 1
+                found = memoryview(data if result == length else data.ljust(length, b"\0"))
+                if io.takes_views:
+                    io.buffers = (found,)
+                else:
+                    _fill(io.buffers, 0, found)
                 result = 0
             _finish(io, result)
 
@@ -150,7 +155,7 @@ class RadosStore(VolumeStore):
         if not 0 < io.length <= self.chunk_bytes - start:
             return False
         self.client.write(
-            self.name(chunk), _joined(io.buffers), start, lambda result, _: _finish(io, result)
+            self.name(chunk), joined(io.buffers), start, lambda result, _: _finish(io, result)
         )
         return True
 
@@ -162,7 +167,7 @@ class RadosStore(VolumeStore):
         def read(result: int, data: bytes) -> None:
             if result >= 0 or result == -errno.ENOENT:  # rule 1
                 missing = stop - start - len(data)
-                _fill(io.buffers, at, data + bytes(missing) if missing else data)
+                _fill(io.buffers, at, memoryview(data + bytes(missing) if missing else data))
                 result = 0
             done(result, b"")
 
@@ -203,7 +208,7 @@ class RadosStore(VolumeStore):
     def _compare_and_write(self, io: StoreIo) -> None:
         """Rule 5."""
         chunk, start = divmod(io.offset, self.chunk_bytes)
-        compare, data = _joined(io.compare), _joined(io.buffers)
+        compare, data = joined(io.compare), joined(io.buffers)
         if start + io.length > self.chunk_bytes:
             self._compare_then_write(io, compare, data)
             return
@@ -314,19 +319,13 @@ def _missing_is_well(done: Done) -> Done:
     return ended
 
 
-def _joined(buffers: Sequence[memoryview]) -> bytes:
-    """librados takes bytes, nothing else."""
-    return bytes(buffers[0]) if len(buffers) == 1 else b"".join(buffers)
-
-
-def _fill(buffers: Sequence[memoryview], at: int, data: bytes) -> None:
+def _fill(buffers: Sequence[memoryview], at: int, data: memoryview) -> None:
     """Put ``data`` at byte ``at`` of a scatter list."""
-    source = memoryview(data)
     done = 0
     for view in buffers:
         if at < len(view):
             count = min(len(view) - at, len(data) - done)
-            view[at : at + count] = source[done : done + count]
+            view[at : at + count] = data[done : done + count]
             done += count
             if done == len(data):
                 return

@@ -122,6 +122,7 @@ class ReadCache(VolumeStore):
             if inner.status is StoreStatus.OK:
                 if not submitting:  # or it was answered by whoever stands before the store
                     self._fresh_until = max(self._fresh_until, asked + FRESH_SECONDS)
+                io.buffers = inner.buffers
                 if keeps:
                     self._keep(io.offset, io.length, io.buffers)
             elif inner.status is StoreStatus.UNAVAILABLE:
@@ -129,7 +130,9 @@ class ReadCache(VolumeStore):
             io.status, io.detail = inner.status, inner.detail
             io.done(io)
 
-        self._store.submit(StoreIo(IoKind.READ, io.offset, io.length, read, io.buffers))
+        self._store.submit(
+            StoreIo(IoKind.READ, io.offset, io.length, read, io.buffers, takes_views=io.takes_views)
+        )
         submitting = False
 
     def _write(self, io: StoreIo) -> None:
@@ -158,10 +161,10 @@ class ReadCache(VolumeStore):
             for number, view in zip(range(first, end), buffers, strict=True):
                 pages[number] = bytes(view)
         else:
-            data = b"".join(buffers)
+            data = buffers[0] if len(buffers) == 1 else memoryview(b"".join(buffers))
             for number in range(first, end):
                 at = number * PAGE_BYTES - offset
-                pages[number] = data[at : at + PAGE_BYTES]
+                pages[number] = bytes(data[at : at + PAGE_BYTES])
         self._trim()
 
     def _trim(self) -> None:

@@ -242,8 +242,10 @@ def start(io: ServedIo) -> None:
     """Give an I/O to its store.  A store that fails to take it has a bug, and others to serve."""
     io.started = True
     io.client.node.begin()
-    if io.kind is IoKind.READ and not io.buffers:
-        io.buffers = (memoryview(bytearray(io.length)),)
+    if io.kind is IoKind.READ:
+        io.takes_views = True
+        if not io.opened.store.has_views:
+            io.buffers = (memoryview(bytearray(io.length)),)
     try:
         if io.kind is IoKind.FLUSH:
             io.opened.flushes.submit(io)

@@ -11,7 +11,8 @@ Rules:
    caller then goes through ``submit``, which says what is wrong.
 2. ``submit`` never blocks.  ``io.done(io)`` is called exactly once, on the event loop's thread,
    possibly before ``submit`` returns.
-3. Buffers belong to the caller and stay untouched by it until ``done``.
+3. Buffers belong to the caller and stay untouched by it until ``done``.  A READ may end with other
+   ``buffers`` than it was given, if it ``takes_views``: memory that nobody writes to any more.
 4. The store does not order overlapping I/O: the volume above does (``target/block/ranges.py``).
 5. A flush that failed has lost data that was acknowledged.  The store remembers it and fails every
    later flush and FUA write until it is opened anew (what is called "fsync-gate").
@@ -85,7 +86,7 @@ class StoreIo:
     ``buffers`` is the scatter list: filled by READ, written by WRITE and COMPARE_AND_WRITE.
     ``compare`` is what COMPARE_AND_WRITE expects to find.  ``fua``: on stable storage before
     ``done``.  BLOCK_STATUS answers in ``extents``, contiguous from ``offset``, at most
-    ``extents_max`` of them.
+    ``extents_max`` of them.  ``takes_views``: rule 3.
     """
 
     kind: IoKind
@@ -96,6 +97,7 @@ class StoreIo:
     compare: Sequence[memoryview] = ()
     fua: bool = False
     extents_max: int = 256
+    takes_views: bool = False
 
     status: StoreStatus = StoreStatus.OK
     detail: str = ""
@@ -115,6 +117,7 @@ class VolumeStore(ABC):
     at_hand: bool = True  # False: read_now and write_now are not worth a call, they always fail
     writes_at_hand: bool = True  # False: write_now is not
     has_file: bool = False  # its bytes are those of one file: ``open_for_reading``
+    has_views: bool = False  # True: a READ that ``takes_views`` needs no buffers (rule 3)
     shared: bool = False  # True: any worker can serve any chunk (RADOS); False: only its own can
 
     @abstractmethod
@@ -139,3 +142,12 @@ class VolumeStore(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what the store holds.  Nothing may be in flight."""
+
+
+def joined(buffers: Sequence[memoryview]) -> bytes:
+    """All bytes of a scatter list; not copied where they are ``bytes`` already."""
+    if len(buffers) == 1:
+        whole = buffers[0].obj
+        if type(whole) is bytes and len(whole) == len(buffers[0]):
+            return whole
+    return b"".join(buffers)

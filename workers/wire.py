@@ -232,7 +232,7 @@ def unpack_answers(data: bytes, *, checksum: bool = True) -> Answers:
 def finish_io(io: StoreIo, answer: Answer) -> None:
     """Put an answer into the I/O it is of; ``io.done`` is left to the caller."""
     if answer.status is StoreStatus.OK and io.kind is IoKind.READ:
-        _copy_into(io.buffers, answer.payload, io.length)
+        _put_data(io, answer.payload)
     elif answer.status is StoreStatus.OK and io.kind is IoKind.BLOCK_STATUS:
         io.extents = _unpack_extents(answer.payload, io)
     elif answer.payload:
@@ -328,12 +328,16 @@ def pack_extents(extents: Sequence[StatusExtent]) -> bytes:
     return b"".join(_EXTENT.pack(extent.length, extent.mapped) for extent in extents[:EXTENTS_MAX])
 
 
-def _copy_into(buffers: Sequence[memoryview], payload: Sequence[memoryview], length: int) -> None:
-    data = payload[0] if payload else memoryview(b"")
-    if len(data) != length:
-        raise WireError(WireFault.MALFORMED, f"{len(data)} bytes read, not {length}")
+def _put_data(io: StoreIo, payload: Sequence[memoryview]) -> None:
+    data = payload[0] if payload else NO_PAYLOAD
+    if len(data) != io.length:
+        raise WireError(WireFault.MALFORMED, f"{len(data)} bytes read, not {io.length}")
+    message = data.obj  # which a view of it keeps in memory
+    if io.takes_views and isinstance(message, bytes) and 2 * io.length >= len(message):
+        io.buffers = payload
+        return
     at = 0
-    for view in buffers:
+    for view in io.buffers:
         view[:] = data[at : at + len(view)]
         at += len(view)
 

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from workers.dirty_extents import DirtyExtents
-from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
+from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore, joined
 
 AGE_SECONDS: Final = 1.0
 TARGET: Final = 2 / 3  # of the bound: from there on chunks go before they have to
@@ -168,7 +168,7 @@ class WriteBehind(VolumeStore):
         """Answer writes as long as there is room."""
         while self._waiting and self._has_room(self._waiting[0].length):
             io = self._waiting.popleft()
-            data = b"".join(io.buffers)
+            data = joined(io.buffers)
             for number, start, stop, at in self._pieces(io.offset, io.length):
                 chunk = self._chunks.get(number)
                 if chunk is None:

@@ -129,6 +129,13 @@ class Volume:
         """Fill ``views`` from ``offset``."""
         return _VolumeIo(self, StoreIo(IoKind.READ, offset, nbytes, _unused, views), _nothing)
 
+    def fetch(
+        self, offset: int, views: Sequence[memoryview], nbytes: int
+    ) -> Wait[Sequence[memoryview]]:
+        """Read from ``offset``; where the data are: in ``views``, or in memory of the store's."""
+        io = StoreIo(IoKind.READ, offset, nbytes, _unused, views, takes_views=True)
+        return _VolumeIo(self, io, lambda parts: parts[0].buffers if len(parts) == 1 else views)
+
     def write(
         self, offset: int, views: Sequence[memoryview], nbytes: int, fua: bool = False
     ) -> Wait[None]:

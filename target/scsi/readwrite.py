@@ -20,7 +20,7 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from target.block.extents import cut_buffers, scatter
+from target.block.extents import cut_buffers
 from target.block.pool import SEGMENT_BYTES, views_of
 from target.scsi.cdb import DPO, FUA, NACA, PROTECT, RANGES, out_of_range, range_sense, refuse
 from target.scsi.command import Command, Kind, Step, usage
@@ -157,12 +157,13 @@ async def _read_into(
 ) -> None:
     """All of a read that fits the segments which have been taken for it."""
     try:
-        await volume.read(req.lba * volume.block_bytes, views, nbytes)
+        found = await volume.fetch(req.lba * volume.block_bytes, views, nbytes)
     except BaseException:
         req.hba.share.give(segments)
         raise
     req.moved = nbytes
-    req.hba.data_in(req, views, segments)
+    # Where the data are not in the segments, these stand for them: data in flight stay bounded.
+    req.hba.data_in(req, found, segments)
     req.complete()
 
 
@@ -173,14 +174,14 @@ async def _read(volume: Volume, req: SCSIRequest) -> None:
     while rest := req.transfer - req.moved:
         segments = await req.buffers(rest)
         nbytes = min(rest, len(segments) * SEGMENT_BYTES)
-        views = views_of(segments, nbytes)
+        views: Sequence[memoryview] = views_of(segments, nbytes)
         try:
             if not volume.read_now(offset, views, nbytes):
-                await volume.read(offset, views, nbytes)
+                views = await volume.fetch(offset, views, nbytes)
         except BaseException:
             req.hba.share.give(segments)
             raise
-        req.send(segments, nbytes)
+        req.send(views, nbytes, segments)
         offset += nbytes
         if nbytes < rest:
             await req.sent()

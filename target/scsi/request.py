@@ -352,10 +352,10 @@ class SCSIRequest:
         """Segments for up to ``nbytes`` of data-in, at least one; give them to :meth:`send`."""
         return await Buffers(self.hba.share, segments_for(min(nbytes, WINDOW_BYTES)))
 
-    def send(self, segments: list[memoryview], nbytes: int) -> None:
-        """Data-in: the first ``nbytes`` of ``segments``, which pass to the HBA."""
+    def send(self, views: Sequence[memoryview], nbytes: int, segments: list[memoryview]) -> None:
+        """Data-in: ``nbytes`` in ``views``; the ``segments`` behind them pass to the HBA."""
         self.moved += nbytes
-        self.hba.data_in(self, views_of(segments, nbytes), segments)
+        self.hba.data_in(self, views, segments)
 
     async def sent(self) -> None:
         """Wait until the data-in so far has left the host."""

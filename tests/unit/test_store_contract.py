@@ -151,6 +151,23 @@ def scatter(data: bytes | bytearray, *sizes: int) -> list[memoryview]:
     return views
 
 
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, PAGE), (CHUNK - 100, 200), (CHUNK, 3 * CHUNK), (SIZE - 7, 7)]
+)
+def test_a_read_that_takes_views_has_all_data_whatever_they_lie_in(
+    bench: Bench, offset: int, length: int
+) -> None:
+    data = random.Random(offset).randbytes(length // 2)
+    bench.write(offset, data)
+    wanted = data + bytes(length - len(data))
+    given = memoryview(bytearray(b"x" * length))
+    io = bench.run(IoKind.READ, offset, length, buffers=[given], takes_views=True)
+    assert (io.status, b"".join(io.buffers)) == (StoreStatus.OK, wanted)
+    if bench.store.has_views:
+        io = bench.run(IoKind.READ, offset, length, takes_views=True)
+        assert (io.status, b"".join(io.buffers)) == (StoreStatus.OK, wanted)
+
+
 def test_a_new_store_reads_as_zeros(bench: Bench) -> None:
     assert bench.store.size == SIZE
     assert bench.read(0, SIZE) == bytes(SIZE)

@@ -252,6 +252,17 @@ def test_a_read_of_another_length_is_refused(data: bytes) -> None:
         wire.finish_io(io, Answer(1, StoreStatus.OK, (memoryview(data),)))
 
 
+@pytest.mark.parametrize(("others", "copied"), [(0, False), (5, False), (6, True)])
+def test_a_read_that_takes_views_is_left_where_it_came_in(others: int, copied: bool) -> None:
+    """Unless most of the message, which it would keep in memory, is of others."""
+    given = memoryview(bytearray(5))
+    message = b"hello" + bytes(others)
+    io = StoreIo(IoKind.READ, 0, 5, nothing, [given], takes_views=True)
+    wire.finish_io(io, Answer(1, StoreStatus.OK, (memoryview(message)[:5],)))
+    assert b"".join(io.buffers) == b"hello"
+    assert (io.buffers[0].obj is given.obj) == copied
+
+
 def test_a_failed_read_leaves_the_buffers() -> None:
     buffer = bytearray(b"before")
     io = StoreIo(IoKind.READ, 0, 6, nothing, [memoryview(buffer)])
