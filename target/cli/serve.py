@@ -23,6 +23,7 @@ from target.config import Portal, ServeConfig
 from target.datadir import DataDirError, in_use
 from target.node import Node
 from target.processes.inlet import Inlet
+from workers.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -50,6 +51,7 @@ async def _serve(
 ) -> None:
     stop = stop_event(log, manager)
     inlet = Inlet(channel, stop.set) if channel is not None else None
+    keep_freed_memory()
     if inlet is not None:
         await _until_free(config, log, stop)
     async with manager.watching():

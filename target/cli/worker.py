@@ -22,6 +22,7 @@ from target.cli.ready import say_ready
 from target.cluster.registry import RegistryAway, WrongFormat
 from target.config.model import RadosPlace
 from target.config.worker import WorkerConfig
+from workers.allocator import keep_freed_memory
 from workers.busy_poll import BusyPoll
 from workers.executor import BlockingExecutor, disk_threads
 from workers.fault_store import FaultStore
@@ -96,6 +97,7 @@ async def _serve(config: WorkerConfig, log: logs.Log, manager: ServiceManager) -
             log.warning(note)
         say_ready(_ready(config, port, worker), manager)
         gc.freeze()  # as a node does
+        keep_freed_memory()
         async with manager.watching():
             await stop.wait()
     finally:

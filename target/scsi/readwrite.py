@@ -214,8 +214,8 @@ def _start_write(disk: DiskDevice) -> Step:
                 and volume.write_now(req.lba * block_bytes, req.early, early)
             ):
                 req.early_used()
-            rest = nbytes - req.moved
-            if not req.early_length and rest <= WINDOW_BYTES:
+            if nbytes - req.moved <= WINDOW_BYTES:
+                rest = nbytes - early
                 segments = req.hba.share.take((rest + SEGMENT_BYTES - 1) // SEGMENT_BYTES)
                 if segments is not None:
                     req.run(_write_rest(volume, req, segments, rest))
@@ -233,20 +233,28 @@ async def _write_early(volume: Volume, req: SCSIRequest, nbytes: int) -> None:
 
 
 async def _write_rest(
-    volume: Volume, req: SCSIRequest, segments: list[memoryview], nbytes: int
+    volume: Volume, req: SCSIRequest, segments: list[memoryview], rest: int
 ) -> None:
-    """The whole blocks that have not come with the command, if ``segments`` hold them all."""
+    """A write the rest of whose data fits ``segments``.
+
+    What has come with the command is written already, or goes with the rest: one I/O of a store
+    that is far away, not two in turn.
+    """
     offset = req.lba * volume.block_bytes + req.moved
+    nbytes = req.transfer - req.moved
+    req.moved = req.transfer - rest
     try:
         views = segments
-        if nbytes & SEGMENT_BYTES - 1:
-            views = views_of(segments, nbytes)
-        here = await Solicited(req, views, nbytes, in_place=True)
-        if req.fua or not volume.write_now(offset, views if here is None else [here], nbytes):
-            if here is not None:
-                scatter(views, here)
-            await volume.write(offset, views, nbytes, req.fua)
-        req.moved += nbytes
+        if rest & SEGMENT_BYTES - 1:
+            views = views_of(segments, rest)
+        here = await Solicited(req, views, rest, in_place=True)
+        early = req.early
+        data = [*early, *views] if here is None else [*early, here]
+        if req.fua or not volume.write_now(offset, data, nbytes):
+            if here is not None:  # it is in its way: the segments stand for a copy, in one piece
+                data = [memoryview(b"".join(data))]
+            await volume.write(offset, data, nbytes, req.fua)
+        req.moved += rest
     finally:
         req.hba.share.give(segments)
     req.complete()

@@ -85,13 +85,16 @@ def test_what_came_with_the_command_is_written_before_the_rest_is_asked_for(
     assert medium(w, 0, SIZE) == early + rest
 
 
-def test_early_data_that_end_within_a_block_wait_for_its_rest(w: Wire, store: NotedStore) -> None:
+def test_early_data_that_end_within_a_block_are_written_with_the_rest(
+    w: Wire, store: NotedStore
+) -> None:
     session = w.login(KEYS)
     early = pattern(1, 1000)
     command, r2t = ask(session, 0, early)
-    assert store.pieces == [[512]]
+    assert store.pieces == []
     rest = pattern(2, SIZE - 1000)
     assert session.one(session.data_out(command, rest, ttt=r2t.ttt, offset=1000)).status == 0
+    assert store.pieces == [[1000, SIZE - 1000]]
     assert medium(w, 0, SIZE) == early + rest
 
 
@@ -108,12 +111,13 @@ def test_a_sequence_of_several_data_outs_is_gathered_in_segments(
     assert medium(w, 0, SIZE) == pattern(3, half) + pattern(4, half)
 
 
-def test_what_cannot_be_written_on_the_spot_outlives_the_receive_buffer() -> None:
+@pytest.mark.parametrize("nbytes", [0, 1000, 16384])
+def test_what_cannot_be_written_on_the_spot_outlives_the_receive_buffer(nbytes: int) -> None:
     with wire(stores=[held := HeldStore(MemoryStore(1 << 20))]) as w:
         session = w.login(KEYS)
-        asked = [ask(session, lba) for lba in (0, BLOCKS)]
+        asked = [ask(session, n * BLOCKS, pattern(n + 1, nbytes)) for n in range(2)]
         data_outs = [
-            session.data_out(command, pattern(n + 1), ttt=r2t.ttt)
+            session.data_out(command, pattern(n + 1, SIZE - nbytes), ttt=r2t.ttt, offset=nbytes)
             for n, (command, r2t) in enumerate(asked)
         ]
         assert not session.exchange(*data_outs)

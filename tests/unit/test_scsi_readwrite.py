@@ -247,15 +247,32 @@ def test_a_refused_command_has_no_data(one: Initiator) -> None:
     assert one.execute(write10(BLOCKS, 1), b"x" * 512, expected_in=0).residual == 512
 
 
-def test_a_write_that_ends_in_the_middle_of_a_block_never_tears_it() -> None:
+def test_what_came_with_a_write_goes_to_the_store_with_the_rest() -> None:
+    """Where it cannot be written on the spot: one I/O, not two in turn."""
+    store = RecordingStore(MemoryStore(SIZE), at_hand=False)
+    with rig(stores=[store]) as it:
+        one = it.initiator(early_bytes_max=1000)
+        data = pattern(100 * 512)
+        one.good(write10(3, 100), data)
+        assert store.log == [(IoKind.WRITE, 3 * 512, 100 * 512, False)]
+        assert one.good(read10(3, 100)) == data
+
+
+def test_a_large_write_whose_beginning_ends_in_the_middle_of_a_block_never_tears_it() -> None:
     """Data that came with the command ends at byte 1000: block 1 is written in one go."""
     store = RecordingStore(MemoryStore(SIZE), at_hand=False)
     with rig(stores=[store]) as it:
         one = it.initiator(early_bytes_max=1000)
-        data = pattern(8 * 512)
-        one.good(write10(0, 8), data)
-        assert store.log == [(IoKind.WRITE, 0, 512, False), (IoKind.WRITE, 512, 7 * 512, False)]
-        assert one.good(read10(0, 8)) == data
+        blocks = WINDOW_BYTES // 512 + 8
+        data = pattern(blocks * 512)
+        one.good(write10(0, blocks), data)
+        assert store.log[0] == (IoKind.WRITE, 0, 512, False)
+        at = 0
+        for kind, offset, length, fua in store.log:
+            assert (kind, offset, fua, length % 512) == (IoKind.WRITE, at, False, 0)
+            at += length
+        assert at == blocks * 512
+        assert one.good(read10(0, blocks), expected_in=len(data)) == data
 
 
 # --- durability -----------------------------------------------------------------------------------
