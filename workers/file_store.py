@@ -270,8 +270,10 @@ class FileStore(VolumeStore):
         return _Failed(StoreStatus.SYNC_LOST, self._sync_lost)
 
     def _block_status(self, io: StoreIo) -> None:
+        extents: list[StatusExtent] = []
+        io.extents = extents
         at, end = io.offset, io.offset + io.length
-        while at < end and len(io.extents) < io.extents_max:
+        while at < end and len(extents) < io.extents_max:
             try:
                 data = min(os.lseek(self._fd, at, os.SEEK_DATA), end)
             except OSError as exc:
@@ -279,11 +281,11 @@ class FileStore(VolumeStore):
                     raise
                 data = end  # a hole up to the end of the file
             if data > at:
-                io.extents.append(StatusExtent(at, data - at, False))
+                extents.append(StatusExtent(at, data - at, False))
                 at = data
                 continue
             hole = min(os.lseek(self._fd, at, os.SEEK_HOLE), end)
-            io.extents.append(StatusExtent(at, hole - at, True))
+            extents.append(StatusExtent(at, hole - at, True))
             at = hole
 
     def close(self) -> None:

@@ -146,7 +146,8 @@ class MemoryStore(VolumeStore):
         return StoreStatus.OK
 
     def _block_status(self, io: StoreIo) -> StoreStatus:
-        extents = io.extents
+        extents: list[StatusExtent] = []
+        io.extents = extents
         for offset, length, mapped in self._runs(io.offset, io.length):
             last = extents[-1] if extents else None
             if last is not None and last.mapped == mapped:

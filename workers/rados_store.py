@@ -300,7 +300,8 @@ class _BlockStatus:
             self._tell()
 
     def _tell(self) -> None:
-        extents = self._io.extents
+        extents: list[StatusExtent] = []
+        self._io.extents = extents
         for (_, start, stop, at), mapped in zip(self._pieces, self._mapped, strict=True):
             last = extents[-1] if extents else None
             if last is not None and last.mapped == mapped:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 class IoKind(enum.Enum):
@@ -102,7 +102,7 @@ class StoreIo:
     status: StoreStatus = StoreStatus.OK
     detail: str = ""
     miscompare_offset: int = 0
-    extents: list[StatusExtent] = field(default_factory=list)
+    extents: Sequence[StatusExtent] = ()
 
     def error(self) -> StoreError:
         """What to raise for a status that is not OK."""

@@ -25,6 +25,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from lunmesh.worker.v2 import worker_pb2
 
 from workers.limits import (
@@ -70,7 +71,8 @@ _ANSWER: Final = struct.Struct("<QIIIB")  # IoAnswers.answers
 _EXTENT: Final = struct.Struct("<QB")
 
 
-class Outgoing(NamedTuple):
+# One for each I/O, so in C: these cost a third of what named tuples do.
+class Outgoing(msgspec.Struct, frozen=True):
     """An I/O as a node sends it."""
 
     sequence: int  # unique within (node, epoch), the same when it is sent again; not 0
@@ -80,7 +82,7 @@ class Outgoing(NamedTuple):
     lent: int | None = None  # where its payload lies in the memory that was lent; None: to be sent
 
 
-class WireIo(NamedTuple):
+class WireIo(msgspec.Struct, frozen=True, gc=False):
     """An I/O as a worker receives it.  A COMPARE_AND_WRITE has 2 * ``length`` of payload."""
 
     sequence: int
@@ -105,7 +107,7 @@ class Batch(NamedTuple):
     payload_bytes: int
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """How an I/O ended.  ``payload``: data of a READ, runs of a BLOCK_STATUS."""
 
     sequence: int
@@ -173,7 +175,8 @@ def pack_batch(
     assert max(len(ios), len(cancel)) <= MESSAGE_IOS_MAX, "rule 3"
     records: list[bytes] = []
     views: list[memoryview] = []
-    for sequence, volume, deadline_ms, io, lent in ios:
+    for outgoing in ios:
+        io, lent = outgoing.io, outgoing.lent
         kind, offset, length = io.kind, io.offset, io.length
         if kind is IoKind.FLUSH:
             offset = length = 0
@@ -188,8 +191,19 @@ def pack_batch(
         place = 0 if lent is None else lent + 1
         number = KIND_TO_WIRE[kind]
         flags = FLAG_FUA if io.fua else 0
-        record = (sequence, offset, volume, length, deadline_ms, crc, place, number, flags)
-        records.append(_IO.pack(*record))
+        records.append(
+            _IO.pack(
+                outgoing.sequence,
+                offset,
+                outgoing.volume,
+                length,
+                outgoing.deadline_ms,
+                crc,
+                place,
+                number,
+                flags,
+            )
+        )
     head = worker_pb2.IoBatch(
         node=node,
         epoch=epoch,

@@ -266,7 +266,7 @@ class Mover:
             await _perform(source, IoKind.UNMAP, start, nbytes)
 
 
-async def _status(store: VolumeStore, offset: int, length: int) -> list[StatusExtent]:
+async def _status(store: VolumeStore, offset: int, length: int) -> Sequence[StatusExtent]:
     """Runs from ``offset`` on, one at least."""
     io = await _perform(store, IoKind.BLOCK_STATUS, offset, length)
     if not io.extents:

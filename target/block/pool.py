@@ -50,6 +50,8 @@ def segments_for(nbytes: int) -> int:
 
 def views_of(segments: Sequence[memoryview], nbytes: int) -> list[memoryview]:
     """The scatter list of exactly ``nbytes`` at the front of ``segments``."""
+    if 0 < nbytes < SEGMENT_BYTES:  # as most are
+        return [segments[0][:nbytes]]
     full, rest = divmod(nbytes, SEGMENT_BYTES)
     views = list(segments[:full])
     if rest:

@@ -136,14 +136,15 @@ class RemoteStore(VolumeStore):
         if io.status is not StoreStatus.OK:
             return
         flush = remote.kind is IoKind.FLUSH
-        if self._sync_lost and (flush or io.fua):
+        if not (flush or io.fua):
+            if remote.kind in WRITING:
+                self.written += 1
+        elif self._sync_lost:
             self._sync_lost = not flush
             io.status = StoreStatus.SYNC_LOST
             io.detail = f"worker {self.link.address} has restarted: what was not flushed is lost"
         elif flush:
             self._flushed = max(self._flushed, remote.mark)
-        elif remote.kind in WRITING and not io.fua:
-            self.written += 1
 
     def close(self) -> None:
         self._handle = 0

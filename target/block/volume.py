@@ -391,7 +391,7 @@ class _VolumeIo(Wait[T], Generic[T]):
         self._layout.unordered -= 1
         self._layout = None
         self._started = False
-        self._io.extents = []
+        self._io.extents = ()
         self._io.status = StoreStatus.OK
         return True
 

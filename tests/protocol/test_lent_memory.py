@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from msgspec.structs import replace
 
 from target.block.borrowed import BorrowedMemory
 from target.block.direct_reads import ask_for
@@ -39,7 +40,7 @@ def play(folder: Path, body: Body) -> None:
 
 def lent(stream: Stream, handle: int, offset: int, data: bytes, at: int) -> Outgoing:
     out = stream.io(WRITE, handle, offset, len(data), data)
-    return out._replace(lent=at)
+    return replace(out, lent=at)
 
 
 def test_lent_payload_is_written_beside_payload_that_was_sent(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_other_bytes_than_were_checked_end_the_stream(tmp_path: Path) -> None:
 def test_only_writes_have_lent_payload(tmp_path: Path) -> None:
     async def body(served: Served, stream: Stream, handle: int, memory: BorrowedMemory) -> None:
         out = stream.io(IoKind.COMPARE_AND_WRITE, handle, 0, 512, bytes(512), compare=bytes(512))
-        await stream.send(out._replace(lent=0))
+        await stream.send(replace(out, lent=0))
         assert (await stream.status_after_all())[0] == "INVALID_ARGUMENT"
 
     play(tmp_path, body)

@@ -14,6 +14,7 @@ import pytest
 import uvloop
 from grpc import aio
 from lunmesh.worker.v2 import worker_pb2 as pb
+from msgspec.structs import replace
 
 from tests.support.worker_client import Served, running_worker
 from tests.support.worker_protocol import (
@@ -339,13 +340,13 @@ def test_a_compare_and_write_is_not_executed_twice(drive: Drive) -> None:
         new = await served.stream()
         # Executed again it would miscompare: the block is not zero any more.
         assert statuses(await new.run(io)) == [StoreStatus.OK]
-        other = io._replace(sequence=99)
+        other = replace(io, sequence=99)
         assert statuses(await new.run(other)) == [StoreStatus.MISCOMPARE]
         # Another epoch numbers its I/Os anew.
         uuid = next(iter(served.worker.shares.list_after("", 1))).uuid
         handle = await served.reopen(uuid, epoch=2)
         newer = await served.stream(epoch=2)
-        answers = await newer.run(io._replace(volume=handle))
+        answers = await newer.run(replace(io, volume=handle))
         assert statuses(answers) == [StoreStatus.MISCOMPARE]
 
     drive(body)

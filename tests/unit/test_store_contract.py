@@ -82,7 +82,7 @@ class Bench:
     def extents(self, offset: int, length: int, **fields: object) -> list[StatusExtent]:
         io = self.run(IoKind.BLOCK_STATUS, offset, length, **fields)
         assert io.status is StoreStatus.OK
-        return io.extents
+        return list(io.extents)
 
     def close(self) -> None:
         self.store.close()

@@ -12,6 +12,7 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lunmesh.worker.v2 import worker_pb2
+from msgspec.structs import replace
 
 from workers import wire
 from workers.limits import IO_BYTES_MAX, MESSAGE_IOS_MAX, RANGE_BYTES_MAX
@@ -89,7 +90,7 @@ def test_answers_come_out_as_they_went_in(
     assert (got.number, got.request_credit, got.detail) == (4, 12, "a disk")
     for expected, answer in zip(sent, got.answers, strict=True):
         assert b"".join(answer.payload) == b"".join(expected.payload)
-        assert answer._replace(payload=()) == expected._replace(payload=())
+        assert replace(answer, payload=()) == replace(expected, payload=())
 
 
 @settings(max_examples=300, deadline=None)
