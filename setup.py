@@ -8,8 +8,10 @@ what it buys.
 
 import os
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 # Those that a command passes while its data are at hand; all others cost nothing there.
 HOT = [
@@ -41,4 +43,17 @@ def extensions() -> list[Extension]:
     return found
 
 
-setup(ext_modules=extensions())
+class AllOrNone(build_ext):
+    """What is compiled is in one library, which each module looks for when it is imported."""
+
+    def run(self) -> None:
+        super().run()
+        built = [Path(self.get_ext_fullpath(each.name)) for each in self.extensions]
+        if not all(path.exists() for path in built):
+            for path in built:
+                path.unlink(missing_ok=True)
+            print("not compiled: the C compiler has failed", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    setup(ext_modules=extensions(), cmdclass={"build_ext": AllOrNone})

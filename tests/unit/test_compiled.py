@@ -6,12 +6,16 @@ Each of these compiles without a word, and fails when it runs.
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import runpy
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support import compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 HOT = re.findall(r'"((?:target|workers)/[^"]+)"', (ROOT / "setup.py").read_text())
@@ -72,3 +76,24 @@ def test_nothing_that_is_interpreted_is_made_of_what_is_compiled() -> None:
         for node in ast.walk(tree):
             for base in node.bases if isinstance(node, ast.ClassDef) else ():
                 assert imported.get(ast.unparse(base).split("[")[0]) not in compiled, path
+
+
+@pytest.mark.skipif(bool(compiled.missing()), reason="needs a C compiler")
+@pytest.mark.parametrize(("source", "built"), [("int one;", 2), ("#error too large", 0)])
+def test_what_is_compiled_in_part_is_not_compiled(tmp_path: Path, source: str, built: int) -> None:
+    """Each module would look for the library that has failed, and not be there at all."""
+    (tmp_path / "module.c").write_text("int module;")
+    (tmp_path / "library.c").write_text(source)
+    setuptools = importlib.import_module("setuptools")  # has no types
+    modules = [
+        setuptools.Extension(name, [f"{tmp_path / name}.c"]) for name in ("module", "library")
+    ]
+    for module in modules:
+        module.optional = True
+    command = runpy.run_path(str(ROOT / "setup.py"))["AllOrNone"](
+        setuptools.Distribution({"ext_modules": modules})
+    )
+    command.build_lib, command.build_temp = str(tmp_path / "lib"), str(tmp_path / "temp")
+    command.ensure_finalized()
+    command.run()
+    assert len(list(tmp_path.rglob("*.so"))) == built
