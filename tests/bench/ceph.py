@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from tests.bench.clients import RADOS_BENCH, write_once
-from tests.bench.servers import Candidate, Disks, Endpoint, product_version
+from tests.bench.servers import Candidate, Disks, Endpoint, Serve, product_version
+from tests.support import compiled
 from tests.support.ceph_cluster import CephCluster, CephError, find_ceph
 from tests.support.lunmesh_server import LunmeshServer, ServerError
 from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
@@ -22,12 +23,16 @@ from tests.support.tgtd_server import FIRST_LUN, TgtdServer, find_tgtd, tgtd_ver
 RADOS = "rados store"
 # As librbd's: answered from memory, and flushed when the initiator asks for it.
 RADOS_CACHED = "rados store, cache"
+# The hot path as a C extension (setup.py), as a container image has it.
+RADOS_COMPILED = "rados store, compiled"
+RADOS_CACHED_COMPILED = "rados store, cache, compiled"
 RADOS_WORKER = "rados, 1 worker"
 TGT_RBD = "tgt-rbd"
 # librbd answers a write from its cache; what is answered here is on the OSDs.
 TGT_RBD_UNCACHED = "tgt-rbd, no cache"
 RADOS_BENCHED = "rados bench"  # a client that comes with Ceph, and no server: no SCSI at all
 CACHE = "32M"  # rbd_cache_size
+DEVICE_BYTES = 16 << 30  # of the OSD, a sparse file: `rados bench` hangs where it is full
 RBD_MODULE = Path("/usr/lib/tgt/backing-store/bs_rbd.so")
 ObjectStore = Literal["memstore", "bluestore"]
 
@@ -46,7 +51,7 @@ class SharedCluster:
         """The first user's ``folder`` is where it keeps its data."""
         try:
             if self._cluster is None:
-                cluster = CephCluster(folder / "ceph", self._objectstore)
+                cluster = CephCluster(folder / "ceph", self._objectstore, device_bytes=DEVICE_BYTES)
                 self._cluster = self._stack.enter_context(cluster)
         except CephError as exc:
             raise ServerError(str(exc)) from exc
@@ -61,7 +66,10 @@ class SharedCluster:
 
 
 @contextmanager
-def _serve_rados(shared: SharedCluster, disks: Disks, *, more: str = "") -> Iterator[Endpoint]:
+def _serve_rados(
+    shared: SharedCluster, disks: Disks, *, cached: bool, built: bool
+) -> Iterator[Endpoint]:
+    more = f"?cache={CACHE}" if cached else ""
     with ExitStack() as stack:
         cluster = stack.enter_context(shared.use(disks.folder))
         server = stack.enter_context(
@@ -69,6 +77,7 @@ def _serve_rados(shared: SharedCluster, disks: Disks, *, more: str = "") -> Iter
                 disks.folder / "lunmesh",
                 [f"disk{block}={disks.size}" for block in disks.blocks],
                 arguments=["--store", f"rados:{cluster.create_pool()}@{cluster.conf}{more}"],
+                packages=compiled.compiled_packages() if built else None,
             )
         )
         urls = {block: server.url(lun) for lun, block in enumerate(disks.blocks)}
@@ -139,16 +148,21 @@ def _rbd(cluster: CephCluster, *command: str) -> None:
         raise ServerError(f"rbd {' '.join(command)}: {done.stderr.strip()[-300:]}")
 
 
-def rados_store(shared: SharedCluster) -> Candidate:
-    """The product with the RADOS store in its own process, as tgt-rbd is."""
-    version = product_version()
-    return Candidate(RADOS, version, lambda disks: _serve_rados(shared, disks), find_ceph() or "")
+def rados_store(shared: SharedCluster, *, built: bool = False) -> Candidate:
+    """The product with the RADOS store in its own process, as tgt-rbd is; as it is, or compiled."""
+    name = RADOS_COMPILED if built else RADOS
+    return _rados(name, built, partial(_serve_rados, shared, cached=False, built=built))
 
 
-def rados_cached(shared: SharedCluster) -> Candidate:
+def rados_cached(shared: SharedCluster, *, built: bool = False) -> Candidate:
     """The same with a cache as large as librbd's."""
-    serve = partial(_serve_rados, shared, more=f"?cache={CACHE}")
-    return Candidate(RADOS_CACHED, product_version(), serve, find_ceph() or "")
+    name = RADOS_CACHED_COMPILED if built else RADOS_CACHED
+    return _rados(name, built, partial(_serve_rados, shared, cached=True, built=built))
+
+
+def _rados(name: str, built: bool, serve: Serve) -> Candidate:
+    missing = find_ceph() or (compiled.missing() if built else "")
+    return Candidate(name, product_version(), serve, missing)
 
 
 def rados_worker(shared: SharedCluster) -> Candidate:

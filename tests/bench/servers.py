@@ -59,13 +59,16 @@ class Endpoint:
     files: dict[int, tuple[Path, ...]]  # by size of blocks; none where the disk is no file here
 
 
+Serve = Callable[[Disks], AbstractContextManager[Endpoint]]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A server that could be measured, or why it cannot."""
 
     name: str
     version: str
-    serve: Callable[[Disks], AbstractContextManager[Endpoint]]
+    serve: Serve
     missing: str = ""
 
 

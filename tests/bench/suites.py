@@ -10,6 +10,8 @@ from tests.bench.ceph import (
     RADOS,
     RADOS_BENCHED,
     RADOS_CACHED,
+    RADOS_CACHED_COMPILED,
+    RADOS_COMPILED,
     RADOS_WORKER,
     TGT_RBD,
     TGT_RBD_UNCACHED,
@@ -80,6 +82,7 @@ class Suite:
 
 def _ceph(objectstore: ObjectStore) -> Suite:
     shared = SharedCluster(objectstore)
+    cached, plain = (RADOS_CACHED, RADOS_CACHED_COMPILED), (RADOS, RADOS_COMPILED)
     return Suite(
         objectstore,
         f"On one small real Ceph ({objectstore}), beside tgt-rbd",
@@ -87,17 +90,19 @@ def _ceph(objectstore: ObjectStore) -> Suite:
         (
             rados_store(shared),
             rados_cached(shared),
+            rados_store(shared, built=True),
+            rados_cached(shared, built=True),
             rados_worker(shared),
             tgt_rbd(shared),
             tgt_rbd(shared, cache=False),
             rados_bench(shared),
         ),
         (
-            Comparison(RADOS_CACHED, TGT_RBD, goals.rados_beside_tgt_rbd),
-            Comparison(RADOS, TGT_RBD, goals.rados_beside_tgt_rbd),
+            *(Comparison(it, TGT_RBD, goals.rados_beside_tgt_rbd) for it in (*cached, *plain)),
             Comparison(RADOS_WORKER, TGT_RBD, goals.rados_worker_beside_tgt_rbd),
             Comparison(RADOS, TGT_RBD_UNCACHED),
-            Comparison(RADOS, RADOS_BENCHED, goals.rados_beside_rados_bench),
+            *(Comparison(it, RADOS_BENCHED, goals.rados_beside_rados_bench) for it in plain),
+            Comparison(TGT_RBD, RADOS_BENCHED),  # what a target in C has of it
         ),
     )
 

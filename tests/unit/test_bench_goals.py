@@ -14,6 +14,8 @@ from tests.bench.ceph import (
     RADOS,
     RADOS_BENCHED,
     RADOS_CACHED,
+    RADOS_CACHED_COMPILED,
+    RADOS_COMPILED,
     RADOS_WORKER,
     TGT_RBD,
 )
@@ -121,8 +123,11 @@ PROMISES = (
         )
     ),
     *ceph((RADOS, TGT_RBD), 1.3, 2.0),
+    *ceph((RADOS_COMPILED, TGT_RBD), 1.3, 2.0),
     *ceph((RADOS_CACHED, TGT_RBD), 1.3, 2.0),
+    *ceph((RADOS_CACHED_COMPILED, TGT_RBD), 1.3, 2.0),
     *ceph((RADOS, RADOS_BENCHED), 0.7, 0.9),
+    *ceph((RADOS_COMPILED, RADOS_BENCHED), 0.7, 0.9),
     *ceph((RADOS_WORKER, TGT_RBD), 1.0, None),
 )
 GROWTH = {
