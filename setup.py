@@ -47,8 +47,10 @@ class AllOrNone(build_ext):
     """What is compiled is in one library, which each module looks for when it is imported."""
 
     def run(self) -> None:
-        super().run()
         built = [Path(self.get_ext_fullpath(each.name)) for each in self.extensions]
+        for path in built:  # of an earlier build
+            path.unlink(missing_ok=True)
+        super().run()
         if not all(path.exists() for path in built):
             for path in built:
                 path.unlink(missing_ok=True)

@@ -157,7 +157,7 @@ class ReadCache(VolumeStore):
         first, end = -(-offset >> _SHIFT), offset + nbytes >> _SHIFT
         if first >= end or nbytes > self._room():
             return
-        if len(buffers) == end - first and nbytes == len(buffers) * PAGE_BYTES:
+        if len(buffers) == end - first and all(len(view) == PAGE_BYTES for view in buffers):
             for number, view in zip(range(first, end), buffers, strict=True):
                 pages[number] = bytes(view)
         else:

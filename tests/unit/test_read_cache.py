@@ -5,6 +5,8 @@ That reads find what was written, whatever the order of answers, is test_write_b
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from workers.read_cache import FRESH_SECONDS, KEEP_ONE_OF, PAGE_BYTES, ReadCache
@@ -129,6 +131,18 @@ def test_a_write_changes_what_is_here_and_anything_else_drops_it() -> None:
         assert bench.read(0, 512)[0] is False
     bench.change(IoKind.WRITE, 20 * PAGE_BYTES, b"w" * PAGE_BYTES)
     assert bench.read(20 * PAGE_BYTES, 512)[0] is False, "what nobody has read is not kept"
+
+
+@pytest.mark.parametrize("cut", [512, 1000, PAGE_BYTES, PAGE_BYTES + 200, 6144])
+def test_a_write_is_found_page_by_page_whatever_pieces_it_came_in(cut: int) -> None:
+    bench = Bench()
+    bench.read(0, 4 * PAGE_BYTES)
+    data = memoryview(random.Random(cut).randbytes(2 * PAGE_BYTES))
+    bench.start(IoKind.WRITE, PAGE_BYTES, [data[:cut], data[cut:]])
+    bench.disk.answer()
+    for at in range(0, 2 * PAGE_BYTES, 512):
+        assert bench.read(PAGE_BYTES + at, 512) == (True, bytes(data[at : at + 512]))
+    assert bench.read(0, 4 * PAGE_BYTES) == (True, page(0) + bytes(data) + page(3))
 
 
 def test_a_write_that_the_store_refuses_leaves_nothing_here() -> None:

@@ -55,8 +55,12 @@ class Store:
 
     def _do(self, io: StoreIo) -> None:
         here = slice(io.offset, io.offset + io.length)
-        if io.kind is IoKind.READ:
-            io.buffers[0][:] = self.disk[here]
+        if io.kind is IoKind.READ and io.takes_views:
+            io.buffers = (memoryview(bytes(self.disk[here])),)
+        elif io.kind is IoKind.READ:
+            found = memoryview(self.disk)[here]
+            for view in io.buffers:
+                view[:], found = found[: len(view)], found[len(view) :]
         elif io.kind is IoKind.WRITE:
             self.disk[here] = b"".join(io.buffers)
         elif io.kind is IoKind.ZERO:
@@ -101,12 +105,25 @@ class Bench:
             self.cache, lambda: read_bytes_max, clock=lambda: 0.0, chance=lambda: 0.0
         )
 
-    def start(self, kind: IoKind, offset: int, data: bytes | int, *, fua: bool = False) -> StoreIo:
-        view = memoryview(bytearray(data))
+    def start(
+        self,
+        kind: IoKind,
+        offset: int,
+        data: bytes | int,
+        *,
+        fua: bool = False,
+        cut: int = 0,
+        takes_views: bool = False,
+    ) -> StoreIo:
+        """In pieces, if it is ``cut`` somewhere."""
+        whole = memoryview(bytearray(data))
+        views = [whole[:cut], whole[cut:]] if 0 < cut < len(whole) else [whole]
         ended: list[StoreIo] = []
-        io = StoreIo(kind, offset, len(view), ended.append, [view], fua=fua)
+        io = StoreIo(
+            kind, offset, len(whole), ended.append, views, fua=fua, takes_views=takes_views
+        )
         io.extents_max = 0
-        if kind is IoKind.READ and self.reads.read_now(offset, [view], len(view)):
+        if kind is IoKind.READ and self.reads.read_now(offset, views, len(whole)):
             io.done(io)
         else:
             self.reads.submit(io)
@@ -273,7 +290,7 @@ def test_any_order_of_answers(seed: int) -> None:
                 elif data is not None:
                     truth[start:stop] = data
                 else:
-                    assert bytes(io.buffers[0]) == bytes(truth[start:stop])
+                    assert b"".join(io.buffers) == bytes(truth[start:stop])
             for flush in list(flushes):
                 io, then, changed = flush
                 if over(io):
@@ -286,13 +303,13 @@ def test_any_order_of_answers(seed: int) -> None:
             for _, _, changed in flushes:
                 changed[start : start + len(data)] = b"x" * len(data)
             given: bytes | int = data if kind is IoKind.WRITE else len(data)
-            io = bench.start(kind, start, given, fua=fua)
+            io = bench.start(kind, start, given, fua=fua, cut=BLOCK * chance.randrange(20))
             running.append((start, start + len(data), io, data))
 
         for _ in range(400):
             first = chance.randrange(SIZE // BLOCK)
             start = first * BLOCK
-            stop = min(SIZE, start + BLOCK * chance.randrange(1, 12))
+            stop = min(SIZE, start + BLOCK * chance.choice((1, 2, 8, 11, 16, 24)))
             free = all(stop <= a or start >= b for a, b, _, _ in running)
             match chance.randrange(9):
                 case 0 | 1 | 2 if free:
@@ -301,7 +318,13 @@ def test_any_order_of_answers(seed: int) -> None:
                 case 3 if free:
                     change(IoKind.ZERO, start, bytes(stop - start))
                 case 4 | 5 if free:
-                    io = bench.start(IoKind.READ, start, stop - start)
+                    io = bench.start(
+                        IoKind.READ,
+                        start,
+                        stop - start,
+                        cut=BLOCK * chance.randrange(20),
+                        takes_views=chance.random() < 0.5,
+                    )
                     running.append((start, stop, io, None))
                 case 6 if not any(data for *_, data in running):
                     flushes.append((bench.flush(), bytearray(truth), bytearray(SIZE)))
