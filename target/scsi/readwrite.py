@@ -251,7 +251,7 @@ async def _write_rest(
         early = req.early
         data = [*early, *views] if here is None else [*early, here]
         if req.fua or not volume.write_now(offset, data, nbytes):
-            if here is not None:  # it is in its way: the segments stand for a copy, in one piece
+            if here is not None:  # the receive buffer goes on: a copy, which the segments stand for
                 data = [memoryview(b"".join(data))]
             await volume.write(offset, data, nbytes, req.fua)
         req.moved += rest
