@@ -30,7 +30,7 @@ from itertools import islice
 from typing import Final
 
 from workers.rados_client import Done, RadosClient
-from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore, joined
+from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, VolumeStore, joined, scatter
 from workers.write_behind import Written
 
 PREFIX: Final = "lunmesh."
@@ -143,7 +143,7 @@ class RadosStore(VolumeStore):
                 if io.takes_views:
                     io.buffers = (found,)
                 else:
-                    _fill(io.buffers, 0, found)
+                    scatter(io.buffers, found)
                 result = 0
             _finish(io, result)
 
@@ -167,7 +167,8 @@ class RadosStore(VolumeStore):
         def read(result: int, data: bytes) -> None:
             if result >= 0 or result == -errno.ENOENT:  # rule 1
                 missing = stop - start - len(data)
-                _fill(io.buffers, at, memoryview(data + bytes(missing) if missing else data))
+                found = memoryview(data + bytes(missing) if missing else data)
+                scatter(io.buffers, found, at)
                 result = 0
             done(result, b"")
 
@@ -318,21 +319,6 @@ def _missing_is_well(done: Done) -> Done:
         done(0 if result == -errno.ENOENT else result, data)
 
     return ended
-
-
-def _fill(buffers: Sequence[memoryview], at: int, data: memoryview) -> None:
-    """Put ``data`` at byte ``at`` of a scatter list."""
-    done = 0
-    for view in buffers:
-        if at < len(view):
-            count = min(len(view) - at, len(data) - done)
-            view[at : at + count] = data[done : done + count]
-            done += count
-            if done == len(data):
-                return
-            at = 0
-        else:
-            at -= len(view)
 
 
 def _finish(io: StoreIo, result: int) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
-from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
+from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore, joined, scatter
 
 PAGE_BYTES: Final = 4096
 _SHIFT: Final = 12
@@ -81,12 +81,12 @@ class ReadCache(VolumeStore):
         if len(buffers) == len(found) and len(found) * PAGE_BYTES == nbytes:  # as segments lie
             for view, page in zip(buffers, found, strict=True):
                 if len(view) != PAGE_BYTES:
-                    _fill(buffers, b"".join(found))
+                    scatter(buffers, memoryview(b"".join(found)))
                     break
                 view[:] = page
         else:
             start = offset - first * PAGE_BYTES
-            _fill(buffers, memoryview(b"".join(found))[start : start + nbytes])
+            scatter(buffers, memoryview(b"".join(found))[start : start + nbytes])
         for number in numbers:
             pages.move_to_end(number)
         self.hits += 1
@@ -161,10 +161,10 @@ class ReadCache(VolumeStore):
             for number, view in zip(range(first, end), buffers, strict=True):
                 pages[number] = bytes(view)
         else:
-            data = buffers[0] if len(buffers) == 1 else memoryview(b"".join(buffers))
+            data = joined(buffers)
             for number in range(first, end):
                 at = number * PAGE_BYTES - offset
-                pages[number] = bytes(data[at : at + PAGE_BYTES])
+                pages[number] = data[at : at + PAGE_BYTES]
         self._trim()
 
     def _trim(self) -> None:
@@ -186,11 +186,3 @@ class ReadCache(VolumeStore):
         for number in here:
             del pages[number]
         return len(here)
-
-
-def _fill(buffers: Sequence[memoryview], data: bytes | memoryview) -> None:
-    """Into a scatter list."""
-    source, at = memoryview(data), 0
-    for view in buffers:
-        view[:] = source[at : at + len(view)]
-        at += len(view)

@@ -151,3 +151,19 @@ def joined(buffers: Sequence[memoryview]) -> bytes:
         if type(whole) is bytes and len(whole) == len(buffers[0]):
             return whole
     return b"".join(buffers)
+
+
+def scatter(buffers: Sequence[memoryview], data: memoryview, at: int = 0) -> None:
+    """Copy ``data`` to byte ``at`` of a scatter list, which has room for it."""
+    done, end = 0, len(data)
+    for view in buffers:
+        size = len(view)
+        if at >= size:
+            at -= size
+            continue
+        count = min(size - at, end - done)
+        view[at : at + count] = data[done : done + count]
+        done += count
+        if done == end:
+            return
+        at = 0

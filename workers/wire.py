@@ -36,7 +36,7 @@ from workers.limits import (
     NODE_CHARS_MAX,
     RANGE_BYTES_MAX,
 )
-from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus
+from workers.store import IoKind, StatusExtent, StoreIo, StoreStatus, scatter
 from workers.wire_fields import NO_PAYLOAD as NO_PAYLOAD
 from workers.wire_fields import Parts as Parts
 from workers.wire_fields import WireError as WireError
@@ -350,10 +350,7 @@ def _put_data(io: StoreIo, payload: Sequence[memoryview]) -> None:
     if io.takes_views and isinstance(message, bytes) and 2 * io.length >= len(message):
         io.buffers = payload
         return
-    at = 0
-    for view in io.buffers:
-        view[:] = data[at : at + len(view)]
-        at += len(view)
+    scatter(io.buffers, data)
 
 
 def _unpack_extents(payload: Sequence[memoryview], io: StoreIo) -> list[StatusExtent]:

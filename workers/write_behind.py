@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from workers.dirty_extents import DirtyExtents
-from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore, joined
+from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore, joined, scatter
 
 AGE_SECONDS: Final = 1.0
 TARGET: Final = 2 / 3  # of the bound: from there on chunks go before they have to
@@ -329,16 +329,7 @@ class WriteBehind(VolumeStore):
 def _put_over(buffers: Sequence[memoryview], over: DirtyExtents) -> None:
     """Put pieces into a scatter list, each where it lies."""
     for start, data in over:
-        at, source = start, memoryview(data)
-        for view in buffers:
-            if not source:
-                break
-            if at >= len(view):
-                at -= len(view)
-                continue
-            count = min(len(view) - at, len(source))
-            view[at : at + count] = source[:count]
-            source, at = source[count:], 0
+        scatter(buffers, memoryview(data), start)
 
 
 def _end(io: StoreIo, status: StoreStatus, detail: str) -> None:

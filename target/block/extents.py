@@ -48,17 +48,3 @@ def cut_buffers(buffers: Sequence[memoryview], at: int, length: int) -> Sequence
         if not length:
             break
     return out
-
-
-def scatter(views: Sequence[memoryview], data: memoryview) -> None:
-    """Copy ``data`` to the front of a scatter list that is at least as long."""
-    at, end = 0, len(data)
-    for view in views:
-        size = len(view)
-        if end - at < size:
-            view[: end - at] = data[at:end]
-            return
-        view[:] = data[at : at + size]
-        at += size
-        if at == end:
-            return

@@ -22,7 +22,6 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from target.block.extents import scatter
 from target.block.pool import SEGMENT_BYTES, SHARE_SEGMENTS_MIN, segments_for, views_of
 from target.block.wait import Resume
 from target.hba.base import Hba, HbaCaps
@@ -53,6 +52,7 @@ from target.scsi.sense import (
     UNEXPECTED_UNSOLICITED_DATA,
     Status,
 )
+from workers.store import scatter
 
 CAPS: Final = HbaCaps(tagged_queueing=True, scatter_gather=True)
 # Byte 0, byte 1, lengths, LUN, ITT, EDTL, CmdSN, CDB (ExpStatSN: nothing is kept at level 0)
