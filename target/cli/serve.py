@@ -51,7 +51,6 @@ async def _serve(
 ) -> None:
     stop = stop_event(log, manager)
     inlet = Inlet(channel, stop.set) if channel is not None else None
-    keep_freed_memory()
     if inlet is not None:
         await _until_free(config, log, stop)
     async with manager.watching():
@@ -110,6 +109,7 @@ async def _serve_one_life(
                 say_ready(ready_text(node.ready, config, admin), manager)
             # What is there now stays: looking through it for cycles would stop all for a while.
             gc.freeze()
+            keep_freed_memory()
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if node.lost:
         raise CliError(node.lost)
