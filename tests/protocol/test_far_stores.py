@@ -12,12 +12,11 @@ import pytest
 
 from tests.support import cdb
 from tests.support.iscsi_socket import NoAnswer
-from tests.support.stores import HeldStore
+from tests.support.stores import HeldStore, OwnMemoryStore
 from tests.support.wire import Wire, wire
 from tests.support.wire_initiator import WireInitiator
 from workers.memory_store import MemoryStore
 from workers.read_cache import ReadCache
-from workers.store import IoKind
 
 SIZE = 1 << 20
 AREA_BLOCKS = 680  # of one of three commands that are outstanding together
@@ -25,28 +24,10 @@ ROUNDS = 20
 FUA = 0x08
 
 
-class FarStore(HeldStore):
-    """Answers when it is told to; reads end in memory of its own, where they may."""
-
-    def __init__(self) -> None:
-        super().__init__(MemoryStore(SIZE))
-
-    def release(self, number: int = 0) -> None:
-        io = self.held[number]
-        if io.kind is IoKind.READ and io.takes_views:
-            del self.held[number]
-            data = bytearray(io.length)
-            assert self.inner.read_now(io.offset, [memoryview(data)], io.length)
-            io.buffers = [memoryview(bytes(data))]
-            io.done(io)
-        else:
-            super().release(number)
-
-
 class Session:
     """One that does as ``chance`` says."""
 
-    def __init__(self, w: Wire, far: FarStore, chance: random.Random) -> None:
+    def __init__(self, w: Wire, far: HeldStore, chance: random.Random) -> None:
         self.far = far
         self.chance = chance
         self.model = bytearray(SIZE)
@@ -108,7 +89,7 @@ class Session:
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("seed", range(30))
 def test_what_is_read_was_written(seed: int, cached: bool) -> None:
-    far = FarStore()
+    far = HeldStore(OwnMemoryStore(MemoryStore(SIZE)))
     store = ReadCache(far, lambda: SIZE, clock=lambda: 1.0) if cached else far
     with wire(stores=[store]) as w:
         session = Session(w, far, random.Random(seed))

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from target.block.volume import CHUNK_BYTES_MIN, EXTENTS_MAX, STATUS_CHUNKS_MAX, Volume
-from tests.support.stores import FailingStore, HeldStore, RecordingStore
+from tests.support.stores import FailingStore, HeldStore, OwnMemoryStore, RecordingStore
 from tests.support.waits import Waiting, result_of
 from workers.memory_store import MemoryStore
-from workers.store import IoKind, StatusExtent, StoreError, StoreIo, StoreStatus, VolumeStore
+from workers.store import IoKind, StatusExtent, StoreError, StoreStatus, VolumeStore
 
 CHUNK = CHUNK_BYTES_MIN
 SIZE = 12 * CHUNK
@@ -87,19 +87,10 @@ def test_extents_of_one_io_run_at_the_same_time() -> None:
     assert waiting.outcome is None
 
 
-class OwnMemory(RecordingStore):
-    """Reads end in memory of its own, where they may."""
-
-    def submit(self, io: StoreIo) -> None:
-        if io.takes_views:
-            io.buffers = [memoryview(bytearray(io.length))]
-        super().submit(io)
-
-
 @pytest.mark.parametrize("offset", [0, CHUNK // 2])
 def test_data_are_found_where_the_store_has_them(offset: int) -> None:
     """Or in the scatter list, if they are of several stores."""
-    volume = striped([OwnMemory(store) for store in memories()])
+    volume = striped([OwnMemoryStore(store) for store in memories()])
     data = random.Random(2).randbytes(CHUNK)
     write(volume, offset, data)
     given = [memoryview(bytearray(1000)), memoryview(bytearray(CHUNK - 1000))]
