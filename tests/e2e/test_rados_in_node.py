@@ -46,6 +46,11 @@ def instances(server: LunmeshServer) -> dict[str, str]:
     return found
 
 
+def running(server: LunmeshServer) -> float:
+    """Commands to the first disk that have not ended."""
+    return scrape(server.admin).get("scsi_tasks", lun="0", state="running")
+
+
 def blocklist(ceph: CephCluster) -> str:
     """Whom the cluster has shut out (this release ends its JSON with a second document)."""
     listed: str = ceph.admin("osd", "blocklist", "ls", "--format", "json", decode=False)
@@ -169,6 +174,7 @@ def test_a_node_ends_in_time_while_ceph_does_not_answer(
             try:
                 start_write(session, 0, b"b")
                 start_write(session, 1, b"c")
+                until(lambda: running(server) == 2, "the node has read both")
                 assert server.stop() == 0
                 assert len(instances(server)) == 1, "what was given up may land yet"
             finally:

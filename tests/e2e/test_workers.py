@@ -100,7 +100,7 @@ def test_workers_are_killed_in_the_middle_of_writes(
     killer = threading.Thread(target=kill_in_turn)
     killer.start()
     try:
-        for _ in range(3):
+        while killed < 3 and killer.is_alive():
             write(image, server)
     finally:
         over.set()
