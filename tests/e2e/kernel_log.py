@@ -31,9 +31,11 @@ _READS_LIKE_ONE = re.compile(
     re.IGNORECASE,
 )
 # A new I_T nexus starts with the first unit attention (SAM-5, 5.14), one whose registration another
-# initiator has preempted has the second (2Ah, SPC-4 5.13.11), and the kernel prints them.
+# initiator has preempted has the second (2Ah, SPC-4 5.13.11), and the kernel prints them.  A path
+# that had failed may come back after its outage.
 _HEALTHY = re.compile(
     r"Power-on or device reset occurred|: Parameters changed$|re-mounted|no debug enabled"
+    r"|multipath: \d+:\d+: Reinstating path"
 )
 # An emulated CPU on a busy machine is late; that says nothing about a target.
 _EMULATION = re.compile(r"clocksource|rcu|hrtimer|perf: interrupt|soft lockup|workqueue|tsc:")
@@ -42,7 +44,7 @@ _OUTAGE = re.compile(
 )
 _PATH_OUTAGE = re.compile(
     _OUTAGE.pattern + r"|Asymmetric access state changed|session recovery timed out"
-    r"|multipath: \d+:\d+: (?:Failing|Reinstating) path"
+    r"|multipath: \d+:\d+: Failing path"
     r"|^I/O error, dev sd|recoverable transport error, dev sd|rejecting I/O to offline device"
     r"|FAILED Result: hostbyte=DID_(?:TRANSPORT_|NO_CONNECT|BUS_BUSY)|callbacks suppressed"
 )

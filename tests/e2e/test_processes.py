@@ -271,7 +271,7 @@ def test_what_a_killed_supervisor_leaves_is_waited_for(node: LunmeshServer) -> N
             node.start()
         finally:
             letting_go.result()
-    assert not alive(slow)
+    until(lambda: not alive(slow), "who has let go of its data directory does not end")
     with connect(node, name_in(1)) as session:
         assert command(session, cdb.TEST_UNIT_READY) == GOOD
 

@@ -24,8 +24,9 @@ WORKER_BUFFER_BYTES = 64 * MIB
 # Beyond its buffers, and for one node's messages in gRPC (docs/worker.md, "Memory").
 WORKER_BASE_BYTES = (60 + 9) * MIB
 # Of its own speed in the same run; beside it, the machine and this process have the slow volume's
-# sessions to do as well.  If its I/O waited for the slow disk, a twentieth would be left.
-KEPT = 0.4
+# sessions to do as well, and others may use the machine.  If its I/O waited for the slow disk, a
+# fiftieth would be left.
+KEPT = 0.1
 ALONE_SECONDS = 3.0
 UNMAP = 0x08
 
