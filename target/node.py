@@ -198,6 +198,12 @@ class Node:
         )
 
     def _lost(self, reason: str) -> None:
+        """As in ``_shut_out``, unless answers were wrong: who is told of that has to be told here.
+
+        The next life knows nothing of what this one has lost, and its flushes succeed.
+        """
+        if self._volumes is None or not self._volumes.kept_bytes:
+            self._hang_up()
         self.lost = reason
         self.on_lost()
 
@@ -209,15 +215,18 @@ class Node:
         was shut out by hand: to go on would be to shut the other one out.
         """
         self._log.error("this node has been shut out", reason=reason)
-        if self._inlet is not None:
-            self._inlet.shut()
-        for portal in self._portals:
-            portal.close()
+        self._hang_up()
         self.fenced.set()
         if self._clustering is not None:
             self._clustering.node.fenced()
         else:
             self._lost(reason)
+
+    def _hang_up(self) -> None:
+        if self._inlet is not None:
+            self._inlet.shut()
+        for portal in self._portals:
+            portal.close()
 
     def _make_clustering(self, config: ClusterConfig) -> Clustering:
         assert self._data is not None, "opened first"

@@ -11,7 +11,8 @@ Rules (why they are safe: docs/decisions/0014-rados-in-the-node.md):
 2. A node that was shut out does no more I/O, and ends: whoever starts it again starts another
    client.
 3. With a cache, what was answered and not flushed is here alone.  It is flushed before a volume is
-   closed, and before we leave; who is shut out says how much of it is lost.
+   closed, and before we leave; who is shut out says how much of it is lost, and no flush succeeds
+   after that.
 """
 
 from __future__ import annotations
@@ -148,8 +149,9 @@ class PoolVolumes:
         self._lost = True
         if lost := self.kept_bytes:
             self._log.error("writes that were answered and not flushed are lost", bytes=lost)
-        self._shares.abandon()
+        # Before any I/O ends for it.
         self._on_lost(f"{self.name}: Ceph has shut this node out ({self._shares.instance})")
+        self._shares.abandon()
 
     @property
     def kept_bytes(self) -> int:

@@ -58,7 +58,7 @@ class Volumes:
 
     ``port_designators`` are of a target's port, by its name (VPD page 83h).  ``on_lost`` is told
     why, when the volumes cannot be served any more; ``on_fenced``, when a worker refuses this life
-    of the node, before any command ends for it.
+    of the node; both before any command ends for it.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ Rules:
    plain write, wait for what is kept of their chunks and then go to the store themselves.
 6. What the store refuses stays here, and is tried again.  Flushes that wait for it fail, and so do
    writes for which there is no room: nothing is lost while the process lives.  A store that is not
-   to be reached any more (UNAVAILABLE) takes all of it along.
+   to be reached any more (UNAVAILABLE) takes all of it along, and no flush succeeds after that.
 
 As in the store below, the volume above orders overlapping I/O (workers/store.py, rule 4).
 """
@@ -289,6 +289,9 @@ class WriteBehind(VolumeStore):
     # --- whoever waits for it (rule 5) ------------------------------------------------------------
 
     def _flush(self, io: StoreIo) -> None:
+        if self.lost_bytes:
+            _end(io, StoreStatus.SYNC_LOST, "what had been answered is lost")
+            return
         self._behind = True
         self._when_gone(list(self._chunks), io)
 

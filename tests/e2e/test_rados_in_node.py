@@ -14,6 +14,7 @@ import pytest
 from tests.support import cdb
 from tests.support.ceph_cluster import CephCluster
 from tests.support.initiator import Initiator
+from tests.support.iscsi_socket import Disconnected
 from tests.support.iscsi_task import Task
 from tests.support.lunmesh_server import LunmeshServer, ServerError
 from tests.support.scrape import scrape
@@ -29,6 +30,7 @@ BLOCK = 512
 SHUTTING_OUT = "shutting out the last life"
 LONG_SECONDS = 60.0
 GOOD, CHECK_CONDITION = 0x00, 0x02
+MEDIUM_ERROR = 0x3
 TEST_UNIT_READY = bytes(6)
 
 
@@ -115,7 +117,9 @@ def test_a_node_that_wakes_after_another_took_its_data_writes_nothing_and_ends(
         session.login()
         write(session, 0, b"O")
         os.kill(mine.pid, signal.SIGSTOP)
-        start_write(session, 0, b"L")  # it is with the stopped process, and will be looked at
+        late = start_write(
+            session, 0, b"L"
+        )  # it is with the stopped process, and will be looked at
         shutil.copytree(mine.data_dir, other.data_dir)
         with other, Initiator(other.host, other.port, target=other.iqn) as successor:
             successor.login()
@@ -124,6 +128,8 @@ def test_a_node_that_wakes_after_another_took_its_data_writes_nothing_and_ends(
             os.kill(mine.pid, signal.SIGCONT)
             assert mine.wait() == 1
             assert "Ceph has shut this node out" in mine.stderr().splitlines()[-1]
+            with pytest.raises(Disconnected):  # no error: it goes to the next life
+                session.wait(late)
             assert read(successor, 0) == b"N"
             assert other.stop() == 0
 
@@ -183,9 +189,14 @@ def test_a_node_ends_in_time_while_ceph_does_not_answer(
         assert server.stderr().count(SHUTTING_OUT) == 1
 
 
-def sync(session: Initiator) -> None:
+def flush(session: Initiator) -> Task:
     """SYNCHRONIZE CACHE(10) of the whole disk."""
-    assert session.command(struct.pack(">BBIBHB", 0x35, 0, 0, 0, 0, 0)).status == GOOD
+    return session.command(struct.pack(">BBIBHB", 0x35, 0, 0, 0, 0, 0))
+
+
+def sync(session: Initiator) -> None:
+    """The same, done."""
+    assert flush(session).status == GOOD
 
 
 def with_cache(store: list[str]) -> list[str]:
@@ -242,6 +253,25 @@ def test_a_node_that_is_shut_out_says_what_it_had_not_flushed(
             assert read(successor, 0) == b"O", "what was flushed"
             assert read(successor, 1) == b"N"
             assert other.stop() == 0
+
+
+def test_after_answered_writes_are_lost_no_flush_succeeds(
+    ceph: CephCluster, store: list[str], tmp_path: Path
+) -> None:
+    patient = [*with_cache(store)[:-1], "30"]  # for as long it waits for its initiators to leave
+    with LunmeshServer(tmp_path / "server", [VOLUME], arguments=patient) as server:
+        with Initiator(server.host, server.port, target=server.iqn) as session:
+            session.login()
+            write(session, 0, b"O")
+            sync(session)
+            ceph.admin("osd", "blocklist", "add", *instances(server).values(), decode=False)
+            write(session, 0, b"L")  # answered, and kept
+            assert flush(session).status == CHECK_CONDITION
+            for _ in range(2):
+                lost = flush(session)
+                assert (lost.status, lost.sense_key) == (CHECK_CONDITION, MEDIUM_ERROR), lost
+        assert server.wait() == 1
+        assert "answered and not flushed are lost" in server.stderr()
 
 
 def test_behind_a_cache_what_was_read_is_in_memory_and_the_disk_grows(

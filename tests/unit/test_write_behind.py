@@ -245,6 +245,23 @@ def test_a_store_that_is_gone_takes_what_is_kept_along() -> None:
         assert bench.cache.lost_bytes == BLOCK
         late = bench.start(IoKind.WRITE, 0, b"x" * BLOCK)
         assert not over(late), "the store says what becomes of it"
+        for _ in range(2):
+            flush = bench.flush()
+            assert (over(flush), flush.status) == (True, StoreStatus.SYNC_LOST)
+
+    run(body)
+
+
+def test_a_store_that_is_gone_when_nothing_is_kept_has_lost_nothing() -> None:
+    async def body() -> None:
+        bench = behind(Bench())
+        bench.start(IoKind.WRITE, 0, b"a" * BLOCK)
+        bench.flush()
+        bench.store.answer_all()
+        bench.store.refuses = UNAVAILABLE
+        flush = bench.flush()
+        bench.store.answer_all()
+        assert (over(flush), flush.status) == (True, OK)
 
     run(body)
 
