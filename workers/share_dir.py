@@ -157,9 +157,8 @@ class ShareDir(Shares):
         folder = self._volumes / info.name
         await aiofiles.os.makedirs(folder, exist_ok=True)
         if await aiofiles.os.path.exists(self._metadata(info)):
-            raise ShareError(
-                ShareFault.EXISTS, f"{self._metadata(info)} is there, but cannot be used"
-            )
+            await self._take_twin(info)
+            return
         await self._remove_leftover(self._raw(info))
         try:
             await asyncio.to_thread(create_sparse, self._raw(info), info.size)
@@ -169,6 +168,18 @@ class ShareDir(Shares):
         except OSError:
             await self._clear(folder)
             raise
+
+    async def _take_twin(self, info: ShareInfo) -> None:
+        """An attempt that failed after its last step has made this very share."""
+        metadata = self._metadata(info)
+        try:
+            same = _info(await read_bounded(metadata, METADATA_BYTES_MAX), info.name) == info
+        except (ValueError, ShareError):  # msgspec's are ValueErrors
+            same = False
+        if not same:
+            raise ShareError(ShareFault.EXISTS, f"{metadata} is there, but cannot be used")
+        await sync_directory(metadata.parent)
+        await sync_directory(self._volumes)
 
     async def _clear(self, folder: Path) -> bool:
         """Rule 4; whether nothing is left."""

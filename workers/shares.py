@@ -9,6 +9,8 @@ Rules:
 3. A share whose metadata or data is not what it should be is not served; the others are.
 4. What was deleted is not made again: UUIDs are never used twice, so that a creation of it is one
    that was on its way when its caller gave it up.
+5. A change that has begun is ended, whoever still waits for it: gRPC cancels the call of a caller
+   that has gone, and half of a change is none that could be repeated.
 
 ``MemoryShares`` is gone with the process; workers/share_dir.py keeps shares in a directory.
 """
@@ -21,8 +23,10 @@ import re
 import secrets
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 from workers.limits import SIZE_BYTES_MAX
 from workers.memory_store import MemoryStore
@@ -38,6 +42,7 @@ SHARES_MAX = 16384
 DELETED_MAX = 16384  # that are remembered: a creation is not on its way for longer (rule 4)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+T = TypeVar("T")
 Wrap = Callable[[str, VolumeStore], VolumeStore]  # a filter in front of a volume's store, for tests
 
 
@@ -134,6 +139,8 @@ class Shares(ABC):
         self._deleted: OrderedDict[tuple[bytes, str], None] = OrderedDict()  # UUIDs and places
         self._wrap = wrap
         self._lock = asyncio.Lock()  # rule 1
+        self._next_look: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[Any] | None = None  # the last change that has begun
         self.gone: Callable[[Share], None] = lambda share: None  # deleted by another worker
         self.evicted: Callable[[], None] = lambda: None  # the engine has shut this process out
 
@@ -185,8 +192,18 @@ class Shares(ABC):
     # --- for the control service ------------------------------------------------------------------
 
     async def refresh(self) -> None:
-        """See what other workers have done; raises OSError and ShareError."""
+        """See what other workers have done; raises OSError and ShareError.
+
+        A look is for all who have come before it begins: it costs as much as there are volumes.
+        """
+        if self._next_look is None:
+            self._next_look = asyncio.ensure_future(self._look())
+            self._next_look.add_done_callback(_heard)
+        await asyncio.shield(self._next_look)
+
+    async def _look(self) -> None:
         async with self._lock:
+            self._next_look = None
             await self._refresh()
 
     def list_after(self, name: str, limit: int) -> list[ShareInfo]:
@@ -210,52 +227,76 @@ class Shares(ABC):
             raise ShareError(ShareFault.MISSING, f"no volume {uuid.hex()} here")
         return share
 
+    async def _alone(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Rules 1 and 5: who waits for his turn may give up, what has begun goes on without him."""
+        await self._lock.acquire()
+        running = self._running = asyncio.ensure_future(self._to_its_end(change))
+        running.add_done_callback(_heard)
+        return await asyncio.shield(running)
+
+    async def _to_its_end(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        try:
+            return await change()
+        finally:
+            self._lock.release()
+
+    async def settle(self, seconds: float) -> None:
+        """Wait for the change that runs, for that long."""
+        if self._running is not None:
+            await asyncio.wait({self._running}, timeout=seconds)
+
     async def create(self, info: ShareInfo) -> None:
         """Make an empty share.  Its twin, made before, is as good."""
         info.check()
-        async with self._lock:
-            await self._refresh()
-            there = self._by_uuid.get(info.uuid) or self._by_name.get(info.name)
-            if there is not None:
-                if there.info != info or there.deleting:
-                    raise ShareError(
-                        ShareFault.EXISTS,
-                        f"volume {there.info.name} ({there.info.uuid.hex()}) is there, and not "
-                        "as asked for",
-                    )
-                return
-            if (info.uuid, "") in self._deleted or (info.uuid, info.place) in self._deleted:
-                raise ShareError(ShareFault.MISSING, f"volume {info.name} has been deleted")
-            if len(self._by_uuid) >= SHARES_MAX:
-                raise ShareError(ShareFault.UNUSABLE, f"there are {SHARES_MAX} volumes already")
-            await self._create(info)
-            self._add(Share(info))
+        await self._alone(partial(self._create_new, info))
+
+    async def _create_new(self, info: ShareInfo) -> None:
+        await self._refresh()
+        there = self._by_uuid.get(info.uuid) or self._by_name.get(info.name)
+        if there is not None:
+            if there.info != info or there.deleting:
+                raise ShareError(
+                    ShareFault.EXISTS,
+                    f"volume {there.info.name} ({there.info.uuid.hex()}) is there, and not "
+                    "as asked for",
+                )
+            return
+        if (info.uuid, "") in self._deleted or (info.uuid, info.place) in self._deleted:
+            raise ShareError(ShareFault.MISSING, f"volume {info.name} has been deleted")
+        if len(self._by_uuid) >= SHARES_MAX:
+            raise ShareError(ShareFault.UNUSABLE, f"there are {SHARES_MAX} volumes already")
+        await self._create(info)
+        self._add(Share(info))
 
     async def open(self, uuid: bytes) -> Share:
         """The share with its store open."""
-        async with self._lock:
-            await self._refresh()
-            share = self.get(uuid)
-            if share.deleting:
-                raise ShareError(ShareFault.UNUSABLE, f"volume {share.info.name} is being deleted")
-            if share.store is None:
-                share.store = self._wrap(share.info.name, await self._open(share))
-            return share
+        await self.refresh()
+        return await self._alone(partial(self._open_one, uuid))
+
+    async def _open_one(self, uuid: bytes) -> Share:
+        share = self.get(uuid)
+        if share.deleting:
+            raise ShareError(ShareFault.UNUSABLE, f"volume {share.info.name} is being deleted")
+        if share.store is None:
+            share.store = self._wrap(share.info.name, await self._open(share))
+        return share
 
     async def resize(self, uuid: bytes, size: int) -> None:
         """Grow a share; what is added reads as zeros."""
-        async with self._lock:
-            await self._refresh()
-            share = self.get(uuid)
-            info = replace(share.info, size=size)
-            info.check()
-            if size < share.info.size:
-                raise _invalid(f"volume {info.name} has {share.info.size} bytes: it cannot shrink")
-            if size != share.info.size:
-                await self._resize(share.info, info, share.store)
-                share.info = info
-                if share.store is not None:
-                    share.store.size = size
+        await self._alone(partial(self._grow, uuid, size))
+
+    async def _grow(self, uuid: bytes, size: int) -> None:
+        await self._refresh()
+        share = self.get(uuid)
+        info = replace(share.info, size=size)
+        info.check()
+        if size < share.info.size:
+            raise _invalid(f"volume {info.name} has {share.info.size} bytes: it cannot shrink")
+        if size != share.info.size:
+            await self._resize(share.info, info, share.store)
+            share.info = info
+            if share.store is not None:
+                share.store.size = size
 
     def bury(self, uuid: bytes, place: str) -> None:
         """Nothing of a volume is to be made here any more, or for one of its places (rule 4)."""
@@ -268,17 +309,19 @@ class Shares(ABC):
 
         The caller sees to it that nothing runs there: ``deleting`` is set first, to refuse more.
         """
-        async with self._lock:
-            share = self._by_uuid.get(uuid)
-            if share is None:
-                return
-            assert share.users == 0, "share deleted with I/O in flight"
-            if share.store is not None:
-                share.store.close()
-                share.store = None
-            await self._delete(share.info)
-            self._by_uuid.pop(uuid, None)
-            self._by_name.pop(share.info.name, None)
+        await self._alone(partial(self._delete_one, uuid))
+
+    async def _delete_one(self, uuid: bytes) -> None:
+        share = self._by_uuid.get(uuid)
+        if share is None:
+            return
+        assert share.users == 0, "share deleted with I/O in flight"
+        if share.store is not None:
+            share.store.close()
+            share.store = None
+        await self._delete(share.info)
+        self._by_uuid.pop(uuid, None)
+        self._by_name.pop(share.info.name, None)
 
     def close(self) -> None:
         """Close the stores.  Nothing may be in flight."""
@@ -290,6 +333,12 @@ class Shares(ABC):
     def _add(self, share: Share) -> None:
         self._by_uuid[share.info.uuid] = share
         self._by_name[share.info.name] = share
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    """Perhaps nobody waits for its outcome any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _invalid(detail: str) -> ShareError:

@@ -22,6 +22,7 @@ from workers.stats import WorkerStats
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 
 DRAIN_POLL_SECONDS: Final = 0.01
+CHANGE_SECONDS: Final = 5.0  # for a change to a share, at the end
 REJOIN_SECONDS: Final = (0.1, 5.0)  # between attempts: at first, at most; doubled in between
 
 
@@ -189,6 +190,7 @@ class Worker:
             self.shares.abandon()  # an engine that does not answer would keep us for ever
         for node in self.nodes.all():
             await node.idle()
+        await self.shares.settle(CHANGE_SECONDS)
         self.scheduler.close()
         self.shares.close()
 

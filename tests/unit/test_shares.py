@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from workers import metadata
+from workers import metadata, share_dir
 from workers.executor import BlockingExecutor
 from workers.fences import FenceError, Fences
 from workers.share_dir import ShareDir, ShareDirError
@@ -387,5 +387,89 @@ def test_what_could_not_be_made_leaves_nothing(
             (tmp_path / "volumes" / "disk" / "share.json.new").write_text("{")
             await shares.delete(INFO.uuid)
             assert left(tmp_path) == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("repeated", [True, False], ids=["and is repeated", "at the end"])
+def test_a_change_whose_caller_has_gone_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeated: bool
+) -> None:
+    """gRPC cancels the call of a caller that has gone."""
+    begun, may = asyncio.Event(), asyncio.Event()
+
+    async def slow(path: Path, data: bytes) -> None:
+        begun.set()
+        await may.wait()
+        await metadata.write_atomically(path, data)
+
+    monkeypatch.setattr(share_dir, "write_atomically", slow)
+
+    async def main() -> None:
+        async with Opened(tmp_path) as shares:
+            call = asyncio.ensure_future(shares.create(INFO))
+            await begun.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            asyncio.get_running_loop().call_soon(may.set)
+            if repeated:
+                await shares.create(INFO)
+            else:
+                await shares.settle(10)
+            assert shares.list_after("", 10) == [INFO]
+        async with Opened(tmp_path) as shares:
+            assert shares.list_after("", 10) == [INFO]
+
+    run(main())
+
+
+def test_a_creation_that_failed_after_its_last_step_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(path: Path) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    async def main() -> None:
+        async with Opened(tmp_path) as shares:
+            with monkeypatch.context() as patch:
+                patch.setattr(metadata, "sync_directory", broken)  # share.json has its name by then
+                with pytest.raises(OSError, match="Input/output"):
+                    await shares.create(INFO)
+            assert await fault_of(shares.create(replace(INFO, size=512))) is ShareFault.EXISTS
+            await shares.create(INFO)
+            assert (await shares.open(INFO.uuid)).store is not None
+
+    run(main())
+
+
+def test_one_look_at_a_shared_store_is_for_all_who_have_come_before_it() -> None:
+    class Looked(MemoryShares):
+        looks = 0
+        begun, may = asyncio.Event(), asyncio.Event()
+
+        async def _refresh(self) -> None:
+            self.looks += 1
+            self.begun.set()
+            await self.may.wait()
+
+    async def main() -> None:
+        shares = Looked()
+        infos = [replace(INFO, name=f"disk{n}", uuid=bytes([n] * 16)) for n in range(8)]
+        shares.may.set()
+        for info in infos:
+            await shares.create(info)
+        shares.may.clear()
+        shares.begun.clear()
+        before = shares.looks
+        first = asyncio.ensure_future(shares.refresh())
+        await shares.begun.wait()
+        opens = [asyncio.ensure_future(shares.open(info.uuid)) for info in infos]
+        given_up = asyncio.ensure_future(shares.refresh())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        shares.may.set()
+        await asyncio.gather(first, *opens)
+        assert shares.looks == before + 2, "what was going on is too old for who comes meanwhile"
 
     run(main())
