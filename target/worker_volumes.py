@@ -48,7 +48,7 @@ class WorkerVolumes:
         strangers: Strangers | None = None,
         on_fenced: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """``strangers`` and ``on_fenced``: ``worker_link.py``, rules 6 and 7."""
+        """``strangers`` and ``on_fenced``: ``worker_link.py``, rules 6 and 8."""
         self._config = config
         self._data = data
         self._identity = identity

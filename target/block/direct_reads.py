@@ -43,14 +43,14 @@ def _unwanted(asked: asyncio.Future[int | None]) -> None:
 
 
 def _ask_for(path: str, token: bytes) -> int | None:
-    with socket.socket(socket.AF_UNIX) as asked:
-        asked.settimeout(GRANT_SECONDS_MAX)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX) as asked:  # EMFILE as well
+            asked.settimeout(GRANT_SECONDS_MAX)
             asked.connect(path)
             asked.sendall(token)
             _, fds, _, _ = socket.recv_fds(asked, 1, 1)
-        except OSError:
-            return None
+    except OSError:
+        return None
     for fd in fds:
         os.set_inheritable(fd, False)
     return fds[0] if fds else None

@@ -20,6 +20,9 @@ Rules:
 8. A worker that refuses this epoch (``NodeFenced``) ends this life of the node: ``on_fenced`` is
    told before any I/O ends for it.  Whoever waits there drops its sessions first: an initiator that
    is told of an error does not look for another way.
+9. Shares that the worker has refused are asked for again every ``REFUSED_SECONDS``, ``OPENS_MAX``
+   of them at a time: a disk that was full may have space again.
+10. Whatever ends a connection, another attempt follows, but for rule 8.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
 from typing import Final, Protocol
 
 from target.block.borrowed import BorrowedMemory
@@ -51,6 +55,7 @@ OPENS_MAX: Final = 32  # volumes that are opened side by side
 PROBE_SECONDS: Final = 1.0
 PROBE_SECONDS_MAX: Final = 3.0  # without an answer for so long, it is gone
 EXPIRY_SECONDS: Final = 0.1  # how late a deadline may be noticed
+REFUSED_SECONDS: Final = 5.0
 FENCE_SECONDS: Final = 5.0  # for what runs at the worker to end
 GATHER_SECONDS: Final = 0.005  # the most that an I/O waits for others to go with
 
@@ -128,6 +133,7 @@ class WorkerLink:
         self._served = asyncio.Event()
         self._shares: list[LinkedShare] = []
         self._opened: set[LinkedShare] = set()  # those of them that this connection has opened
+        self._refused: dict[LinkedShare, str] = {}  # and why; who was asked for last comes last
         self._expiry: asyncio.TimerHandle | None = None
         self._gather: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -153,6 +159,7 @@ class WorkerLink:
         """The volume is closed; nothing of it may be in flight."""
         self._shares.remove(share)
         self._opened.discard(share)
+        self._refused.pop(share, None)
 
     def suspect(self, store_id: str, instance: str) -> None:
         """``instance`` may have I/O of this node's previous life."""
@@ -287,6 +294,8 @@ class WorkerLink:
                 return
             except (WorkerGone, WireError, TimeoutError) as exc:
                 self._down(str(exc) or "does not answer")
+            except Exception as exc:  # rule 10: a bug, or a system that has run out of something
+                self._down(f"the connection failed: {exc!r}")
             if self.connections != connections:
                 delay = BACKOFF_SECONDS
             await asyncio.sleep(delay * (0.5 + self._random()))
@@ -339,9 +348,13 @@ class WorkerLink:
             self._opened.update(some)
             opened = await together(share.open(channel, self.node, self.epoch) for share in some)
             for share, it in zip(some, opened, strict=True):
+                before = self._refused.pop(share, "")
                 if it is None:
                     reason = share.refusal
-                    self._log.warning("share refused", worker=str(self.address), reason=reason)
+                    if reason != before:
+                        self._log.warning("share refused", worker=str(self.address), reason=reason)
+                    if share in self._opened:  # or the volume has been closed meanwhile
+                        self._refused[share] = reason
                 elif it.shared:
                     engines.add((it.store_id, it.instance))
         if len(engines) > 1:
@@ -385,7 +398,10 @@ class WorkerLink:
     async def _open_added(self, channel: WorkerChannel) -> None:
         try:
             while True:
-                await self._added.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(REFUSED_SECONDS if self._refused else None):
+                        await self._added.wait()
+                self._opened.difference_update(islice(self._refused, OPENS_MAX))  # rule 9
                 engines = await self._open(channel)
                 if engines - {(self.store_id, self.instance)}:
                     raise WorkerGone("it is to be connected with as one with a shared store")
@@ -394,8 +410,8 @@ class WorkerLink:
                 if self.settled:
                     self._settle()
                 self._release()
-        except (WorkerGone, NodeFenced) as exc:
-            self.cut(str(exc))
+        except Exception as exc:  # none may end it and leave shares that nobody opens
+            self.cut(str(exc) or repr(exc))
 
     async def _serve(
         self,
@@ -489,7 +505,7 @@ class WorkerLink:
                 continue
             try:
                 await channel.probe(PROBE_SECONDS_MAX)
-            except (WorkerGone, ShareRefused, NoSuchShare) as exc:
+            except Exception as exc:  # none may end it and leave a worker that nobody looks at
                 self.cut(f"no sign of life: {exc}")
 
     async def _write(self, stream: WorkerStream, carrier: WorkerStream | LocalStream) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +27,13 @@ def told_at(metrics: Portal | None, environ: Mapping[str, str]) -> list[Portal |
     if path := environ.get(ENV_HEALTH, "").strip():
         found.append(Path(path))
     return found
+
+
+def raise_file_limit() -> None:
+    """Open files: one for each volume, and one for each connection."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def check_memory(place: str, nbytes: int) -> None:

@@ -16,7 +16,7 @@ import uvloop
 from target import logs
 from target.cli.errors import CliError
 from target.cli.notify import ServiceManager
-from target.cli.process import check_memory, stop_event, told_at
+from target.cli.process import check_memory, raise_file_limit, stop_event, told_at
 from target.cli.ready import ready_text, say_ready
 from target.cluster.registry import RegistryAway, StaleNode, WrongFormat
 from target.config import Portal, ServeConfig
@@ -37,6 +37,7 @@ AGAIN_SECONDS = 1.0  # until a node that was shut out while Redis is away asks f
 def run_serve(config: ServeConfig, channel: socket.socket | None = None) -> None:
     """Serve until told to stop; as one of several processes, what comes through ``channel``."""
     check_memory("buffer-memory", config.buffer_memory_bytes)
+    raise_file_limit()
     place = config.cluster.place if config.cluster is not None else None
     name = place.name if place is not None else ""
     log = logs.configure(config.log_level, config.log_format, node=name)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
-import resource
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,7 +15,7 @@ import target
 from target import logs
 from target.cli.errors import CliError
 from target.cli.notify import ServiceManager
-from target.cli.process import check_memory, stop_event, told_at
+from target.cli.process import check_memory, raise_file_limit, stop_event, told_at
 from target.cli.ready import say_ready
 from target.cluster.registry import RegistryAway, WrongFormat
 from target.config.model import RadosPlace
@@ -56,19 +54,12 @@ REFUSALS: Final = (
 def run_worker(config: WorkerConfig) -> None:
     """Serve until told to stop."""
     check_memory("--buffer-memory", config.buffer_memory_bytes)
-    _raise_file_limit()
+    raise_file_limit()
     log = logs.configure(config.log_level, config.log_format)
     try:
         uvloop.run(_serve(config, log, ServiceManager(os.environ)))
     except REFUSALS as exc:
         raise CliError(str(exc)) from exc
-
-
-def _raise_file_limit() -> None:
-    """An open file for each volume."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(config: WorkerConfig, log: logs.Log, manager: ServiceManager) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -74,6 +75,16 @@ def test_it_says_when_it_is_ready_and_how_to_mount(server: LunmeshServer) -> Non
 def test_the_disk_is_thin(server: LunmeshServer) -> None:
     assert (server.data_dir / "volumes" / "disk0.raw").stat().st_size == GIB
     assert server.allocated_bytes() < 1 << 20
+
+
+def test_it_takes_as_many_files_as_the_system_lets_it(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1), hard))
+    try:
+        with LunmeshServer(tmp_path / "server", ["disk0=1M"]) as server:
+            assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_sigterm_ends_it_with_status_0(tmp_path: Path) -> None:

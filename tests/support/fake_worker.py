@@ -114,6 +114,7 @@ class FakeWorker:
         self.handle = 1000
         self.created: list[pb.VolumeShare] = []
         self.open_status = OK
+        self.opened = asyncio.Event()  # or refused
         self.share = pb.VolumeShare()
         self.store_id = self.instance = ""  # of a shared store
         self.volatile_id = ""
@@ -224,6 +225,7 @@ class _Control(worker_pb2_grpc.ControlServicer):
     async def OpenVolume(self, request: Any, context: Any) -> pb.OpenVolumeResponse:
         fake = self._fake
         await fake.runs.wait()
+        fake.opened.set()
         if fake.share.uuid != request.uuid:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such volume")
         return pb.OpenVolumeResponse(

@@ -61,6 +61,20 @@ def test_a_token_is_good_once_and_for_reading(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_node_that_has_no_descriptor_to_spare_gets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def story(grants: Grants, store: FileStore, path: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", none_left)
+            assert await ask_for(path, grants.offer(store)) is None
+
+    play(tmp_path, story)
+
+
 def test_it_is_the_file_that_the_store_has(tmp_path: Path) -> None:
     async def story(grants: Grants, store: FileStore, path: str) -> None:
         token = grants.offer(store)
