@@ -36,6 +36,8 @@ from workers.write_behind import Written
 PREFIX: Final = "lunmesh."
 PIECES_RUNNING: Final = 16
 STATUS_CHUNKS: Final = 256  # objects that one BLOCK_STATUS asks for; it may tell of less than asked
+# Of one operation: its time at the OSD grows with their square, and beyond 65535 the rest is lost.
+EXTENTS_MAX: Final = 512
 MISCOMPARE: Final = -4095  # -MAX_ERRNO; an offset is subtracted
 STATUS_BY_ERRNO: Final = {
     errno.ENOSPC: StoreStatus.NO_SPACE,
@@ -108,10 +110,17 @@ class RadosStore(VolumeStore):
     def write_extents(
         self, chunk: int, extents: Sequence[tuple[int, bytes]], written: Written
     ) -> None:
-        """As of ``write_behind.ChunkStore``."""
-        self.client.write_extents(
-            self.name(chunk), extents, lambda result, _: written(*_outcome(result, reads=False))
-        )
+        """As of ``write_behind.ChunkStore``: ``EXTENTS_MAX`` of them at a time."""
+        name, rest = self.name(chunk), iter(extents)
+
+        def ended(result: int, _: bytes) -> None:
+            some = list(islice(rest, EXTENTS_MAX)) if result >= 0 else []
+            if some:
+                self.client.write_extents(name, some, ended)
+            else:
+                written(*_outcome(result, reads=False))
+
+        self.client.write_extents(name, list(islice(rest, EXTENTS_MAX)), ended)
 
     def close(self) -> None:
         """There is nothing of its own to give back: the client is the shares'."""

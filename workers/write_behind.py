@@ -56,7 +56,10 @@ class ChunkStore(Protocol):
     def write_extents(
         self, chunk: int, extents: Sequence[tuple[int, bytes]], written: Written
     ) -> None:
-        """Write (start in the chunk, data) of one chunk, all or none; ``written`` comes later."""
+        """Write (start in the chunk, data) of one chunk; ``written`` comes later.
+
+        Where that is not OK, some of them may have been written.
+        """
 
 
 class _Chunk:

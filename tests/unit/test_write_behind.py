@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers import rados_store
 from workers.dirty_extents import DirtyExtents
+from workers.rados_client import Done
+from workers.rados_store import RadosStore
 from workers.read_cache import ReadCache
 from workers.store import IoKind, StoreIo, StoreStatus
 from workers.write_behind import WriteBehind, Written
@@ -229,6 +233,60 @@ def test_what_the_store_refuses_stays_and_is_tried_again() -> None:
         bench.store.answer_all()
         assert (over(again), again.status) == (True, OK)
         assert bench.store.disk[:BLOCK] == b"b" * BLOCK
+
+    run(body)
+
+
+def test_a_chunk_of_many_pieces_goes_to_rados_some_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rados_store, "EXTENTS_MAX", 2)
+    disk: dict[int, bytes] = {}
+    pending: list[tuple[list[int], Callable[[int], None]]] = []
+    full = -errno.ENOSPC
+
+    class Client:
+        def write_extents(
+            self, name: str, extents: Sequence[tuple[int, bytes]], done: Done
+        ) -> None:
+            def ended(result: int) -> None:
+                if result >= 0:
+                    disk.update(extents)
+                done(result, b"")
+
+            pending.append(([start for start, _ in extents], ended))
+
+    async def body() -> None:
+        client: Any = Client()
+        cache = WriteBehind(RadosStore(client, bytes(16), SIZE, CHUNK), SIZE, age_seconds=1e6)
+
+        def start(kind: IoKind, offset: int = 0, data: bytes = b"") -> list[StoreIo]:
+            ended: list[StoreIo] = []
+            cache.submit(StoreIo(kind, offset, len(data), ended.append, [memoryview(data)]))
+            return ended
+
+        assert start(IoKind.FLUSH)[0].status is OK
+        starts = [2 * BLOCK * n for n in range(4)]
+        for at in starts:
+            assert start(IoKind.WRITE, at, b"o" * BLOCK)
+        flush = start(IoKind.FLUSH)
+        for result in (0, full):
+            assert not flush
+            _, ended = pending.pop()
+            start(IoKind.WRITE, 0, b"n" * BLOCK)  # newer than what is on its way
+            ended(result)
+        assert flush[0].status is NO_SPACE
+        assert cache.kept_bytes == 4 * BLOCK, "a part that has failed leaves all of it"
+        flush = start(IoKind.FLUSH)
+        for some in (starts[:2], starts[2:]):
+            assert not flush
+            ((went, ended),) = pending
+            pending.clear()
+            assert went == some
+            ended(0)
+        assert flush[0].status is OK
+        assert not pending
+        assert disk == {at: (b"n" if at == 0 else b"o") * BLOCK for at in starts}
 
     run(body)
 
