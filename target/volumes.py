@@ -302,9 +302,8 @@ class Volumes:
         volume.close()
 
     async def flush(self) -> None:
-        """All of them to stable storage; what fails is said in the log."""
-        for volume in self._by_address.values():
-            await self._flush(volume)
+        """All of them to stable storage, side by side; what fails is said in the log."""
+        await asyncio.gather(*map(self._flush, self._by_address.values()))
 
     async def _flush(self, volume: Volume) -> None:
         flushed: asyncio.Future[object] = asyncio.get_running_loop().create_future()

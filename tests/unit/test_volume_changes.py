@@ -1,9 +1,9 @@
-"""A volume does not move to where a deletion may still come."""
+"""Volumes of a node: none moves to where a deletion may still come, and all are flushed at once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import pytest
 import structlog
 
 from target.block.pool import BufferPool
+from target.block.volume import Volume
+from target.block.wait import PENDING
 from target.config import VolumeConfig
 from target.config.load import load_serve_config
 from target.config.options import Options
@@ -108,6 +110,28 @@ def test_into_a_store_where_nothing_was_to_be_deleted_yet(tmp_path: Path) -> Non
             await node.changes.migrate(NAME, [node.addresses[2]])
             assert node.record.migration is not None
             assert [place.store_id for place in node.record.migration.workers] == [STORES[2]]
+
+    asyncio.run(test())
+
+
+def test_all_are_flushed_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker of each may be away, and its flush take the time that an I/O has."""
+    begun: list[Callable[[None], None]] = []
+
+    class AnswersWithTheLast:
+        def begin(self, done: Callable[[None], None]) -> object:
+            begun.append(done)
+            if len(begun) == 2:
+                for each in begun:
+                    asyncio.get_running_loop().call_soon(each, None)
+            return PENDING
+
+    async def test() -> None:
+        async with setup(tmp_path) as node:
+            monkeypatch.setattr(Volume, "flush", lambda _: AnswersWithTheLast())
+            async with asyncio.timeout(10):
+                await node.volumes.flush()
+            assert len(begun) == len(node.volumes.by_address) == 2
 
     asyncio.run(test())
 
