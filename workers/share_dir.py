@@ -7,10 +7,12 @@
       volumes/NAME/share.json   what the volume is; without it there is no such volume
       volumes/NAME/UUID.raw     its bytes, chunk n at n * chunk size
       volumes/NAME/UUID.sync    whether a flush of it has failed (workers/sync_mark.py)
+      volumes/NAME/UUID.gone    it is being deleted: its share.json until then
 
 Rules:
 
-1. share.json is written last when a volume is created and removed first when it is deleted.
+1. share.json is written last when a volume is created, and gets the name UUID.gone first when it is
+   deleted: a worker that starts and finds that ends the deletion.
 2. Nothing that has bytes in it is written over: a raw file without a share.json is taken for the
    leftover of a crash only while it is all hole.
 3. What cannot be read stays as it is, and is said.
@@ -51,6 +53,7 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 METADATA_BYTES_MAX: Final = 64 << 10
 _RAW: Final = re.compile(r"[0-9a-f]{32}\.raw")
 _MARK: Final = re.compile(r"[0-9a-f]{32}\.sync")
+_GONE: Final = re.compile(r"([0-9a-f]{32})\.gone")
 _NEW_METADATA: Final = "share.json.new"  # write_atomically
 FENCES_BYTES_MAX: Final = 64 << 20
 
@@ -182,10 +185,11 @@ class ShareDir(Shares):
         await sync_directory(self._volumes)
 
     async def _clear(self, folder: Path) -> bool:
-        """Rule 4; whether nothing is left."""
+        """Rules 1 and 4; whether nothing is left."""
         if await aiofiles.os.path.exists(folder / "share.json"):
             return False
         with contextlib.suppress(OSError):
+            await self._end_deletions(folder)
             for name in await aiofiles.os.listdir(folder):
                 file = folder / name
                 hole = _RAW.fullmatch(name) and not (await aiofiles.os.stat(file)).st_blocks
@@ -227,19 +231,27 @@ class ShareDir(Shares):
 
     async def _delete(self, info: ShareInfo) -> None:
         folder = self._volumes / info.name
-        left = folder / _NEW_METADATA
-        for file in (self._metadata(info), self._raw(info), self._mark_path(info), left):
-            try:
-                await aiofiles.os.remove(file)
-                await sync_directory(folder)
-            except FileNotFoundError:
-                pass  # an earlier attempt came this far
+        with contextlib.suppress(FileNotFoundError):  # an earlier attempt came this far
+            await aiofiles.os.replace(self._metadata(info), folder / f"{info.uuid.hex()}.gone")
+            await sync_directory(folder)
+        with contextlib.suppress(FileNotFoundError):
+            await self._end_deletions(folder)
         try:
             await aiofiles.os.rmdir(folder)
         except OSError as exc:
             if exc.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # somebody else's files, or gone
                 raise
         await sync_directory(self._volumes)
+
+    @staticmethod
+    async def _end_deletions(folder: Path) -> None:
+        """Rule 1; raises OSError."""
+        for gone in filter(None, map(_GONE.fullmatch, await aiofiles.os.listdir(folder))):
+            uuid = gone[1]
+            for name in (f"{uuid}.raw", f"{uuid}.sync", _NEW_METADATA, f"{uuid}.gone"):
+                with contextlib.suppress(FileNotFoundError):
+                    await aiofiles.os.remove(folder / name)
+                    await sync_directory(folder)
 
     async def _open(self, share: Share) -> VolumeStore:
         info = share.info

@@ -369,6 +369,36 @@ def test_what_a_crash_has_left_without_a_byte_goes_at_the_next_start(tmp_path: P
     run(main())
 
 
+@pytest.mark.parametrize("step", range(4))
+def test_a_deletion_that_stopped_is_ended_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    steps = 0
+
+    async def broken(path: Path) -> None:
+        nonlocal steps
+        if steps == step:
+            raise OSError(5, "Input/output error", str(path))
+        steps += 1
+
+    async def main() -> None:
+        async with Opened(tmp_path) as shares:
+            await shares.create(INFO)
+            share = await shares.open(INFO.uuid)
+            assert share.store is not None
+            assert share.store.write_now(0, [memoryview(b"x" * 65536)], 65536)
+            with monkeypatch.context() as patch:
+                patch.setattr(share_dir, "sync_directory", broken)
+                with pytest.raises(OSError, match="Input/output"):
+                    await shares.delete(INFO.uuid)
+        assert left(tmp_path)
+        async with Opened(tmp_path) as shares:
+            assert shares.list_after("", 10) == []
+            assert left(tmp_path) == []
+
+    run(main())
+
+
 def test_what_could_not_be_made_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
