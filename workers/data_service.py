@@ -46,6 +46,8 @@ CODE_OF_END: Final = {
     End.GONE: grpc.StatusCode.CANCELLED,
 }
 
+FIRST_SECONDS_MAX: Final = 10.0  # for a node to say who it is
+
 Context = aio.ServicerContext[bytes, bytes]
 
 
@@ -66,7 +68,8 @@ class DataService:
     async def _stream(self, _messages: Any, context: Context) -> None:
         worker = self._worker
         try:
-            data: Any = await context.read()
+            async with asyncio.timeout(FIRST_SECONDS_MAX):  # there are places for CALLS_MAX calls
+                data: Any = await context.read()
             if data is aio.EOF:  # also where the first message is too large for gRPC
                 raise WireError(WireFault.MALFORMED, "the stream has ended without a message")
             first = unpack_batch(data, checksum=worker.checksum)
@@ -77,6 +80,8 @@ class DataService:
             node = worker.nodes.enter(first.node, first.epoch)
             session = _Session(worker, context)
             stream = await self._take_over(node, session.wake)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no first message")
         except WireError as exc:
             worker.log.warning("bad message", peer=context.peer(), reason=str(exc))
             await context.abort(CODE_OF_FAULT[exc.fault], str(exc))

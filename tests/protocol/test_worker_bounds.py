@@ -25,6 +25,7 @@ from tests.support.worker_protocol import (
     statuses,
     still_works,
 )
+from workers import data_service
 from workers.executor import BlockingExecutor
 from workers.fault_store import Faults, FaultStore
 from workers.limits import MESSAGE_IOS_MAX, STREAM_IOS_MAX
@@ -267,6 +268,16 @@ def test_payload_beyond_the_credit_ends_the_stream(tmp_path: Path) -> None:
         for _ in range(1 + stream.credit // size):
             await stream.send(stream.io(WRITE, handle, 0, size, bytes(size)))
         assert "credit" in await ends_with(stream, "RESOURCE_EXHAUSTED")
+        await still_works(served)
+
+    slow(tmp_path, body)
+
+
+def test_a_stream_that_says_nothing_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_service, "FIRST_SECONDS_MAX", 0.1)
+
+    async def body(served: Served) -> None:
+        await ends_with(served.bare_stream(), "DEADLINE_EXCEEDED")
         await still_works(served)
 
     slow(tmp_path, body)
