@@ -21,7 +21,7 @@ from workers.file_store import STATUS_BY_ERRNO
 from workers.grants import Grants
 from workers.limits import DETAIL_CHARS_MAX, LIST_MAX, NODE_CHARS_MAX
 from workers.nodes import StaleEpoch, TooManyNodes
-from workers.shares import ShareError, ShareFault, ShareInfo
+from workers.shares import PLACE_CHARS_MAX, UUID_BYTES, ShareError, ShareFault, ShareInfo
 from workers.store import StoreStatus
 from workers.wire import STATUS_TO_WIRE
 from workers.worker import Worker
@@ -120,6 +120,9 @@ class ControlService(worker_pb2_grpc.ControlServicer):
     async def DeleteVolume(
         self, request: pb.DeleteVolumeRequest, context: Context
     ) -> pb.DeleteVolumeResponse:
+        if len(request.uuid) != UUID_BYTES or len(request.place) > PLACE_CHARS_MAX:
+            # They are remembered: Shares.bury.
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "bad UUID or place")
         store_id = request.store_id if request.HasField("store_id") else None
         deleted = self._worker.delete(request.uuid, request.place, store_id)
         status, detail = await self._outcome(context, deleted)

@@ -33,6 +33,7 @@ from workers.memory_store import MemoryStore
 from workers.store import VolumeStore
 from workers.sync_mark import SyncMark
 
+UUID_BYTES = 16
 NAME_CHARS_MAX = 64
 PLACE_CHARS_MAX = 64
 CHUNK_BYTES_MIN = 64 << 10
@@ -68,7 +69,7 @@ class ShareInfo:
     """What a volume is; the same on each of its workers."""
 
     name: str
-    uuid: bytes  # 16 of them
+    uuid: bytes  # UUID_BYTES of them
     size: int  # bytes of the whole volume
     chunk_bytes: int
     block_bytes: int
@@ -78,8 +79,10 @@ class ShareInfo:
         """Raise ShareError if it is not within bounds.  The name becomes a file name."""
         if len(self.name) > NAME_CHARS_MAX or not _NAME.fullmatch(self.name):
             raise _invalid(f"bad volume name {self.name[:80]!r}")
-        if len(self.uuid) != 16:
-            raise _invalid(f"volume {self.name}: a UUID has 16 bytes, not {len(self.uuid)}")
+        if len(self.uuid) != UUID_BYTES:
+            raise _invalid(
+                f"volume {self.name}: a UUID has {UUID_BYTES} bytes, not {len(self.uuid)}"
+            )
         if self.block_bytes not in BLOCK_BYTES:
             raise _invalid(f"volume {self.name}: blocks of {self.block_bytes} bytes")
         chunk = self.chunk_bytes

@@ -66,6 +66,9 @@ def test_volumes_are_created_listed_grown_and_deleted(drive: Drive) -> None:
         for elsewhere in ({"place": "another"}, {"store_id": "another"}):
             delete = pb.DeleteVolumeRequest(uuid=share.uuid, **elsewhere)
             await refused(control.DeleteVolume(delete), grpc.StatusCode.FAILED_PRECONDITION)
+        for kept in ({"uuid": bytes(1 << 20)}, {"uuid": share.uuid, "place": "x" * 65}):
+            delete = pb.DeleteVolumeRequest(**kept)
+            await refused(control.DeleteVolume(delete), grpc.StatusCode.INVALID_ARGUMENT)
         assert statuses(await stream.run(stream.io(READ, handle, 0, 512))) == [StoreStatus.OK]
         for _ in range(2):
             delete = pb.DeleteVolumeRequest(uuid=share.uuid, place=share.place, store_id="")
