@@ -71,6 +71,9 @@ class RadosClient:
             )
         except TimeoutError:
             raise RadosError(f"{conf}: the cluster does not answer") from None
+        except RadosError:  # the other one leaves its thread at work
+            executor.close()
+            raise
         executor.close()
         return cls(opened, loop)
 
