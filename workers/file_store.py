@@ -277,6 +277,9 @@ class FileStore(VolumeStore):
             try:
                 data = min(os.lseek(self._fd, at, os.SEEK_DATA), end)
             except OSError as exc:
+                if exc.errno == errno.EINVAL:  # a block device does not tell: it may all be data
+                    extents.append(StatusExtent(at, end - at, True))
+                    return
                 if exc.errno != errno.ENXIO:
                     raise
                 data = end  # a hole up to the end of the file

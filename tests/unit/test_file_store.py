@@ -297,6 +297,16 @@ def test_a_hole_up_to_the_end_of_the_file(it: Bench) -> None:
     assert io.extents == [StatusExtent(0, SIZE, False)]
 
 
+def test_a_device_that_does_not_tell_may_be_all_data(
+    it: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As block devices do not."""
+    monkeypatch.setattr(os, "lseek", raising(errno.EINVAL))
+    io = it.run(IoKind.BLOCK_STATUS, bytes(SIZE))
+    assert io.status is StoreStatus.OK
+    assert io.extents == [StatusExtent(0, SIZE, True)]
+
+
 # --- the gate (rules 1 and 2) ---------------------------------------------------------------------
 
 
