@@ -293,6 +293,7 @@ class FileStore(VolumeStore):
 
     def close(self) -> None:
         os.close(self._fd)
+        self._fd = -1  # the number may soon be another file's, and a token still be out
         if self._mark is not None:
             self._mark.close()
 

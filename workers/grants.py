@@ -33,6 +33,7 @@ from workers.store import VolumeStore
 GRANTS_MAX: Final = 1024
 CLIENTS_MAX: Final = 16
 CLIENT_SECONDS_MAX: Final = 2.0
+RETRY_SECONDS: Final = 0.1  # after a client that could not be accepted
 GIVEN: Final = b"\1"  # a descriptor comes with some byte, at least one
 
 
@@ -122,7 +123,12 @@ class Grants:
         assert self._socket is not None
         try:
             client, _ = self._socket.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptor to spare: the loop would call again at once, and again
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket.fileno())
+            loop.call_later(RETRY_SECONDS, self._watch)
             return
         client.setblocking(False)
         task = asyncio.ensure_future(self._serve(client))
@@ -158,8 +164,9 @@ class Grants:
             open_it = self._offers.pop(token, None)
             if open_it is None:
                 return
-            fd = open_it()
-            try:
-                socket.send_fds(client, [GIVEN], [fd])
-            finally:
-                os.close(fd)
+            with contextlib.suppress(OSError):  # what it was for is closed, or the client is
+                fd = open_it()
+                try:
+                    socket.send_fds(client, [GIVEN], [fd])
+                finally:
+                    os.close(fd)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import workers.grants
 from target.block.direct_reads import DirectFile, ask_for
 from workers.executor import BlockingExecutor
 from workers.file_store import FileStore, create_sparse
@@ -84,6 +85,57 @@ def test_it_is_the_file_that_the_store_has(tmp_path: Path) -> None:
         assert fd is not None
         assert os.fstat(fd).st_size == SIZE
         os.close(fd)
+
+    play(tmp_path, story)
+
+
+def test_a_token_of_a_file_that_was_closed_is_good_for_no_other(tmp_path: Path) -> None:
+    async def story(grants: Grants, store: FileStore, path: str) -> None:
+        create_sparse(tmp_path / "deleted", SIZE)
+        deleted = FileStore(tmp_path / "deleted", store._executor)
+        token = grants.offer(deleted)
+        deleted.close()
+        taken = os.open(tmp_path / "raw", os.O_RDONLY)  # the lowest number that is free
+        assert await ask_for(path, token) is None
+        os.close(taken)
+        fd = await ask_for(path, grants.offer(store))
+        assert fd is not None
+        os.close(fd)
+
+    play(tmp_path, story)
+
+
+def test_a_worker_that_has_no_descriptor_to_spare_does_not_look_for_one_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept, failures, tries = socket.socket.accept, 2, 0
+    tried = asyncio.Event()
+
+    def none_left(listener: socket.socket) -> tuple[socket.socket, object]:
+        nonlocal tries
+        tries += 1
+        tried.set()
+        if tries <= failures:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return accept(listener)
+
+    async def story(grants: Grants, store: FileStore, path: str) -> None:
+        nonlocal failures
+        monkeypatch.setattr(workers.grants, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(socket.socket, "accept", none_left)
+        fd = await ask_for(path, grants.offer(store))
+        assert fd is not None
+        os.close(fd)
+        failures = 1 << 60
+        monkeypatch.setattr(workers.grants, "RETRY_SECONDS", 3600)
+        before = tries
+        tried.clear()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(grant_path(path))
+            await tried.wait()
+            for _ in range(100):
+                await asyncio.sleep(0)
+        assert tries == before + 1
 
     play(tmp_path, story)
 
