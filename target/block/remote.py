@@ -184,6 +184,9 @@ class RemoteStore(VolumeStore):
         if opened.read_token:
             fd = await ask_for(self.link.address.unix_path, opened.read_token)
             self._direct = DirectFile(fd) if fd is not None else None
+        if self not in self.group.members:  # it has been closed meanwhile
+            self._handle = 0
+            self._no_direct()
         self._opened.set()
         return opened
 

@@ -118,6 +118,7 @@ class FakeWorker:
         self.share = pb.VolumeShare()
         self.store_id = self.instance = ""  # of a shared store
         self.volatile_id = ""
+        self.read_token = b""
         self.evict_status = OK
         self.evicted: list[str] = []  # whom this worker was asked to shut out
         self.deletions: list[pb.DeleteVolumeRequest] = []
@@ -236,6 +237,7 @@ class _Control(worker_pb2_grpc.ControlServicer):
             store_id=fake.store_id,
             instance=fake.instance,
             volatile_id=fake.volatile_id,
+            read_token=fake.read_token,
         )
 
     async def DeleteVolume(self, request: Any, context: Any) -> pb.DeleteVolumeResponse:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
-from target.block import worker_link
+from target.block import remote, worker_link
 from target.block.worker_channel import WorkerChannel
 from tests.unit.test_worker_link import OK, outcome, setup
 from workers.store import StoreStatus
@@ -50,5 +51,31 @@ def test_whatever_ends_a_connection_another_one_follows(
         async with setup(tmp_path) as it:
             await it.fake.stream()
             assert not failures
+
+    asyncio.run(test())
+
+
+def test_a_volume_that_is_closed_while_it_is_opened_keeps_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        asked, may = asyncio.Event(), asyncio.Event()
+        granted, other_end = os.pipe()
+
+        async def ask_for(path: str, token: bytes) -> int:
+            asked.set()
+            await may.wait()
+            return granted
+
+        monkeypatch.setattr(remote, "ask_for", ask_for)
+        async with setup(tmp_path) as it:
+            it.fake.read_token = b"t"
+            await asked.wait()
+            it.volume.close()
+            may.set()
+            await it.store.wait_open(10)
+            with pytest.raises(BrokenPipeError):  # not fstat: its number may be another's by now
+                os.write(other_end, b"x")
+        os.close(other_end)
 
     asyncio.run(test())
