@@ -19,7 +19,7 @@ from lunmesh.worker.v2 import worker_pb2_grpc
 from workers.fences import FenceError
 from workers.file_store import STATUS_BY_ERRNO
 from workers.grants import Grants
-from workers.limits import DETAIL_CHARS_MAX, LIST_MAX, NODE_CHARS_MAX
+from workers.limits import LIST_MAX, NODE_CHARS_MAX, sendable
 from workers.nodes import StaleEpoch, TooManyNodes
 from workers.shares import PLACE_CHARS_MAX, UUID_BYTES, ShareError, ShareFault, ShareInfo
 from workers.store import StoreStatus
@@ -195,7 +195,7 @@ class ControlService(worker_pb2_grpc.ControlServicer):
         try:
             await done
         except ShareError as exc:
-            await context.abort(CODE_OF_FAULT[exc.fault], str(exc)[:DETAIL_CHARS_MAX])
+            await context.abort(CODE_OF_FAULT[exc.fault], sendable(str(exc)))
         except TimeoutError:
             return STATUS_TO_WIRE[StoreStatus.DEADLINE], "I/Os still run"
         except OSError as exc:
@@ -204,7 +204,7 @@ class ControlService(worker_pb2_grpc.ControlServicer):
             )
             detail = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror)
             self._worker.log.error("control call failed", reason=detail)
-            return STATUS_TO_WIRE[status], detail[:DETAIL_CHARS_MAX]
+            return STATUS_TO_WIRE[status], sendable(detail)
         return STATUS_TO_WIRE[StoreStatus.OK], ""
 
 

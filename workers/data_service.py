@@ -180,6 +180,8 @@ class _Session:
                 self._wake.set()
                 await asyncio.wait({writer})
             refusal = stream.refusal(error.batch) if isinstance(error, _Stale) else None
+            if error is None and writer.done():
+                error = writer.exception()
             code, details = self._verdict(error)
             # Everything is given back now: a peer that reads nothing may keep us here for long.
             # For gRPC sends one thing at a time, and a status beside a message is never sent.

@@ -36,6 +36,11 @@ SOCKET_PAYLOAD_BYTES: Final = 128 << 10
 LENGTH_BYTES: Final = 4  # of the length before each message, little endian
 
 
+def sendable(detail: str) -> str:
+    """A text for people as a message may have it: a path need not be UTF-8, nor short."""
+    return detail[:DETAIL_CHARS_MAX].encode(errors="replace").decode()
+
+
 def grant_path(path: str) -> str:
     """The socket on which the worker with the Unix socket ``path`` gives descriptors."""
     return f"{path}.fd"

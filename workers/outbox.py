@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from workers.buffers import PoolShare
-from workers.limits import DETAIL_CHARS_MAX, MESSAGE_IOS_MAX, PAYLOAD_BYTES_MAX
+from workers.limits import MESSAGE_IOS_MAX, PAYLOAD_BYTES_MAX, sendable
 from workers.wire import NO_OFFERS, Answer, Offers, Parts, pack_answers
 
 GATHER_ANSWERS: Final = 32
@@ -59,7 +59,7 @@ class Outbox:
     def add(self, answer: Answer, held: int, detail: str, running: int) -> None:
         """An answer whose payload holds ``held`` bytes of the share; ``running`` I/Os still run."""
         if detail and not self._detail:
-            self._detail = detail[:DETAIL_CHARS_MAX]
+            self._detail = sendable(detail)
         self._answers.append(answer)
         self._held.append(held)
         if len(self._answers) >= min(running, GATHER_ANSWERS):

@@ -32,6 +32,7 @@ from workers.limits import MESSAGE_IOS_MAX, STREAM_IOS_MAX
 from workers.server import OPTIONS
 from workers.store import IoKind, StoreIo, StoreStatus, VolumeStore
 from workers.stream import ClientStream
+from workers.wire import Parts
 
 
 def deaf_client(served: Served) -> WorkerClient:
@@ -268,6 +269,29 @@ def test_payload_beyond_the_credit_ends_the_stream(tmp_path: Path) -> None:
         for _ in range(1 + stream.credit // size):
             await stream.send(stream.io(WRITE, handle, 0, size, bytes(size)))
         assert "credit" in await ends_with(stream, "RESOURCE_EXHAUSTED")
+        await still_works(served)
+
+    slow(tmp_path, body)
+
+
+def test_a_stream_whose_answers_cannot_be_made_ends_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, bugs = ClientStream.take, [KeyError("a bug")]
+
+    def taken(stream: ClientStream) -> Parts | None:
+        if stream.unanswered:
+            raise bugs.pop()
+        return take(stream)
+
+    async def body(served: Served) -> None:
+        handle = await served.open("disk")
+        stream = await served.stream()
+        with monkeypatch.context() as patch, capture_logs() as logs:
+            patch.setattr(ClientStream, "take", taken)
+            await stream.send(stream.io(READ, handle, 0, 512))
+            assert await ends_with(stream, "INTERNAL") == "KeyError"
+        assert [it["exc_info"] for it in logs if it["event"] == "stream failed"]
         await still_works(served)
 
     slow(tmp_path, body)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from types import SimpleNamespace
 from typing import Any, cast
 
 from workers.buffers import Pool
-from workers.limits import SOCKET_PAYLOAD_BYTES
+from workers.limits import DETAIL_CHARS_MAX, SOCKET_PAYLOAD_BYTES
 from workers.outbox import Outbox
 from workers.store import StoreStatus
 from workers.wire import Answer, unpack_answers
@@ -52,6 +53,16 @@ def test_what_was_let_go_and_did_not_fit_waits_for_nothing_more() -> None:
     outbox.sent()
     outbox.drop()
     assert share.held == 0
+
+
+def test_a_detail_is_short_and_utf_8_whatever_a_path_is() -> None:
+    share = Pool(4 << 20, 1 << 20, 1).open_share()
+    loop = cast(asyncio.AbstractEventLoop, Timers())
+    outbox = Outbox(share, lambda: None, True, loop)
+    detail = os.fsdecode(b"/disks/\xff/" + b"x" * 1000)
+    outbox.add(Answer(1, StoreStatus.NO_SPACE), 0, detail, 0)
+    found = unpack_answers(b"".join(outbox.pack(0))).detail
+    assert found == ("/disks/?/" + "x" * 1000)[:DETAIL_CHARS_MAX]
 
 
 def test_the_first_of_many_waits_for_others() -> None:
