@@ -437,13 +437,16 @@ class DataDir:
             try:
                 create_sparse(file, size_bytes)
             except FileExistsError:
-                # A crash came between the file and its entry: nothing has been acknowledged, but
-                # nothing is thrown away either.
+                # A crash, or a full disk, came between the file and its entry: nothing has been
+                # acknowledged, but nothing is thrown away either.
                 if file.stat().st_size != size_bytes:
-                    raise DataDirError(
-                        f"volume {wanted.name}: {file} is there but not in the catalog, and not"
-                        f" {format_size(size_bytes)} long; move it away"
-                    ) from None
+                    if not _is_hole(file):
+                        raise DataDirError(
+                            f"volume {wanted.name}: {file} is there but not in the catalog, and not"
+                            f" {format_size(size_bytes)} long; move it away"
+                        ) from None
+                    file.unlink()
+                    create_sparse(file, size_bytes)
         self._catalog.volumes[wanted.name] = record
         try:
             self._write()
@@ -545,6 +548,16 @@ def read_bounded(file: Path, bytes_max: int) -> bytes | None:
             return stream.read(bytes_max)
     except FileNotFoundError:
         return None
+
+
+def _is_hole(file: Path) -> bool:
+    """Whether there is nothing in it.  Raises OSError."""
+    with file.open("rb") as stream:
+        try:
+            os.lseek(stream.fileno(), 0, os.SEEK_DATA)
+        except OSError as exc:
+            return exc.errno == errno.ENXIO
+    return False
 
 
 def write_atomically(file: Path, data: bytes) -> None:

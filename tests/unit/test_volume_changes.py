@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,13 +12,14 @@ from pathlib import Path
 import pytest
 import structlog
 
+from target import datadir
 from target.block.pool import BufferPool
 from target.block.volume import Volume
 from target.block.wait import PENDING
 from target.config import VolumeConfig
 from target.config.load import load_serve_config
 from target.config.options import Options
-from target.datadir import DataDir, WorkerPlace
+from target.datadir import DataDir, DataDirError, WorkerPlace
 from target.scsi.bus import SCSIBus
 from target.shared_catalog import Catalog
 from target.volume_changes import VolumeChanges
@@ -83,6 +86,26 @@ async def setup(folder: Path) -> AsyncIterator[Node]:
         for fake in fakes:
             fake.runs.set()
             await fake.stop()
+
+
+def test_what_was_left_of_an_attempt_is_in_the_way_only_if_something_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    data = DataDir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(datadir, "write_atomically", full)
+        for name in ("empty", "full"):
+            with pytest.raises(OSError, match="No space"):
+                data.create(VolumeConfig(name=name, size_bytes=SIZE), SIZE, [], 1)
+    (tmp_path / "volumes" / "full.raw").write_bytes(b"somebody's")
+    data.create(VolumeConfig(name="empty", size_bytes=2 * SIZE), 2 * SIZE, [], 1)
+    assert data.file_of("empty").stat().st_size == 2 * SIZE
+    with pytest.raises(DataDirError, match="move it away"):
+        data.create(VolumeConfig(name="full", size_bytes=2 * SIZE), 2 * SIZE, [], 2)
+    data.close()
 
 
 def test_to_a_worker_that_has_not_deleted_its_old_share(tmp_path: Path) -> None:
