@@ -163,6 +163,7 @@ class LogicalUnit:
             self._start_head(req)
         elif req.attribute == Attribute.ORDERED and not self.active and not self.blocked:
             self._start_ordered(req)
+            self._unblock()  # what came while it ended
         else:
             req.state = BLOCKED
             if req.early_transient:
@@ -204,6 +205,8 @@ class LogicalUnit:
             del self.active[req]
             if self._gate is not None:
                 self._gate.left(req)
+            if self._waits:  # someone may wait for it since it was blocked
+                self._tell_waiters(req)
 
     def _run(self, req: SCSIRequest) -> None:
         """Rule 5.  A unit attention is reported before a conflict."""

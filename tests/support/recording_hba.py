@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from target.block.pool import BufferPool, segments_for, views_of
@@ -48,6 +48,7 @@ class RecordingHba(Hba):
         self._drain_resumes: list[Resume] = []
         self._early: dict[int, list[memoryview]] = {}
         self._tag = 0
+        self.on_complete: Callable[[], object] | None = None  # once, when a command has ended
 
     def settle(self) -> None:
         """Take the unit attentions that are pending."""
@@ -176,6 +177,9 @@ class RecordingHba(Hba):
         assert req.tag not in self.ended, "ended twice"
         assert req.state == State.COMPLETED
         self.ended.append(req.tag)
+        then, self.on_complete = self.on_complete, None
+        if then is not None:
+            then()
 
     def aborted(self, req: SCSIRequest) -> None:
         assert req.tag not in self.ended, "ended twice"

@@ -438,6 +438,19 @@ def test_preempt_and_abort_answers_when_the_commands_are_gone(bench: Bench) -> N
     assert bench.write(bench.two).status == CONFLICT
 
 
+def test_preempt_and_abort_with_commands_of_the_victim_queued_behind_it(bench: Bench) -> None:
+    """The end of one of them starts another, which ends at once: it is in conflict."""
+    bench.out(bench.two, pr.RESERVE, pr.keys(KEY_B))
+    bench.one.submit(read10(0, 1), Attribute.ORDERED)
+    req = bench.out(bench.one, pr.PREEMPT_AND_ABORT, pr.keys(KEY_A, KEY_B))
+    queued = [bench.write(bench.two) for _ in range(2)]
+    assert {each.state for each in (req, *queued)} == {State.BLOCKED}
+    bench.store.release_all()
+    assert (req.state, Status(req.status)) == (State.COMPLETED, GOOD)
+    assert all(each.state >= State.COMPLETED for each in queued)
+    bench.two.settle()
+
+
 @pytest.mark.parametrize(
     ("action", "prevented"), [(pr.PREEMPT, True), (pr.PREEMPT_AND_ABORT, False)]
 )

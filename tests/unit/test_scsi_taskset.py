@@ -133,6 +133,13 @@ def test_ordered_commands_that_never_wait_leave_nothing_behind(it: Bench) -> Non
     assert it.one.submit(TEST_UNIT_READY).state == COMPLETED
 
 
+def test_what_comes_while_an_ordered_command_ends_runs_next(it: Bench) -> None:
+    it.one.on_complete = it.read
+    assert outcome(it.one.submit(TEST_UNIT_READY, ORDERED)) == GOOD
+    it.store.release_all()
+    assert it.one.ended == [1, 2]
+
+
 def test_the_order_holds_between_nexuses(it: Bench) -> None:
     first = it.read()
     ordered = it.two.submit(read10(0, 1), ORDERED)
