@@ -10,6 +10,7 @@ Rules of the task set (SAM-5 clause 8):
    counts as running from then on.
 5. The state of the port's group, and then reservations, are asked last, when a command is about to
    run: what runs already goes on.
+6. A unit attention comes before all of these: it is the answer to the next command that comes.
 """
 
 from __future__ import annotations
@@ -145,8 +146,8 @@ class LogicalUnit:
         """Run a parsed request, now or when its task attribute allows."""
         pending = req.attachment.unit_attentions
         if pending and not req.command.through_unit_attention:
-            req.rejected = pending.pop(0)
-            self._start(req)
+            req.rejected = pending.pop(0)  # rule 6: what waited could be aborted, and not say it
+            req.start()
         elif self._gated or req.attribute > SIMPLE:
             self._submit_attributed(req)
         elif self._straight:
@@ -209,14 +210,13 @@ class LogicalUnit:
                 self._tell_waiters(req)
 
     def _run(self, req: SCSIRequest) -> None:
-        """Rule 5.  A unit attention is reported before a conflict."""
-        attention = req.rejected is not None and req.rejected.key is SenseKey.UNIT_ATTENTION
-        hindrance = None if attention else hindrance_of(self._state, req.command)
+        """Rule 5."""
+        hindrance = hindrance_of(self._state, req.command)
         if hindrance is not None:
             req.fail(hindrance)
-        elif req.attachment.read_only and req.changes and not attention:
+        elif req.attachment.read_only and req.changes:
             req.fail(WRITE_PROTECTED)
-        elif req.command.needs in req.attachment.forbidden and not (req.harmless or attention):
+        elif req.command.needs in req.attachment.forbidden and not req.harmless:
             req.complete(Status.RESERVATION_CONFLICT)
         else:
             req.start()

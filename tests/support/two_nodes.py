@@ -74,18 +74,19 @@ class Shared(DocumentStore):
 
 
 class Wire(Gate):
-    """Lets everything pass; events go to the other node, as bytes."""
+    """Lets everything pass unless it is shut; events go to the other node, as bytes."""
 
     def __init__(self) -> None:
         self.other: Node
         self.hold = False
         self.held: list[Callable[[], None]] = []
         self.sure = True
+        self.shut = False  # commands wait
         self.cut = False  # nothing arrives, and nobody is sure
         self.told: list[UnitEvent] = []
 
     def enter(self, req: SCSIRequest) -> bool:
-        return True
+        return not self.shut
 
     def left(self, req: SCSIRequest) -> None:
         return

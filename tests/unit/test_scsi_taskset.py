@@ -20,6 +20,7 @@ from tests.support.cdb import read10, write10, write_same16
 from tests.support.recording_hba import RecordingHba, outcome
 from tests.support.scsi_disk import TEST_UNIT_READY, UUID
 from tests.support.stores import HeldStore
+from tests.support.two_nodes import Wire
 from workers.memory_store import MemoryStore
 from workers.store import StoreStatus
 
@@ -210,6 +211,21 @@ def test_a_unit_attention_does_not_wait_for_its_turn(it: Bench) -> None:
         s.UA_CAPACITY_CHANGED,
     )
     it.store.release_all()
+
+
+def test_a_unit_attention_does_not_wait_for_other_nodes(it: Bench) -> None:
+    """A command that waits for them may be turned away or aborted, and has told nobody then."""
+    it.unit.gate = gate = Wire()
+    gate.shut = True
+    it.unit.attend_all(s.UA_CAPACITY_CHANGED)
+    first = it.one.submit(write10(0, 1), early=BLOCK, transient=True)
+    assert outcome(first) == (Status.CHECK_CONDITION, s.UA_CAPACITY_CHANGED)
+    turned_away, aborted = it.read(), it.read()
+    assert states(turned_away, aborted) == [BLOCKED, BLOCKED]
+    it.unit.turn_away(turned_away)
+    aborted.abort()
+    assert outcome(turned_away) == (Status.BUSY, None)
+    it.two.settle()
 
 
 def test_what_is_wrong_with_a_command_is_said_when_its_turn_comes(it: Bench) -> None:
