@@ -368,21 +368,27 @@ class LogicalUnit:
     # --- other nodes ------------------------------------------------------------------------------
 
     def reserve_everywhere(
-        self, event: ReservationsChanged, lost: frozenset[NexusName], done: Callable[[bool], None]
+        self,
+        event: ReservationsChanged,
+        lost: frozenset[NexusName],
+        asker: SCSIRequest | None,
+        done: Callable[[bool], None],
     ) -> None:
         """Reservations are new: have it done here and on other nodes what that means.
 
+        ``asker`` waits for that, and goes on whatever it means to its nexus.
         ``lost``: those of this node that nobody tells of (reservations/owed.py, rule 3).
         ``done(False)``: it is not known whether other nodes have done it.
         """
         here = self._everywhere(event, done)
-        self._reserve(event, here, lost)
+        self._reserve(event, here, lost, asker)
 
     def _reserve(
         self,
         event: ReservationsChanged,
         done: Callable[[], None],
         lost: frozenset[NexusName] = frozenset(),
+        asker: SCSIRequest | None = None,
     ) -> None:
         newly_lost = self.reservations.learn(event.version, event.state)
         lost |= newly_lost if event.found else set()
@@ -393,12 +399,13 @@ class LogicalUnit:
                     attachment.attend(Sense(SenseKey.UNIT_ATTENTION, it.asc, it.ascq))
             if attachment.nexus.name in lost.union(event.aborted):
                 self.device.preempted(attachment.nexus)
-        victims = [r for r in self.tasks_of() if r.attachment.nexus.name in event.aborted]
+        others = [r for r in self.tasks_of() if r is not asker]
+        victims = [r for r in others if r.attachment.nexus.name in event.aborted]
         # What such a nexus changes of reservations was decided on what is kept, or will be; it may
         # be what waits for this.
         victims += [
             req
-            for req in self.tasks_of()
+            for req in others
             if req.attachment.nexus.name in lost and req.command.access is not Access.RESERVATION
         ]
         for attachment in {r.attachment for r in victims}:

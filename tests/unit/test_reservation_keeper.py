@@ -304,6 +304,54 @@ def test_a_preempt_and_abort_that_is_tried_again_aborts(it: Cluster, between: bo
         other.close()
 
 
+@pytest.mark.parametrize(
+    ("cdb", "data", "status"),
+    [
+        (pr.pr_out(pr.REGISTER_AND_IGNORE), pr.keys(0, KEY_B), GOOD),
+        (pr.pr_in(pr.READ_KEYS), b"", GOOD),
+        (pr.pr_out(pr.RESERVE, Type.WRITE_EXCLUSIVE), pr.keys(KEY_B), CONFLICT),
+    ],
+    ids=["register", "read keys", "reserve"],
+)
+def test_a_victim_with_which_it_is_told_again_does_not_wait_for_itself(
+    it: Cluster, cdb: bytes, data: bytes, status: Status
+) -> None:
+    victim = RecordingHba(it.one.bus, it.one.pool, "iqn.test:victim")
+    victim.settle()
+    it.one.register(KEY_A)
+    victim.submit(pr.pr_out(pr.REGISTER_AND_IGNORE), early=pr.keys(0, KEY_B))
+    preempt = (pr.PREEMPT_AND_ABORT, Type.WRITE_EXCLUSIVE, pr.keys(KEY_A, KEY_B))
+    untold(it, *preempt)
+    victim.settle()
+    req = victim.submit(cdb, early=data)
+    assert ended(req) == [status]
+    victim.settle()
+    it.one.out(*preempt)
+    victim.settle()
+    done: list[bool] = []
+    it.one.unit.reset(done.append)
+    assert done == [True], "nothing waits any more"
+    for hba in (it.one.hba, it.two.hba):
+        hba.settle()
+    victim.close()
+
+
+def test_who_was_preempted_by_a_node_that_has_gone_can_ask_for_the_keys(it: Cluster) -> None:
+    it.one.register(KEY_A)
+    it.two.register(KEY_B)
+    it.two.wire.cut = it.one.wire.cut = True
+    it.two.out(pr.PREEMPT, Type.WRITE_EXCLUSIVE, pr.keys(KEY_B, KEY_A))
+    it.one.unit.reservations.look(lambda sure: None)
+    it.one.hba.settle()
+    assert it.one.status(pr.pr_in(pr.READ_KEYS)) is Status.BUSY, "not in force elsewhere"
+    it.two.wire.cut = it.one.wire.cut = False
+    it.one.hba.settle()
+    asked = it.one.hba.submit(pr.pr_in(pr.READ_KEYS))
+    assert ended(asked) == [GOOD]
+    assert bytes(it.one.hba.data[asked.tag]) == pr.read_keys_data(3, KEY_B)
+    it.one.hba.settle()
+
+
 def test_a_victim_that_has_come_back_is_preempted_anew(it: Cluster) -> None:
     it.one.register(KEY_A)
     it.two.register(KEY_B)

@@ -65,7 +65,7 @@ def _row_in(action: int, name: str, read: Callable[[ReservationState, bool], byt
         req.respond(read(reservations.state, reservations.lasting), req.length)
 
     async def when_sure(req: SCSIRequest) -> None:
-        await Changed(reservations_of(req), None)
+        await Changed(req, None)
         respond(req)
 
     def start(req: SCSIRequest) -> None:
@@ -127,7 +127,7 @@ async def _persistent_reserve_out(req: SCSIRequest, action: Action) -> None:
 
 
 async def _carry_out(req: SCSIRequest, change: Change) -> None:
-    outcome = await Changed(reservations_of(req), change)
+    outcome = await Changed(req, change)
     if outcome.sense is not None:
         raise CheckCondition(outcome.sense)
     req.complete(outcome.status)
@@ -136,17 +136,16 @@ async def _carry_out(req: SCSIRequest, change: Change) -> None:
 class Changed(Wait[Outcome]):
     """A change, until it is in force everywhere."""
 
-    __slots__ = ("_change", "_outcome", "_reservations", "_resume", "_ticket")
+    __slots__ = ("_outcome", "_reservations", "_resume", "_ticket")
 
-    def __init__(self, reservations: Reservations, change: Change) -> None:
-        self._reservations = reservations
-        self._change = change
+    def __init__(self, req: SCSIRequest, change: Change) -> None:
+        self._reservations = reservations_of(req)
         self._outcome: Any = PENDING
         self._resume: Resume | None = None
-        self._ticket: Ticket
+        self._ticket = Ticket(change, self._done, req)
 
     def begin(self, resume: Resume) -> Outcome | BaseException | _Pending:
-        self._ticket = self._reservations.change(self._change, self._done)
+        self._reservations.carry_out(self._ticket)
         if self._outcome is PENDING:
             self._resume = resume
         outcome: Outcome | BaseException | _Pending = self._outcome

@@ -52,6 +52,7 @@ from workers.store import StoreStatus
 if TYPE_CHECKING:
     from target.scsi.logical_unit import LogicalUnit
     from target.scsi.nexus import Nexus
+    from target.scsi.request import SCSIRequest
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +67,12 @@ Done = Callable[[Outcome | Exception], None]
 class Ticket:
     """A change that has been asked for."""
 
-    __slots__ = ("change", "done", "tries")
+    __slots__ = ("asker", "change", "done", "tries")
 
-    def __init__(self, change: Change, done: Done) -> None:
+    def __init__(self, change: Change, done: Done, asker: SCSIRequest | None = None) -> None:
         self.change = change
         self.done = done
+        self.asker = asker  # the command that waits for it
         self.tries = 0
 
 
@@ -141,15 +143,17 @@ class Reservations:
 
     # --- changes ----------------------------------------------------------------------------------
 
-    def change(self, change: Change, done: Done) -> Ticket:
+    def change(self, change: Change, done: Done) -> None:
         """Carry it out; ``done`` hears of it once, perhaps before this returns.
 
         An exception as the outcome is that of the store: nobody knows, or ``VolumeBusy``.
         """
-        ticket = Ticket(change, done)
+        self.carry_out(Ticket(change, done))
+
+    def carry_out(self, ticket: Ticket) -> None:
+        """As ``change``; the ticket can be withdrawn meanwhile."""
         self._queue.append(ticket)
         self._next()
-        return ticket
 
     def withdraw(self, ticket: Ticket) -> bool:
         """Whether a change had not begun; then it never will, and nobody hears of it."""
@@ -330,4 +334,4 @@ class Reservations:
                 self._to_tell.remember(made)
             ticket.done(VolumeBusy(StoreStatus.UNAVAILABLE))
 
-        self._unit.reserve_everywhere(telling.event, telling.lost, in_force)
+        self._unit.reserve_everywhere(telling.event, telling.lost, ticket.asker, in_force)
