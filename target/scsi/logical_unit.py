@@ -372,16 +372,23 @@ class LogicalUnit:
         event: ReservationsChanged,
         lost: frozenset[NexusName],
         asker: SCSIRequest | None,
+        here: Callable[[], None],
         done: Callable[[bool], None],
     ) -> None:
         """Reservations are new: have it done here and on other nodes what that means.
 
         ``asker`` waits for that, and goes on whatever it means to its nexus.
+        ``here()`` when it has been done here, before ``done``.
         ``lost``: those of this node that nobody tells of (reservations/owed.py, rule 3).
         ``done(False)``: it is not known whether other nodes have done it.
         """
-        here = self._everywhere(event, done)
-        self._reserve(event, here, lost, asker)
+        half_done = self._everywhere(event, done)
+
+        def done_here() -> None:
+            here()
+            half_done()
+
+        self._reserve(event, done_here, lost, asker)
 
     def _reserve(
         self,

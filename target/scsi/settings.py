@@ -8,6 +8,7 @@ Rules:
 1. What is kept decides: a change names what it sets, and the rest stays as it is kept.
 2. A change is told even if it was kept already: whoever kept it may not have come to tell it.
 3. Nothing is saved (SPC-4 5.16): a reset sets the defaults, as a change like any other.
+4. A command that is to end does not wait for other nodes (reservations/keeper.py, rule 6).
 """
 
 from __future__ import annotations
@@ -94,16 +95,18 @@ V = TypeVar("V")
 Done = Callable[[Exception | None], None]
 
 
-class _Ticket:
+class Ticket:
     """A change that has been asked for."""
 
-    __slots__ = ("asker", "change", "done", "tries")
+    __slots__ = ("asker", "change", "done", "given_up", "here", "tries")
 
     def __init__(self, change: SettingsChange, asker: Attachment | None, done: Done) -> None:
         self.change = change
         self.asker = asker
         self.done = done
         self.tries = 0
+        self.here = False  # kept, and set on this node: only others are waited for
+        self.given_up = False  # by who asked for it (rule 4)
 
 
 class Settings:
@@ -113,7 +116,7 @@ class Settings:
         self._unit = unit
         self._version = 0
         self._store: DocumentStore = MemoryStore()
-        self._queue: deque[_Ticket] = deque()
+        self._queue: deque[Ticket] = deque()
         self._busy = False
 
     def keep_in(self, store: DocumentStore, kept: Kept) -> None:
@@ -141,9 +144,24 @@ class Settings:
 
         ``asker`` needs no unit attention.  ``VolumeBusy``: perhaps it is in force and perhaps not.
         """
-        self._queue.append(_Ticket(change, asker, done))
+        self.carry_out(Ticket(change, asker, done))
+
+    def carry_out(self, ticket: Ticket) -> None:
+        """As ``change``; the ticket can be withdrawn meanwhile."""
+        self._queue.append(ticket)
         if not self._busy:
             self._next()
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Whether nobody hears of a change: it had not begun, and never will, or is in force here.
+
+        Otherwise ``done`` hears when it is, or what went wrong (rule 4).
+        """
+        if ticket in self._queue:
+            self._queue.remove(ticket)
+            return True
+        ticket.given_up = True
+        return ticket.here
 
     def reset(self, done: Done) -> None:
         """The defaults; costs nothing where nothing has been changed."""
@@ -177,7 +195,7 @@ class Settings:
         if self._busy:
             self._attempt(self._queue.popleft())
 
-    def _attempt(self, ticket: _Ticket) -> None:
+    def _attempt(self, ticket: Ticket) -> None:
         ticket.tries += 1
         if ticket.tries > TRIES_MAX:
             self._end(ticket, VolumeBusy(StoreStatus.UNAVAILABLE))
@@ -201,7 +219,7 @@ class Settings:
 
         self._store.load(loaded)
 
-    def _keep(self, ticket: _Ticket, version: int, wanted: SettingsState) -> None:
+    def _keep(self, ticket: Ticket, version: int, wanted: SettingsState) -> None:
         def replaced(result: bool | Exception) -> None:
             if isinstance(result, Exception):
                 self._end(ticket, result)
@@ -212,14 +230,20 @@ class Settings:
 
         self._store.replace(version, msgspec.json.encode(wanted), replaced)
 
-    def _tell(self, ticket: _Ticket, version: int, state: SettingsState) -> None:
+    def _tell(self, ticket: Ticket, version: int, state: SettingsState) -> None:
         def told(sure: bool) -> None:
-            self._end(ticket, None if sure else VolumeBusy(StoreStatus.UNAVAILABLE))
+            self._next()  # a reset, perhaps, which gives this one up
+            if not ticket.given_up:
+                ticket.done(None if sure else VolumeBusy(StoreStatus.UNAVAILABLE))
 
+        given_up = ticket.given_up
+        ticket.here = True
         event = SettingsChanged(version, state, quiet=ticket.change.reset)
         self._unit.set_everywhere(event, ticket.asker, told)
+        if given_up:
+            ticket.done(VolumeBusy(StoreStatus.UNAVAILABLE))
 
-    def _end(self, ticket: _Ticket, outcome: Exception | None) -> None:
+    def _end(self, ticket: Ticket, outcome: Exception | None) -> None:
         self._next()
         ticket.done(outcome)
 
@@ -235,16 +259,16 @@ def _decode(kept: Kept) -> SettingsState:
 class Set(Wait[None]):
     """A change, until it is in force everywhere."""
 
-    __slots__ = ("_asker", "_change", "_outcome", "_resume")
+    __slots__ = ("_outcome", "_resume", "_settings", "_ticket")
 
     def __init__(self, asker: Attachment, change: SettingsChange) -> None:
-        self._asker = asker
-        self._change = change
+        self._settings = asker.unit.settings
         self._outcome: Any = PENDING
         self._resume: Resume | None = None
+        self._ticket = Ticket(change, asker, self._done)
 
     def begin(self, resume: Resume) -> BaseException | _Pending | None:
-        self._asker.unit.settings.change(self._change, self._done, self._asker)
+        self._settings.carry_out(self._ticket)
         if self._outcome is PENDING:
             self._resume = resume
         outcome: BaseException | _Pending | None = self._outcome
@@ -256,4 +280,4 @@ class Set(Wait[None]):
             self._resume(outcome)
 
     def cancel(self) -> bool:
-        return False
+        return self._settings.withdraw(self._ticket)

@@ -8,16 +8,25 @@ from typing import Any, cast
 
 import pytest
 
+from target.block.pool import BufferPool
+from target.block.volume import Volume
 from target.cluster.host import FencedPart
 from target.cluster.lun import EXPIRY_SECONDS, LunTracker
 from target.cluster.memory_registry import MemoryRegistry
 from target.cluster.node import ClusterNode
 from target.cluster.registry import Notices, Registry, RegistryAway
-from target.scsi.request import SCSIRequest
+from target.scsi.bus import SCSIBus
+from target.scsi.disk import DiskDevice
+from target.scsi.request import SCSIRequest, State
 from target.scsi.unit_events import ResetUnit, UnitEvent
 from tests.simulation.played_unit import Request
+from tests.support import reservations as pr
 from tests.support.cluster_nodes import cluster_node
+from tests.support.recording_hba import RecordingHba
+from tests.support.scsi_disk import UUID
 from tests.support.skipping_loop import run_skipping
+from tests.support.two_nodes import Shared
+from workers.memory_store import MemoryStore
 
 LUN = "disk"
 CALL_SECONDS = 0.0002  # what a call of the registry takes
@@ -444,6 +453,39 @@ def test_who_is_about_to_serve_is_heard_by_a_registry_that_comes_back() -> None:
         await asyncio.sleep(0.01)
         assert nodes.outcome("one", request) == "runs"
         assert not other.trackers[LUN].opened
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_resets_of_two_nodes_that_end_changes_of_both() -> None:
+    """Each change is told behind the other node's reset, which waits for a change that it ends."""
+
+    async def story() -> None:
+        nodes, kept = Nodes(), Shared()
+        hbas: list[RecordingHba] = []
+        for port, name in enumerate(("one", "two"), 1):
+            node = await nodes.join(name)
+            bus = SCSIBus(port)
+            unit = bus.add(0, DiskDevice(Volume("disk0", UUID, [MemoryStore(1 << 20)])))
+            unit.reservations.keep_in(kept, kept.inner.kept)
+            unit.gate = node.track(LUN, unit, _nothing_to_fence)
+            await node.trackers[LUN].wait_open()
+            hbas.append(RecordingHba(bus, BufferPool(8 << 20), name))
+            hbas[-1].settle()
+        kept.hold = True
+        register = pr.pr_out(pr.REGISTER_AND_IGNORE)
+        changes = [hba.submit(register, early=pr.keys(0, 1)) for hba in hbas]
+        await asyncio.sleep(0.1)
+        assert len(kept.held) == 2
+        outcomes: list[bool] = []
+        for hba in hbas:
+            hba.nexus.attachments[hba.lun].unit.reset(outcomes.append)
+        await asyncio.sleep(0.1)
+        kept.release()
+        await asyncio.sleep(60)
+        assert outcomes == [True, True]
+        assert [req.state for req in changes] == [State.ABORTED] * 2
         await nodes.close()
 
     run_skipping(story())

@@ -203,6 +203,48 @@ def test_a_change_that_waits_can_be_aborted_one_that_has_begun_cannot(it: Cluste
     assert it.one.unit.reservations.state.registrations[0].key == KEY_A
 
 
+def test_one_that_is_told_waits_for_this_node_when_it_is_aborted_not_for_others(
+    it: Cluster,
+) -> None:
+    other = RecordingHba(it.one.bus, it.one.pool, "iqn.test:other")
+    other.settle()
+    other.submit(pr.pr_out(pr.REGISTER_AND_IGNORE), early=pr.keys(0, KEY_B))
+    it.one.register(KEY_A)
+    write = other.submit(write10(0, 1), early=BLOCK)
+    it.one.wire.hold = True
+    req = it.one.out(pr.PREEMPT_AND_ABORT, Type.WRITE_EXCLUSIVE, pr.keys(KEY_A, KEY_B))
+    req.abort()
+    assert (req.state, write.state) == (3, 3)
+    it.one.store.release_all()
+    assert (req.state, write.state) == (5, 5)
+    assert [each.key for each in it.two.unit.reservations.state.registrations] == [KEY_B, KEY_A]
+    it.one.wire.held.pop()()
+    assert [each.key for each in it.two.unit.reservations.state.registrations] == [KEY_A]
+    it.one.wire.hold = False
+    assert ended(it.one.register(KEY_A)) == [GOOD]
+    other.settle()
+    other.close()
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_one_that_was_aborted_and_may_not_have_been_heard_is_told_again(
+    it: Cluster, told: bool
+) -> None:
+    it.shared.hold, it.one.wire.hold, it.one.wire.sure = not told, told, False
+    it.one.wire.cut = not told
+    req = it.one.register(KEY_A)
+    req.abort()
+    it.shared.release()
+    assert req.state == 5
+    it.one.wire.cut = it.one.wire.hold = False
+    for deliver in it.one.wire.held:
+        deliver()
+    it.one.wire.sure = True
+    assert it.one.status(pr.pr_in(pr.READ_KEYS)) is GOOD
+    assert len(it.one.wire.told) == 2
+    assert [each.key for each in it.two.unit.reservations.state.registrations] == [KEY_A]
+
+
 def test_the_end_of_a_nexus_ends_its_reservation_everywhere(it: Cluster) -> None:
     other = RecordingHba(it.one.bus, it.one.pool, "iqn.test:other")
     other.settle()

@@ -176,3 +176,37 @@ def test_one_change_at_a_time(it: Cluster) -> None:
     it.settings.release()
     assert outcomes == [None] * 4
     assert it.one.status(write10(0, 1), BLOCK) is GOOD
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_change_that_is_aborted_waits_for_no_other_node(it: Cluster, begun: bool) -> None:
+    it.one.wire.hold = True
+    it.settings.hold = not begun
+    req = it.one.hba.submit(STOP, early=b"")
+    it.one.store.release_all()
+    queued = it.one.hba.submit(START)
+    req.abort()
+    queued.abort()
+    assert queued.state == 5
+    it.settings.release()
+    assert req.state == 5
+    assert not it.two.unit.device.stopped  # type: ignore[attr-defined]
+    it.one.wire.held.pop()()
+    assert it.two.unit.device.stopped  # type: ignore[attr-defined]
+    it.one.wire.hold = False
+    assert it.two.status(START) is GOOD
+
+
+def test_a_change_that_is_over_lets_the_reset_behind_it_end_its_command(it: Cluster) -> None:
+    it.one.wire.hold = True
+    req = it.one.hba.submit(STOP)
+    it.one.store.release_all()
+    done: list[bool] = []
+    it.one.unit.reset(done.append)
+    it.one.wire.hold = False
+    for deliver in it.one.wire.held:
+        deliver()
+    assert (req.state, done) == (5, [True])
+    for node in (it.one, it.two):
+        assert not node.unit.device.stopped  # type: ignore[attr-defined]
+        node.hba.settle()

@@ -13,6 +13,7 @@ Rules:
 4. What must not fail (a nexus is gone, the unit was reset) and could not be kept is owed, and goes
    with the next change.
 5. What is kept is told until all nodes have it, and nothing is answered before (owed.py).
+6. A command that is to end waits for this node, not for others: they may wait for its end.
 """
 
 from __future__ import annotations
@@ -67,13 +68,15 @@ Done = Callable[[Outcome | Exception], None]
 class Ticket:
     """A change that has been asked for."""
 
-    __slots__ = ("asker", "change", "done", "tries")
+    __slots__ = ("asker", "change", "done", "given_up", "here", "tries")
 
     def __init__(self, change: Change, done: Done, asker: SCSIRequest | None = None) -> None:
         self.change = change
         self.done = done
         self.asker = asker  # the command that waits for it
         self.tries = 0
+        self.here = False  # kept, and done on this node: only others are waited for
+        self.given_up = False  # by who asked for it (rule 6)
 
 
 class Reservations:
@@ -156,11 +159,15 @@ class Reservations:
         self._next()
 
     def withdraw(self, ticket: Ticket) -> bool:
-        """Whether a change had not begun; then it never will, and nobody hears of it."""
-        if ticket not in self._queue:
-            return False
-        self._queue.remove(ticket)
-        return True
+        """Whether nobody hears of a change: it had not begun, and never will, or is in force here.
+
+        Otherwise ``done`` hears when it is, or what went wrong (rule 6).
+        """
+        if ticket in self._queue:
+            self._queue.remove(ticket)
+            return True
+        ticket.given_up = True
+        return ticket.here
 
     def lose(self, loss: Loss, done: Callable[[], None]) -> None:
         """What cannot be refused: ``done()`` when it is in force, or owed (rule 4)."""
@@ -325,13 +332,20 @@ class Reservations:
     def _tell(self, ticket: Ticket, outcome: Outcome, made: Made | None) -> None:
         telling = self._to_tell.begin(self._version, self.state, made)
 
+        def here() -> None:
+            ticket.here = True
+            if ticket.given_up:
+                ticket.done(VolumeBusy(StoreStatus.UNAVAILABLE))
+
         def in_force(sure: bool) -> None:
             self._to_tell.end(telling, sure)
+            if not sure and made is not None:
+                self._to_tell.remember(made)
+            if ticket.given_up:
+                return
             if sure:
                 self._answer(ticket, outcome)
-                return
-            if made is not None:
-                self._to_tell.remember(made)
-            ticket.done(VolumeBusy(StoreStatus.UNAVAILABLE))
+            else:
+                ticket.done(VolumeBusy(StoreStatus.UNAVAILABLE))
 
-        self._unit.reserve_everywhere(telling.event, telling.lost, ticket.asker, in_force)
+        self._unit.reserve_everywhere(telling.event, telling.lost, ticket.asker, here, in_force)
