@@ -11,6 +11,7 @@ looks at none of them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 
@@ -41,6 +42,8 @@ class RangeOrder:
         self._shift = chunk_bytes.bit_length() - 1
         self._reads: _Tickets = {}
         self._writes: _Tickets = {}
+        self._ready: deque[RangeTicket] = deque()  # their turn has come
+        self._starting = False
         self.idle = True  # nothing is in flight: an I/O on the spot needs no look-up
 
     def __len__(self) -> int:
@@ -96,4 +99,15 @@ class RangeOrder:
         for dependent in ticket.dependents:
             dependent.blockers -= 1
             if not dependent.blockers:
-                dependent.proceed()
+                self._ready.append(dependent)
+        if self._ready and not self._starting:
+            self._start_ready()
+
+    def _start_ready(self) -> None:
+        """One after the other: an I/O that ends at once does not start the next inside itself."""
+        self._starting = True
+        try:
+            while self._ready:
+                self._ready.popleft().proceed()
+        finally:
+            self._starting = False

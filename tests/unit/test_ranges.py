@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from functools import partial
+
+import pytest
 
 from target.block.ranges import RangeOrder, RangeTicket
 
@@ -79,6 +82,38 @@ def test_free_says_whether_an_io_may_be_done_on_the_spot() -> None:
     assert not order.ranges.free(199, 201, False)
     order.ranges.leave(writing)
     assert order.ranges.idle
+
+
+def test_a_queue_of_any_length_takes_no_stack() -> None:
+    """Each ends where it starts, as what a cache takes does, and lets the next one go."""
+    order = Order()
+    first = order.enter("first", 0, 2, True)
+    tickets: list[RangeTicket] = []
+
+    def end(number: int) -> None:
+        order.going.append(str(number))
+        order.ranges.leave(tickets[number])
+
+    for number in range(5000):
+        tickets.append(order.ranges.enter(number, number + 2, True, partial(end, number)))
+    order.ranges.leave(first)
+    assert order.going == ["first", *map(str, range(5000))]
+    assert order.ranges.idle
+
+
+def test_what_goes_wrong_in_one_holds_up_no_other() -> None:
+    order = Order()
+    first = order.enter("first", 0, 2, True)
+
+    def fail() -> None:
+        raise RuntimeError("by the test")
+
+    order.ranges.enter(0, 1, True, fail)
+    order.enter("second", 1, 2, True)
+    with pytest.raises(RuntimeError):
+        order.ranges.leave(first)
+    order.ranges.leave(order.enter("third", 8, 9, True))
+    assert order.going == ["first", "third", "second"]
 
 
 def conflict(a: RangeTicket, b: RangeTicket) -> bool:
