@@ -87,6 +87,16 @@ class RangeOrder:
             proceed()
         return ticket
 
+    def when_written(self, done: Callable[[], None]) -> None:
+        """``done()`` when the writes that are registered now have ended; no I/O waits for that."""
+        writes = {ticket for tickets in self._writes.values() for ticket in tickets}
+        waiter = RangeTicket(0, 0, range(0), False, done)
+        waiter.blockers = len(writes)
+        for ticket in writes:
+            ticket.dependents.append(waiter)
+        if not writes:
+            done()
+
     def leave(self, ticket: RangeTicket) -> None:
         """An I/O has ended: those that waited for it may go."""
         by_chunk = self._writes if ticket.writes else self._reads

@@ -173,6 +173,10 @@ class Volume:
         """All answered writes to stable storage, in every store."""
         return _VolumeIo(self, StoreIo(IoKind.FLUSH, 0, self.size, _unused), _nothing)
 
+    def when_written(self, done: Callable[[], None]) -> None:
+        """``done()`` when what is being written now has been; what begins later does not count."""
+        self._ranges.when_written(done)
+
     def block_status(self, offset: int, nbytes: int) -> Wait[list[StatusExtent]]:
         """Runs of mapped and unmapped bytes from ``offset`` on: some of the range, at least one.
 

@@ -6,6 +6,7 @@ that nothing below or above has an "if" for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from target.scsi.cdb import data_in
@@ -33,6 +34,10 @@ class Device:
         Whether mode parameters are other than before.
         """
         return False
+
+    def when_set(self, done: Callable[[], None]) -> None:
+        """``done()`` when what began before the last ``set``, and should follow it, has ended."""
+        done()
 
     def reset(self) -> None:
         """A logical unit reset condition (SAM-5 6.3.3)."""

@@ -106,6 +106,16 @@ class DiskDevice(Device):
         self._state_changed()
         return changed
 
+    def when_set(self, done: Callable[[], None]) -> None:
+        """Whoever switches the write cache off flushes next: what is being written is part of that.
+
+        A command that waits for its data, perhaps for ever, goes on without a cache when it has it.
+        """
+        if self.volume.write_cache:
+            done()
+        else:
+            self.volume.when_written(done)
+
     def _state_changed(self) -> None:
         """Mode parameters or the started state are new: draw the consequences."""
         self.descriptor_sense = self.modes.descriptor_sense

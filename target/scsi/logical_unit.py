@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from target.scsi.command import CHANGING, Access
+from target.scsi.command import Access
 from target.scsi.countdown import countdown
 from target.scsi.device import Device
 from target.scsi.gate import Gate
@@ -429,13 +429,18 @@ class LogicalUnit:
         ``done(False)``: it is not known whether other nodes have done it.
         """
         here = self._everywhere(event, done)
-        self._set(event, asker)
-        here()
+        self._set(event, asker, here)
 
-    def _set(self, event: SettingsChanged, asker: Attachment | None) -> None:
+    def _set(
+        self, event: SettingsChanged, asker: Attachment | None, done: Callable[[], None]
+    ) -> None:
         for attention in self.settings.learn(event.version, event.state):
             if not event.quiet:
                 self.attend_all(attention, but=asker)
+        if event.quiet:  # a reset, which ends what began before
+            done()
+        else:
+            self.device.when_set(done)
 
     def _everywhere(self, event: UnitEvent, done: Callable[[bool], None]) -> Callable[[], None]:
         """Have other nodes do ``event``; call what is returned when it has been done here."""
@@ -479,9 +484,7 @@ class LogicalUnit:
             case ReservationsChanged():
                 self._reserve(event, done)
             case SettingsChanged():
-                self._set(event, None)
-                # Whoever switches a cache off flushes next, and what runs here is to be part of it.
-                self._when_gone([r for r in self.active if r.command.kind in CHANGING], done)
+                self._set(event, None, done)
             case EndTask():
                 self.end_task(event)
                 done()

@@ -105,7 +105,7 @@ class Ticket:
         self.asker = asker
         self.done = done
         self.tries = 0
-        self.here = False  # kept, and set on this node: only others are waited for
+        self.here = False  # kept, and set on this node: who is to end need not wait
         self.given_up = False  # by who asked for it (rule 4)
 
 

@@ -84,6 +84,22 @@ def test_free_says_whether_an_io_may_be_done_on_the_spot() -> None:
     assert order.ranges.idle
 
 
+def test_whoever_waits_for_writes_waits_for_those_that_are_there() -> None:
+    order = Order()
+    order.ranges.when_written(lambda: order.going.append("idle"))
+    order.enter("read", 0, 100, False)
+    order.ranges.when_written(lambda: order.going.append("no write"))
+    wide = order.enter("wide", 2 * CHUNK, 5 * CHUNK, True)
+    behind = order.enter("behind", 3 * CHUNK, 4 * CHUNK, True)
+    order.ranges.when_written(lambda: order.going.append("written"))
+    later = order.enter("later", 0, 10, True)
+    order.ranges.leave(wide)
+    assert order.going == ["idle", "read", "no write", "wide", "behind"]
+    order.ranges.leave(behind)
+    assert order.going[5:] == ["written"]
+    assert not later.dependents
+
+
 def test_a_queue_of_any_length_takes_no_stack() -> None:
     """Each ends where it starts, as what a cache takes does, and lets the next one go."""
     order = Order()

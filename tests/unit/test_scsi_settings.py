@@ -13,9 +13,11 @@ from target.scsi.sense import Sense, Status
 from target.scsi.settings import TRIES_MAX, SettingsChange
 from tests.support.cdb import write10
 from tests.support.two_nodes import Cluster, Node
+from workers.store import IoKind
 
 GOOD, BUSY = Status.GOOD, Status.BUSY
 SELECT = bytes.fromhex("15 10 00 00 18 00")
+SELECT_OFF = bytes(4) + bytes((0x08, 18, 0)) + bytes(17)  # WCE
 START, STOP = bytes.fromhex("1b 00 00 00 01 00"), bytes.fromhex("1b 00 00 00 00 00")
 WCE = 0x04
 BLOCK = bytes(512)
@@ -65,6 +67,46 @@ def test_what_another_node_writes_meanwhile_is_written_before_the_flush(it: Clus
     it.one.store.release_all()
     assert (running.status, req.status) == (GOOD, GOOD)
     it.two.hba.settle()
+
+
+def test_what_this_node_writes_meanwhile_is_written_before_the_flush(it: Cluster) -> None:
+    running = it.one.hba.submit(write10(0, 1), early=BLOCK)
+    req = it.one.hba.submit(SELECT, early=SELECT_OFF)
+    later = it.one.hba.submit(write10(8, 1), early=BLOCK)
+    it.one.store.release()
+    assert (running.state, req.state) == (4, 3)
+    it.one.store.release_all()
+    assert (req.status, later.status) == (GOOD, GOOD)
+    log = [(kind, fua) for kind, _, _, fua in it.one.store.log]
+    assert log == [(IoKind.WRITE, False), (IoKind.WRITE, True), (IoKind.FLUSH, False)]
+    it.two.hba.settle()
+
+
+def test_a_write_whose_data_do_not_come_holds_up_no_change(it: Cluster) -> None:
+    stuck = [node.hba.submit(write10(0, 1)) for node in (it.one, it.two)]
+    assert it.one.status(STOP) is GOOD
+    assert it.one.status(START) is GOOD
+    assert select_cache(it.one, 0).status == GOOD
+    it.two.hba.settle()
+    for node, req in zip((it.one, it.two), stuck, strict=True):
+        assert req.state == 3
+        node.hba.deliver(req, BLOCK)
+        node.store.release_all()
+        assert (req.status, node.store.log[-1][3]) == (GOOD, True), "the cache is off by now"
+
+
+def test_a_reset_does_not_wait_for_what_it_ends(it: Cluster) -> None:
+    select_cache(it.one, 0)
+    it.two.hba.settle()
+    stuck = it.two.hba.submit(write10(0, 1))
+    writing = it.two.hba.submit(write10(8, 1), early=BLOCK)
+    done: list[bool] = []
+    it.one.unit.reset(done.append)
+    assert (stuck.state, done) == (5, []), "the store has the other one still"
+    it.two.store.release_all()
+    assert (writing.state, done) == (5, [True])
+    for node in (it.one, it.two):
+        node.hba.settle()
 
 
 def test_a_disk_is_stopped_and_started_through_any_node(it: Cluster) -> None:
