@@ -38,7 +38,7 @@ from target.scsi.sense import (
     CheckCondition,
     Sense,
 )
-from target.scsi.settings import DEFAULTS, SettingsState
+from target.scsi.settings import SettingsState
 
 if TYPE_CHECKING:
     from target.scsi.nexus import Nexus
@@ -151,9 +151,8 @@ class DiskDevice(Device):
             await Turn(self._defer)
 
     def reset(self) -> None:
-        """Mode parameters go back to their defaults and the unit is started (SPC-4 5.16)."""
+        """Mode parameters and the started state have their defaults already (settings.py)."""
         self.removal_prevented_by.clear()
-        self.set(DEFAULTS)
 
     def nexus_lost(self, nexus: Nexus) -> None:
         self.removal_prevented_by.discard(nexus)

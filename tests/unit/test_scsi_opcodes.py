@@ -126,7 +126,7 @@ def test_any_cdb_of_zeros_or_ones_gets_an_answer(it: Rig, one: Initiator) -> Non
             result = one.execute(bytes(cdb), bytes(512))
             if result.sense is not None:
                 assert result.sense.key is not SenseKey.HARDWARE_ERROR, command.name
-            it.disk.reset()
+            it.unit.reset(lambda sure: None)
             one.settle()
 
 

@@ -11,6 +11,7 @@ from target.scsi.documents import Kept
 from target.scsi.request import SCSIRequest
 from target.scsi.sense import Sense, Status
 from target.scsi.settings import TRIES_MAX, SettingsChange
+from target.scsi.unit_events import ResetUnit
 from tests.support.cdb import write10
 from tests.support.two_nodes import Cluster, Node
 from workers.store import IoKind
@@ -136,6 +137,33 @@ def test_a_reset_sets_the_defaults_for_who_comes_later_as_well(it: Cluster) -> N
     assert it.settings.inner.kept.version == 2
     for node in (it.one, it.two):
         assert attentions(node)[-1] == s.UA_DEVICE_RESET
+        node.hba.settle()
+
+
+def test_what_is_set_while_a_reset_is_told_is_set_on_every_node(it: Cluster) -> None:
+    select_cache(it.one, 0)
+    it.two.hba.settle()
+    it.one.wire.hold = True
+    it.one.unit.reset(lambda sure: None)
+    it.one.wire.held.pop(0)()
+    assert isinstance(it.one.wire.told[-1], ResetUnit)
+    assert select_cache(it.two, 0).status == GOOD
+    it.one.wire.held.pop(0)()
+    it.one.wire.hold = False
+    late = Node(3, it.shared, it.settings)
+    assert (*caches(it), late.unit.device.volume.write_cache) == (False,) * 3  # type: ignore
+    for node in (it.one, it.two):
+        node.hba.settle()
+
+
+def test_a_reset_while_redis_is_away_leaves_what_was_set(it: Cluster) -> None:
+    select_cache(it.one, 0)
+    it.settings.load_fails = True
+    done: list[bool] = []
+    it.two.unit.reset(done.append)
+    assert done == [False]
+    assert caches(it) == (False, False), "as it is kept, for who comes later"
+    for node in (it.one, it.two):
         node.hba.settle()
 
 
