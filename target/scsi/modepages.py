@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from target.scsi.cdb import data_in, data_out, refuse
 from target.scsi.command import Command, Kind, Step, usage
-from target.scsi.modes import ModePage
+from target.scsi.modes import CACHING, WCE, ModePage
 from target.scsi.sense import (
     INVALID_FIELD_IN_PARAMETERS,
     PARAMETER_LIST_LENGTH_ERROR,
@@ -178,17 +178,20 @@ class _Select:
 
     async def _apply(self, req: SCSIRequest, values: dict[PageKey, bytes]) -> None:
         disk, settings = self._disk, req.attachment.unit.settings
-        cached = disk.modes.write_cache
+        # SBC-3 6.4.5: what the cache holds is written before WCE counts as zero.  Writes go to
+        # stable storage once it is set; what came before is flushed then.  So even if it is zero
+        # already: whoever has set it may not have come to flush.
+        uncached = CACHING in values and not values[CACHING][2] & WCE
+        flushes = uncached and not disk.volume.read_only
         before = _pages({key: disk.modes.current(key) for key in values})
-        await Set(req.attachment, SettingsChange(_pages(values)))
-        if cached and not disk.modes.write_cache and not disk.volume.read_only:
-            # SBC-3 6.4.5: what the cache holds is written before WCE counts as zero.  Writes have
-            # gone to stable storage since the line above; what came before is flushed here.
-            try:
+        try:
+            await Set(req.attachment, SettingsChange(_pages(values)))
+            if flushes:
                 await disk.volume.flush()
-            except BaseException:
+        except BaseException:
+            if flushes:  # it may be set all the same
                 settings.change(SettingsChange(before), _tried, req.attachment)
-                raise
+            raise
 
     def _parse(self, data: bytes, header_bytes: int) -> dict[PageKey, bytes]:
         """The new values of the pages in a parameter list; raises what is wrong with it."""

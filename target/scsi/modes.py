@@ -15,7 +15,7 @@ CONTROL: Final = (0x0A, 0x00)
 CONTROL_EXTENSION: Final = (0x0A, 0x01)
 INFORMATIONAL_EXCEPTIONS: Final = (0x1C, 0x00)
 
-_WCE: Final = 0x04  # of caching page byte 2
+WCE: Final = 0x04  # of caching page byte 2
 _D_SENSE: Final = 0x04  # of control page byte 2
 _SWP: Final = 0x08  # of control page byte 4
 _SUBPAGE_FORMAT: Final = 0x40
@@ -73,7 +73,7 @@ class Modes:
     def __init__(self, *, write_cache: bool) -> None:
         # A write cache that the administrator has switched off stays off: an initiator may ask for
         # more durability than was set up, not for less.
-        wce = (_WCE, _WCE) if write_cache else (0, 0)
+        wce = (WCE, WCE) if write_cache else (0, 0)
         pages = (
             _page(READ_WRITE_ERROR_RECOVERY, 10),  # SBC-3 6.4.7: nothing of it applies
             _page(CACHING, 18, b2=wce),  # SBC-3 6.4.5
@@ -104,7 +104,7 @@ class Modes:
     @property
     def write_cache(self) -> bool:
         """WCE: a write is answered before it is on stable storage."""
-        return bool(self._current[CACHING][2] & _WCE)
+        return bool(self._current[CACHING][2] & WCE)
 
     @property
     def descriptor_sense(self) -> bool:

@@ -83,6 +83,40 @@ def test_what_this_node_writes_meanwhile_is_written_before_the_flush(it: Cluster
     it.two.hba.settle()
 
 
+def flushed(node: Node) -> bool:
+    return any(kind is IoKind.FLUSH for kind, *_ in node.store.log)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_cache_that_nobody_has_come_to_flush_is_on_again(it: Cluster, begun: bool) -> None:
+    """MODE SELECT is aborted while it is kept, or told."""
+    assert it.one.status(write10(0, 1), BLOCK) is GOOD
+    it.settings.hold, it.one.wire.hold = not begun, begun
+    req = it.one.hba.submit(SELECT, early=SELECT_OFF)
+    req.abort()
+    it.settings.release()
+    it.one.wire.hold = False
+    for deliver in it.one.wire.held:
+        deliver()
+    assert req.state == 5
+    assert not flushed(it.one)
+    assert caches(it) == (True, True)
+    it.two.hba.settle()
+
+
+def test_a_cache_that_is_off_and_perhaps_not_flushed_is_flushed_by_who_asks_again(
+    it: Cluster,
+) -> None:
+    assert it.one.status(write10(0, 1), BLOCK) is GOOD
+    req = it.two.hba.submit(SELECT, early=SELECT_OFF)
+    assert (caches(it), req.state) == ((False, False), 3)
+    assert not flushed(it.one)
+    it.one.hba.settle()
+    assert select_cache(it.one, 0).status == GOOD
+    assert flushed(it.one)
+    it.two.store.release_all()
+
+
 def test_a_write_whose_data_do_not_come_holds_up_no_change(it: Cluster) -> None:
     stuck = [node.hba.submit(write10(0, 1)) for node in (it.one, it.two)]
     assert it.one.status(STOP) is GOOD
