@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from target.scsi.cdb import data_in, out_of_range, refuse
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _CAPACITY10_BYTES: Final = 8
 _LBA10_MAX: Final = 0xFFFFFFFF
 _LBPME_LBPRZ: Final = 0xC000  # thin, and an unmapped block reads as zeros
+_STATUS_BLOCKS_MAX: Final = 0xFFFFFFFF
 _MAPPED: Final = 0
 _DEALLOCATED: Final = 1
 _STATUS_HEADER_BYTES: Final = 8
@@ -105,10 +108,17 @@ async def _get_lba_status(disk: DiskDevice, req: SCSIRequest) -> None:
     extents = await disk.volume.block_status(begin, disk.blocks * block - begin)
     fit = max(1, (req.length - _STATUS_HEADER_BYTES) // _STATUS_DESCRIPTOR.size)
     body = b"".join(
-        _STATUS_DESCRIPTOR.pack(lba, min(blocks, 0xFFFFFFFF), _MAPPED if mapped else _DEALLOCATED)
-        for lba, blocks, mapped in whole_blocks(extents, block)[:fit]
+        _STATUS_DESCRIPTOR.pack(lba, blocks, _MAPPED if mapped else _DEALLOCATED)
+        for lba, blocks, mapped in islice(_describable(whole_blocks(extents, block)), fit)
     )
     req.respond(struct.pack(">I4x", 4 + len(body)) + body, req.length)
+
+
+def _describable(runs: list[tuple[int, int, bool]]) -> Iterator[tuple[int, int, bool]]:
+    """None of more blocks than a descriptor has room for; each begins where the last one ends."""
+    for lba, blocks, mapped in runs:
+        for done in range(0, blocks, _STATUS_BLOCKS_MAX):
+            yield lba + done, min(blocks - done, _STATUS_BLOCKS_MAX), mapped
 
 
 def whole_blocks(extents: list[StatusExtent], block_bytes: int) -> list[tuple[int, int, bool]]:

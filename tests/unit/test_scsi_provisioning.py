@@ -329,8 +329,17 @@ def test_an_allocation_length_without_room_for_one(one: Initiator, length: int) 
 
 
 def test_a_run_of_more_than_32_bits_of_blocks() -> None:
+    """Descriptors are contiguous (SBC-3 5.6)."""
+    blocks = (4 << 40) // 512
     with rig(stores=[MemoryStore(4 << 40)]) as it:
-        assert status(it.initiator())[0] == (0, 0xFFFFFFFF, 1)
+        one = it.initiator()
+        one.good(write16(blocks - 8, 8), pattern(4096))
+        assert status(one) == [
+            (0, 0xFFFFFFFF, 1),
+            (0xFFFFFFFF, blocks - 8 - 0xFFFFFFFF, 1),
+            (blocks - 8, 8, 0),
+        ]
+        assert len(one.good(get_lba_status(0, 24))) == 24
 
 
 def test_a_block_that_is_mapped_in_part_is_mapped() -> None:
