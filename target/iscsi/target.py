@@ -103,7 +103,7 @@ class IscsiTarget:
         self._chap = chap
         self._chap_discovery = chap_discovery
         self._last_tsih = 0
-        self._ending: set[Session] = set()
+        self._ending: dict[Session, list[Callable[[], None]]] = {}  # and who waits for its end
         self._cold_resets: deque[str] = deque(maxlen=COLD_RESETS_MAX)  # of other nodes, done here
         bus.on_cold_reset = self._reset_elsewhere
 
@@ -263,7 +263,7 @@ class IscsiTarget:
             assert session.nexus is not None, "a normal session"
             target = self.targets.name_of(session.nexus.target) or ""
             rights = access.rights(session.initiator, session.user, target)
-            if rights is not None:
+            if rights is not None and session in self.channels:
                 session.nexus.set_rights(rights, one_done)
             else:
                 self._drop(session, "%s may not be logged in any more", one_done)
@@ -281,19 +281,20 @@ class IscsiTarget:
             name, channel = targets.name_of(session.nexus.target), self.channels.get(session)
             if name is None:
                 self._drop(session, "the target that %s is logged in to is deleted", one_done)
-            elif channel is not None and self.reached(name, channel.group) is None:
+            elif channel is None or self.reached(name, channel.group) is None:
                 self._drop(session, "%s is at a portal that its target has left", one_done)
             else:
                 one_done()
         one_done()
 
     def _drop(self, session: Session, why: str, done: Callable[[], None]) -> None:
-        channel = self.channels.get(session)
-        if channel is None or session in self._ending:
-            done()  # it ends already
-        else:
+        if session in self._ending:
+            self._ending[session].append(done)
+        elif session in self.channels:
             log.warning(why, session.initiator)
-            channel.supplanted(done)
+            self.channels[session].supplanted(done)
+        else:
+            done()  # it has ended since it was looked up
 
     def set_chap(
         self, chap: ChapPolicy | None, done: Callable[[], None], made_anew: Container[str] = ()
@@ -363,25 +364,32 @@ class IscsiTarget:
     def end(self, session: Session, done: Callable[[], None]) -> None:
         """A session is over: its tasks end, then its nexus and its buffers go."""
         if session in self._ending:
+            self._ending[session].append(done)
             return
-        self._ending.add(session)
+        self._ending[session] = [done]
         self.channels.pop(session, None)
         self.on_sessions()
 
         def ended() -> None:
-            self._ending.discard(session)
+            waiting = self._ending.pop(session)
             self.sessions.pop(session.tsih, None)
             session.flight.kept.clear()
             if session.nexus is not None:
                 session.share.close()
-            done()
+            for each in waiting:
+                each()
             if self.on_session_end is not None:
                 self.on_session_end()
 
         if session.nexus is None:
             ended()
-        else:
-            self.bus.disconnect(session.nexus, ended)
+            return
+        # Some may be of units that the nexus does not see any more: only the session knows of them.
+        tasks = [*session.tasks.values(), *session.leaving]
+        one_gone = countdown(len(tasks) + 1, ended)
+        for task in tasks:
+            task.attachment.unit.abort([task], one_gone)
+        self.bus.disconnect(session.nexus, one_gone)
 
     def cold_reset(self, target: str, done: Callable[[bool], None]) -> None:
         """TARGET COLD RESET: as a warm one, then its sessions are dropped (RFC 7143 11.5.1).

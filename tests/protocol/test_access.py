@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from target.scsi.access_list import AccessEntry, AccessList
+from target.scsi.lun import LunAddress
 from tests.support import cdb
 from tests.support.initiator import LoginRefused
+from tests.support.stores import HeldStore
 from tests.support.wire import TARGET, Wire, wire
 from tests.support.wire_initiator import WireInitiator
+from workers.memory_store import MemoryStore
 
 ONE, OTHER = "iqn.2026-11.test:one", "iqn.2026-11.test:other"
 AUTHORIZATION_FAILURE = (2, 2)
@@ -97,3 +100,70 @@ def test_a_reservation_of_an_initiator_that_may_not_see_the_disk_any_more_is_ove
         )
         w.target.set_access(AccessList(both), lambda: None)
         assert other.command(cdb.read10(0, 1), read_length=512).status == 0
+
+
+def in_the_store(session: WireInitiator, op: str) -> None:
+    """A command of a block that the store is busy with."""
+    if op == "read":
+        command = session.scsi(cdb.read10(0, 1), edtl=512, read=True)
+    else:
+        command = session.scsi(cdb.write10(0, 1), edtl=512, write=True, data=bytes(512))
+    assert not session.exchange(command)
+
+
+def test_a_session_that_is_ending_does_not_keep_others_their_rights() -> None:
+    store = HeldStore(MemoryStore(1 << 20))
+    with wire(stores=[store, MemoryStore(1 << 20)]) as w:
+        ending, other = w.login(name=ONE), w.login(name=OTHER)
+        in_the_store(ending, "write")
+        ending.close()
+        entries = (
+            AccessEntry(initiator=ONE, volumes={"disk1": "rw"}),
+            AccessEntry(initiator=OTHER, volumes={"disk1": "ro"}),
+        )
+        in_force: list[bool] = []
+        w.target.set_access(AccessList(entries), lambda: in_force.append(True))
+        refused = other.command(cdb.write10(0, 1), data_out=bytes(512), lun=1)
+        assert refused.sense_triple == (6, 0x3F, 0x0E)
+        refused = other.command(cdb.write10(0, 1), data_out=bytes(512), lun=1)
+        assert refused.sense_triple == DATA_PROTECT
+        assert not in_force, "a write of the one that ends may still happen"
+        store.release_all()
+        assert in_force
+
+
+def test_what_is_in_force_waits_for_a_session_that_ends() -> None:
+    store = HeldStore(MemoryStore(1 << 20))
+    with wire(stores=[store]) as w:
+        session = w.login(name=OTHER)
+        in_the_store(session, "write")
+        session.close()
+        in_force: list[bool] = []
+        w.target.set_access(
+            AccessList((AccessEntry(initiator=ONE),)), lambda: in_force.append(True)
+        )
+        assert not in_force
+        store.release_all()
+        assert in_force
+
+
+@pytest.mark.parametrize("how", ["masked", "removed"])
+@pytest.mark.parametrize("op", ["read", "write"])
+def test_a_session_may_end_while_a_disk_is_taken_from_it(op: str, how: str) -> None:
+    """What it has of the pool goes back when the store has done with it, not before."""
+    store = HeldStore(MemoryStore(1 << 20))
+    with wire(stores=[store, MemoryStore(1 << 20)]) as w:
+        session = w.login(name=ONE)
+        in_the_store(session, op)
+        gone: list[bool] = []
+        if how == "masked":
+            entry = AccessEntry(initiator=ONE, volumes={"disk1": "rw"})
+            w.target.set_access(AccessList((entry,)), lambda: gone.append(True))
+        else:
+            w.bus.remove(LunAddress("", 0), lambda: gone.append(True))
+        session.close()
+        assert w.target.sessions
+        assert not gone
+        store.release_all()
+        assert gone
+        assert not w.target.sessions

@@ -22,6 +22,7 @@ from target.scsi.unit_events import ResetUnit
 from tests.support import cdb
 from tests.support.initiator import LoginRefused
 from tests.support.iscsi_socket import Disconnected
+from tests.support.stores import HeldStore
 from tests.support.wire import TARGET, Wire, wire
 from tests.support.wire_initiator import WireInitiator
 from workers.memory_store import MemoryStore
@@ -152,6 +153,20 @@ def test_a_target_that_leaves_a_portal_ends_the_sessions_there(w: Wire) -> None:
         TargetList(ServedTarget(TARGET), [ServedTarget(OTHER, OTHER)]), nobody_waits
     )
     assert luns(login(w, OTHER)) == [3]
+
+
+def test_a_session_that_ends_at_such_a_portal_is_waited_for() -> None:
+    store = HeldStore(MemoryStore(1 << 20))
+    with wire(stores=[store]) as w:
+        session = w.login()
+        session.exchange(session.scsi(cdb.write10(0, 1), edtl=512, write=True, data=bytes(512)))
+        session.close()
+        done: list[None] = []
+        san_only = TargetList(ServedTarget(TARGET, "", SAN_ONLY))
+        w.target.set_targets(san_only, lambda: done.append(None))
+        assert not done
+        store.release_all()
+        assert done
 
 
 def test_a_target_that_leaves_a_portal_during_a_login_is_not_found(w: Wire) -> None:
