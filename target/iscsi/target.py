@@ -200,6 +200,8 @@ class IscsiTarget:
         session = self.sessions[identity.tsih]
         if session.cid != identity.cid:
             raise LoginRefused(LoginStatus.TOO_MANY_CONNECTIONS, "MaxConnections is 1")
+        if session.user != identity.user:  # what it may do is another's
+            raise LoginRefused(LoginStatus.AUTHORIZATION_FAILURE, identity.initiator)
         self.channels[session].hand_over()
         session.held.clear()
         self.channels[session] = channel

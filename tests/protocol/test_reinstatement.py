@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from target.iscsi.chap import ChapPolicy, Secret
 from target.iscsi.parameters import TargetLimits
 from tests.support import cdb
 from tests.support.clean import assert_idle
@@ -198,6 +199,21 @@ def test_somebody_elses_session(w: Wire, different: str) -> None:
         thief.login(defaults=False)
     assert refused.value.status == (2, 0x0A)
     assert old.nop(b"mine") == b"mine"
+
+
+def test_a_session_is_taken_over_by_the_user_that_it_is_of_alone() -> None:
+    users = {name: f"{name}-knows-it-well" for name in ("alice", "bob")}
+    with wire(chap=ChapPolicy({name: Secret(secret) for name, secret in users.items()})) as w:
+        session = w.initiator(isid=ISID)
+        session.login(chap=("alice", users["alice"]))
+        session.settle()
+        with pytest.raises(LoginRefused) as refused:
+            reconnected(w, session).login(chap=("bob", users["bob"]), defaults=False)
+        assert refused.value.status == (2, 0x02)
+        assert session.nop(b"mine") == b"mine"
+        new = reconnected(w, session)
+        new.login(chap=("alice", users["alice"]), defaults=False)
+        assert new.one(new.scsi(cdb.TEST_UNIT_READY)).status == 0
 
 
 def test_a_second_connection_is_one_too_many(w: Wire) -> None:
