@@ -152,7 +152,7 @@ class IscsiTarget:
             rights = self.access.rights(identity.initiator, identity.user, served.name)
             if rights is None:
                 raise LoginRefused(LoginStatus.AUTHORIZATION_FAILURE, identity.initiator)
-            port = (identity.initiator, identity.isid, served.key)
+            port = _port_of(identity.initiator, identity.isid, served.key)
             normal = self._normal_sessions()
             for old in normal:
                 if _port(old) == port and old not in self._ending:
@@ -185,7 +185,7 @@ class IscsiTarget:
             session is None
             or served is None
             or session in self._ending
-            or _port(session) != (identity.initiator, identity.isid, served.key)
+            or _port(session) != _port_of(identity.initiator, identity.isid, served.key)
         ):
             return None
         return ExistingSession(
@@ -421,7 +421,7 @@ class IscsiTarget:
         """Ask an initiator to log out from a target, by its key; who has not done so after
         ``seconds`` is dropped.  False: there is no such session.
         """
-        wanted = initiator, isid, target
+        wanted = _port_of(initiator, isid, target)
         for session, channel in self.channels.items():
             if _port(session) == wanted:
                 log.warning("session %d of %s is ended", session.tsih, initiator)
@@ -444,7 +444,12 @@ class IscsiTarget:
 def _port(session: Session) -> tuple[str, bytes, str | None]:
     """Whose session it is, and with which target."""
     nexus = session.nexus
-    return session.initiator, session.isid, nexus.target if nexus is not None else None
+    return _port_of(session.initiator, session.isid, nexus.target if nexus is not None else None)
+
+
+def _port_of(initiator: str, isid: bytes, target: str | None) -> tuple[str, bytes, str | None]:
+    """Case does not tell initiators apart (RFC 7143 4.2.7.1)."""
+    return initiator.lower(), isid, target
 
 
 _ANY: Final = frozenset({"0.0.0.0", "::"})

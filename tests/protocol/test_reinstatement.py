@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -39,9 +39,10 @@ def reconnected(w: Wire, old: WireInitiator, *, cid: int = 0) -> WireInitiator:
 # --- session reinstatement
 
 
-def test_the_same_port_again_ends_the_old_session(w: Wire) -> None:
+@pytest.mark.parametrize("spell", [str, str.upper])
+def test_the_same_port_again_ends_the_old_session(w: Wire, spell: Callable[[str], str]) -> None:
     old = w.login(isid=ISID)
-    new = w.login(isid=ISID, settled=False)
+    new = w.login(isid=ISID, name=spell(old.name), settled=False)
     assert old.is_closed()
     assert new.tsih != old.tsih
     assert list(w.target.sessions) == [new.tsih]
