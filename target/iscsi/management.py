@@ -33,7 +33,7 @@ from target.iscsi.pdu import (
     TextRequest,
     decode_request,
 )
-from target.iscsi.serial import lte
+from target.iscsi.serial import lt, lte
 from target.iscsi.session import MANAGEMENT_TASKS_MAX
 
 if TYPE_CHECKING:
@@ -240,7 +240,11 @@ def _abort_task(
     elif task is not None:
         unit = task.attachment.unit
         conn.abort(task, lambda: unit.quiet(completed))
-    elif lte(session.exp_cmd_sn, pdu.ref_cmd_sn) and lte(pdu.ref_cmd_sn, session.max_cmd_sn):
+    elif (
+        lte(session.exp_cmd_sn, pdu.ref_cmd_sn)
+        and lte(pdu.ref_cmd_sn, session.max_cmd_sn)
+        and lt(pdu.ref_cmd_sn, pdu.cmd_sn)
+    ):
         # The command never arrived here; its CmdSN counts as received.
         session.skipped.add(pdu.ref_cmd_sn)
         answer(TmfResponse.FUNCTION_COMPLETE)

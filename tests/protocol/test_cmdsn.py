@@ -282,6 +282,16 @@ def test_an_aborted_number_is_counted_as_received(w: Wire) -> None:
     assert not session.exchange(lost)
 
 
+def test_only_numbers_below_its_own_are_aborted(w: Wire) -> None:
+    session = w.login()
+    abort = session.tmf(1, session.scsi(TUR))
+    session.cmd_sn -= 1  # that command is not sent: its number is that of the next
+    abort.bhs[24:28] = session.cmd_sn.to_bytes(4)
+    assert session.one(abort).response == 1
+    following = session.scsi(TUR)
+    assert tags(session.exchange(following)) == [following.itt]
+
+
 def test_an_abort_of_a_held_command_drops_it(w: Wire) -> None:
     session = w.login()
     first, held, last = (session.scsi(TUR) for _ in range(3))
