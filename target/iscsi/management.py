@@ -183,9 +183,11 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
         case TmfFunction.TASK_REASSIGN:
             answer(TmfResponse.REASSIGNMENT_NOT_SUPPORTED)
         case TmfFunction.TARGET_WARM_RESET:
+            _abort_held(conn, pdu, None)
             conn.drop_parked()
             nexus.bus.reset(nexus.target, completed)
         case TmfFunction.TARGET_COLD_RESET:
+            _abort_held(conn, pdu, None)
             conn.drop_parked()
             conn.shell.cold_reset(nexus.target, completed)
         case TmfFunction.ABORT_TASK:
@@ -197,6 +199,7 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
             if attachment is None:
                 answer(TmfResponse.LUN_DOES_NOT_EXIST)
             else:
+                _abort_held(conn, pdu, attachment)
                 conn.drop_parked(attachment)
                 _on_unit(pdu.function, attachment, completed)
         case _:
@@ -213,6 +216,22 @@ _GIVING_UP: Final = frozenset(
         TmfFunction.TARGET_COLD_RESET,
     }
 )
+
+
+def _abort_held(
+    conn: Connection, pdu: TaskManagementRequest, attachment: Attachment | None
+) -> None:
+    """Commands of one I_T_L nexus or all that are held, and were sent before, are not carried out
+    once this is answered (RFC 7143 11.5.1).  Their numbers count as received.
+    """
+    session = conn.session
+    for cmd_sn, held in list(session.held.items()):
+        header = held.pdus[0][0]
+        if header[0] & OPCODE_MASK != Opcode.SCSI_COMMAND or not lt(cmd_sn, pdu.cmd_sn):
+            continue
+        if attachment is None or conn.nexus.attachments.get(header[8:16]) is attachment:
+            del session.held[cmd_sn]
+            session.skipped.add(cmd_sn)
 
 
 def _on_unit(function: int, attachment: Attachment, completed: Callable[[bool], None]) -> None:

@@ -204,6 +204,7 @@ class IscsiTarget:
             raise LoginRefused(LoginStatus.AUTHORIZATION_FAILURE, identity.initiator)
         self.channels[session].hand_over()
         session.held.clear()
+        session.skipped.clear()
         self.channels[session] = channel
         self.on_sessions()
         return session

@@ -11,7 +11,7 @@ from target.iscsi.parameters import TargetLimits
 from tests.support import cdb
 from tests.support.clean import assert_idle
 from tests.support.initiator import LoginRefused
-from tests.support.iscsi_pdu import Opcode
+from tests.support.iscsi_pdu import Opcode, TaskFunction
 from tests.support.stores import HeldStore
 from tests.support.wire import Wire, wire
 from tests.support.wire_initiator import WireInitiator, sense_triple
@@ -181,6 +181,19 @@ def test_numbers_go_on_where_they_were(w: Wire) -> None:
     answers = new.exchange(new.scsi(cdb.TEST_UNIT_READY))
     assert [pdu.itt for pdu in answers] == [new._itt]
     assert new.nop(b"on") == b"on"
+
+
+def test_numbers_that_were_aborted_ahead_of_their_turn_are_new_ones(w: Wire) -> None:
+    old = w.login(isid=ISID)
+    missing, held = (old.scsi(cdb.TEST_UNIT_READY) for _ in range(2))
+    assert not old.exchange(held)
+    assert old.one(old.tmf(TaskFunction.ABORT_TASK_SET)).response == 0
+    old.cmd_sn = missing.cmd_sn
+    new = reconnected(w, old)
+    new.login(defaults=False)
+    first, second = (new.scsi(cdb.TEST_UNIT_READY) for _ in range(2))
+    assert not new.exchange(second)
+    assert [pdu.itt for pdu in new.exchange(first)] == [first.itt, second.itt]
 
 
 def test_a_session_that_there_is_not(w: Wire) -> None:

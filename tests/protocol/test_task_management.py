@@ -132,6 +132,34 @@ def test_a_reset_ends_everybodys_commands_and_tells_everybody(
         assert_idle(w.target)
 
 
+@pytest.mark.parametrize("function", [2, 4, 5, 6])
+@pytest.mark.parametrize("spoiled", [False, True], ids=["not there", "with a wrong digest"])
+def test_what_waits_for_a_number_that_is_missing_is_aborted_too(
+    function: int, spoiled: bool
+) -> None:
+    """It was sent before the function: it must not be carried out once that is answered."""
+    with wire(luns=2) as w:
+        session = w.login({"DataDigest": "CRC32C"})
+        missing, held, other = (
+            session.scsi(cdb.write10(0, 1), edtl=512, write=True, data=data * 512, lun=lun)
+            for data, lun in ((b"m", 0), (b"h", 0), (b"o", 1))
+        )
+        ping = session.ping()
+        if spoiled:
+            encoded = bytearray(missing.encode(data_digest=True))
+            encoded[-1] ^= 1
+            session.socket.feed(bytes(encoded))
+            assert [p.opcode for p in session.incoming()] == [Opcode.REJECT]
+        assert not session.exchange(held, other, ping)
+        assert session.one(session.tmf(function)).response == COMPLETE
+        spared = [] if function == 6 else [other]
+        answers = session.exchange(missing)
+        assert [p.itt for p in answers] == [p.itt for p in (missing, *spared, ping)]
+        session.settle(2)
+        assert session.command(cdb.read10(0, 1), read_length=512).data_in[:1] != b"h"
+        assert_idle(w.target)
+
+
 def test_responses_come_before_the_answer_of_the_function_that_came_behind_them() -> None:
     with wire() as w:
         session = w.login()
