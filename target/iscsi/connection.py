@@ -535,7 +535,8 @@ class Connection(Endpoint, Hba):
 
     def log_out(self, respond: Callable[[], None]) -> None:
         self.mute()
-        tasks = list(self.session.tasks.values())
+        # Those of a connection before this one count as well.
+        tasks = [*self.session.tasks.values(), *self.session.leaving]
 
         def answer() -> None:
             Endpoint.log_out(self, respond)

@@ -252,6 +252,18 @@ def test_a_session_that_is_ending_cannot_be_joined() -> None:
         store.release_all()
 
 
+def test_a_logout_waits_for_what_the_store_has_of_the_old_connection() -> None:
+    store = HeldStore(MemoryStore(1 << 20))
+    with wire(stores=[store]) as w:
+        old = w.login(isid=ISID)
+        old.exchange(old.scsi(cdb.write10(0, 1), edtl=512, write=True, data=bytes(512)))
+        new = reconnected(w, old)
+        new.login(defaults=False)
+        assert not new.exchange(new.leave())
+        store.release_all()
+        assert [pdu.opcode for pdu in new.incoming()] == [Opcode.LOGOUT_RESPONSE]
+
+
 def test_r2ts_of_the_old_connection_are_void(w: Wire) -> None:
     keys = {"InitialR2T": "Yes", "ImmediateData": "No"}
     old = w.login(keys, isid=ISID)
