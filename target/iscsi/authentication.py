@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from target.iscsi import text
-from target.iscsi.chap import ChapPolicy, ChapServer
+from target.iscsi.chap import ChapPolicy, ChapServer, Secret
 from target.iscsi.constants import LoginStatus
 from target.iscsi.errors import LoginRefused, NegotiationError
 from target.iscsi.text import Pairs
@@ -32,6 +32,10 @@ class SecurityStage:
     @property
     def user(self) -> str | None:
         return self._chap.user if self._chap else None
+
+    @property
+    def secret(self) -> Secret | None:
+        return self._chap.secret if self._chap else None
 
     def receive(self, pairs: Pairs, *, transit: bool) -> Pairs:
         """Our answers to the security keys of one request."""

@@ -152,6 +152,7 @@ class ChapServer:
         self._identifier = 0
         self._challenge = b""
         self.user: str | None = None
+        self.secret: Secret | None = None  # that ``user`` has proved to know
 
     @property
     def done(self) -> bool:
@@ -210,6 +211,7 @@ class ChapServer:
         if not hmac.compare_digest(expected, theirs) or secret is None:
             raise _refused("CHAP: wrong name or secret")
         self.user = name
+        self.secret = secret
         return theirs
 
     def _mutual(self, found: Mapping[str, str]) -> Pairs:

@@ -267,6 +267,7 @@ class Login:
         identity = replace(
             self._identity,
             user=self._security.user,
+            secret=self._security.secret,
             initiator_alias=self._negotiation.declared("InitiatorAlias"),
         )
         made = self._policy.establish(identity, parameters, self._exp_cmd_sn)

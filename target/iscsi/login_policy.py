@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from target.iscsi.chap import ChapPolicy
+from target.iscsi.chap import ChapPolicy, Secret
 from target.iscsi.constants import LoginStatus
 from target.iscsi.parameters import SessionParameters
 
@@ -26,6 +26,8 @@ class LoginIdentity:
     initiator_alias: str | None = None
     user: str | None = None
     """The CHAP name that was proved; None without authentication."""
+    secret: Secret | None = None
+    """What it was proved with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

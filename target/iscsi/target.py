@@ -140,8 +140,7 @@ class IscsiTarget:
         if self.cut_off and identity.target is not None:
             raise LoginRefused(LoginStatus.SERVICE_UNAVAILABLE, "cut off from the other nodes")
         served = self._served(identity)
-        proved = self._chap is None or identity.user in self._chap.users
-        if identity.target is not None and not proved:  # the users changed while it logged in
+        if identity.target is not None and not self._proved(identity):
             raise LoginRefused(LoginStatus.AUTHENTICATION_FAILURE, identity.initiator)
         if served is not None and not served.at(channel.group):  # it has left this portal meanwhile
             raise LoginRefused(LoginStatus.NOT_FOUND, served.name)
@@ -168,6 +167,14 @@ class IscsiTarget:
         self.channels[session] = channel
         self.on_sessions()
         return session
+
+    def _proved(self, identity: LoginIdentity) -> bool:
+        """Whether its proof stands: users may have changed while it logged in."""
+        if self._chap is None:
+            return identity.user is None
+        if identity.user is None or identity.secret is None:
+            return False
+        return self._chap.users.get(identity.user) == identity.secret
 
     def _served(self, identity: LoginIdentity) -> ServedTarget | None:
         """None: it is a discovery session."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import pytest
 
 from target.iscsi.chap import ChapPolicy, Secret
-from target.iscsi.constants import LoginStatus
-from target.iscsi.errors import LoginRefused
-from target.iscsi.login_policy import LoginIdentity
-from target.iscsi.parameters import SessionParameters
-from tests.support.initiator import LoginRefused as LoginFailed
+from tests.support.initiator import FULL_FEATURE, OPERATIONAL, LoginRefused
 from tests.support.wire import TARGET, Wire, wire
 
 ALICE, BOB = ("alice", "alice-knows-it"), ("bob", "bob-knows-it-too")
 OTHER_BOB = ("bob", "something-else")
+AUTHENTICATION_FAILURE = (2, 1)
 
 
 def policy(*users: tuple[str, str]) -> ChapPolicy:
@@ -31,7 +28,7 @@ def test_whose_proof_does_not_stand_is_logged_out() -> None:
             w.initiator(name=f"iqn.x:{number}").login(chap=chap)
         w.target.set_chap(policy(ALICE, OTHER_BOB), lambda: in_force.append(0))
         assert users_of(w) == ["alice", "bob"], "who has proved it once has"
-        with pytest.raises(LoginFailed):
+        with pytest.raises(LoginRefused):
             w.initiator(name="iqn.x:3").login(chap=BOB)
         w.target.set_chap(policy(ALICE, BOB), lambda: in_force.append(1), {"bob"})
         assert users_of(w) == ["alice"], "another user of the same name"
@@ -43,12 +40,40 @@ def test_whose_proof_does_not_stand_is_logged_out() -> None:
     assert in_force == [0, 1, 2, 3]
 
 
-def test_a_user_that_goes_during_its_login_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("then", "made_anew", "stands"),
+    [
+        pytest.param([policy(ALICE)], "", False, id="gone"),
+        pytest.param([policy(ALICE), policy(ALICE, OTHER_BOB)], "bob", False, id="another"),
+        pytest.param([policy(ALICE, OTHER_BOB)], "", False, id="another secret"),
+        pytest.param([None], "", False, id="nobody"),
+        pytest.param([policy(BOB)], "", True, id="others"),
+    ],
+)
+def test_a_login_that_has_begun_goes_by_the_users_that_there_are(
+    then: list[ChapPolicy | None], made_anew: str, stands: bool
+) -> None:
     with wire(chap=policy(ALICE, BOB)) as w:
+        session = w.initiator()
+        opening = {"InitiatorName": session.name, "TargetName": TARGET}
+        session._authenticate(opening, BOB, None, "5")
+        for chap in then:
+            w.target.set_chap(chap, lambda: None, {made_anew})
+        if stands:
+            session.login_exchange(OPERATIONAL, {}, FULL_FEATURE)
+            assert users_of(w) == ["bob"]
+        else:
+            with pytest.raises(LoginRefused) as refused:
+                session.login_exchange(OPERATIONAL, {}, FULL_FEATURE)
+            assert refused.value.status == AUTHENTICATION_FAILURE
+
+
+def test_a_login_that_has_proved_nothing_is_refused_once_proof_is_asked_for() -> None:
+    with wire() as w:
+        session = w.initiator()
+        opening = {"InitiatorName": session.name, "TargetName": TARGET}
+        session.login_exchange(OPERATIONAL, opening)
         w.target.set_chap(policy(BOB), lambda: None)
-        identity = LoginIdentity(
-            initiator="iqn.x:0", target=TARGET, isid=bytes(6), tsih=0, cid=0, user="alice"
-        )
         with pytest.raises(LoginRefused) as refused:
-            w.target.attach(identity, SessionParameters(), 1, None)  # type: ignore[arg-type]
-        assert refused.value.status is LoginStatus.AUTHENTICATION_FAILURE
+            session.login_exchange(OPERATIONAL, {}, FULL_FEATURE)
+        assert refused.value.status == AUTHENTICATION_FAILURE
