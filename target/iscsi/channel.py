@@ -20,7 +20,14 @@ from collections.abc import Callable
 from typing import Final
 
 from target.iscsi.connection import Connection
-from target.iscsi.constants import BHS_LENGTH, OPCODE_MASK, AsyncEvent, LoginStatus, Opcode
+from target.iscsi.constants import (
+    BHS_LENGTH,
+    OPCODE_MASK,
+    AsyncEvent,
+    LoginStatus,
+    Opcode,
+    RejectReason,
+)
 from target.iscsi.endpoint import Endpoint
 from target.iscsi.errors import PduError
 from target.iscsi.limits import LOGIN_DATA_SEGMENT_BYTES_MAX
@@ -83,6 +90,7 @@ class Channel:
             _Policy(target, self, group), target.limits, random=target.random
         )
         self._text: TextSession | None = None
+        self._text_ends = 0  # where its last answer ends in what is sent
 
     @property
     def has_nexus(self) -> bool:
@@ -237,10 +245,13 @@ class Channel:
     # --- the shell of the endpoint ----------------------------------------------------------------
 
     def text(self, pdu: TextRequest) -> None:
-        """Answer a Text Request; raises PduError."""
+        """Answer a Text Request, one at a time; raises PduError."""
         assert self._text is not None
         assert self.endpoint is not None
         assert self.session is not None
+        if self.sender.gone < self._text_ends:
+            # RFC 7143 11.10.  Answers are long: no more than one waits to be taken.
+            raise PduError(RejectReason.PROTOCOL_ERROR, "one Text Request at a time")
         reply = self._text.receive(pdu, self.sender.data_bytes_max)
         self.endpoint.put(
             TextResponse(
@@ -255,6 +266,7 @@ class Channel:
                 data=reply.data,
             )
         )
+        self._text_ends = self.sender.queued
         if reply.max_send_data_segment_length is not None:
             sender = self.sender
             sender.set_limits(reply.max_send_data_segment_length, sender.burst_bytes_max)

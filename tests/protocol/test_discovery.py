@@ -10,7 +10,7 @@ from tests.support import iscsi_pdu as raw
 from tests.support.clean import assert_idle
 from tests.support.iscsi_pdu import NO_TAG, Opcode, Pdu
 from tests.support.wire import TARGET, Wire, wire
-from tests.support.wire_initiator import WireInitiator
+from tests.support.wire_initiator import WireInitiator, rejected
 
 HERE = [(TARGET, ["192.0.2.1:3260,1"])]
 
@@ -124,6 +124,15 @@ def test_a_question_may_come_in_several_pdus(discovery: WireInitiator) -> None:
     assert answer.ttt != NO_TAG
     rest = text(discovery, b"gets=All\0", itt=50, ttt=answer.ttt)
     assert bytes(discovery.one(rest).data).startswith(b"TargetName=")
+
+
+def test_questions_are_answered_one_at_a_time(w: Wire, discovery: WireInitiator) -> None:
+    w.target.addresses[:] = [(f"192.0.2.{n}", 3260, "") for n in range(1, 255)]
+    questions = [text(discovery, b"SendTargets=All\0", itt=number) for number in (50, 51, 52)]
+    answer, *rejects = discovery.exchange(*questions)
+    assert (answer.opcode, answer.itt) == (Opcode.TEXT_RESPONSE, 50)
+    assert [rejected(*pair) for pair in zip(rejects, questions[1:], strict=True)] == [0x04, 0x04]
+    assert discovery.one(text(discovery, b"SendTargets=All\0")).opcode == Opcode.TEXT_RESPONSE
 
 
 def test_a_redeclared_length_holds_from_then_on(w: Wire) -> None:
