@@ -61,6 +61,8 @@ _COMMAND: Final = struct.Struct(">BBxxI8sIII4x16s").unpack_from
 # initiator by itself, which costs more than it gains (docs/decisions/0032-large-reads.md).  What
 # waits keeps its segments: it is half of what every share of the pool may have.
 EARLY_FLUSH_BYTES: Final = SHARE_SEGMENTS_MIN * SEGMENT_BYTES // 2
+# Of parameter data, which are in no segments, that wait to be taken: then there is BUSY for more.
+PARAMETER_BYTES_MAX: Final = 1 << 20
 _RESERVED_ATTRIBUTES: Final = 5  # ATTR codes from here on (RFC 7143 11.3.1)
 _BOTH: Final = CMD_READ | CMD_WRITE
 # By the flags of a command: whether they are wrong, or of a bidirectional command.
@@ -297,7 +299,11 @@ class Connection(Endpoint, Hba):
             self._send_pending(req, False)
         req.pending_views = views if type(views) is list else list(views)
         req.pending_segments = segments
-        req.pending_bytes = req.moved - req.sent_bytes if segments else sum(map(len, views))
+        if segments:
+            req.pending_bytes = req.moved - req.sent_bytes
+        else:
+            req.pending_bytes = sum(map(len, views))
+            self.sender.copied += req.pending_bytes
 
     def _send_pending(
         self, task: IscsiTask, final: bool, residual_flags: int = 0, residual: int = 0
@@ -323,6 +329,9 @@ class Connection(Endpoint, Hba):
         if task.pending_segments:
             sender.mark(self.share, task.pending_segments)
             task.pending_segments = None
+
+    def crowded(self) -> bool:
+        return self.sender.copied > PARAMETER_BYTES_MAX
 
     def drained(self, req: SCSIRequest, resume: Resume) -> bool:
         if TYPE_CHECKING:

@@ -10,7 +10,8 @@ Rules:
 2. Output that gathers outside of a pass (a store has finished) is sent at the end of the loop's
    turn, once for all that finished.
 3. A connection whose output is not taken is not read either: with more than ``BACKLOG_BYTES_MAX``
-   to send, or ``COPIED_BYTES_MAX`` of that outside of the buffer pool (pings and text).
+   to send, or ``COPIED_BYTES_MAX`` of that outside of the buffer pool (pings, text and
+   parameter data).
 4. Nothing is dropped in the middle of a pass: what went wrong there is kept until its end.
 5. uvloop calls a reader once more when its socket has an error, and then never again, be there
    bytes left or not: a tick looks for what such a last call has left behind.

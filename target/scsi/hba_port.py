@@ -37,6 +37,12 @@ class HbaPort(Protocol):
         """
         return False
 
+    def crowded(self) -> bool:
+        """Whether so much parameter data, which is in no segments, waits to be taken that there may
+        not be more.
+        """
+        return False
+
     @abstractmethod
     def drained(self, req: SCSIRequest, resume: Resume) -> bool:
         """True if all ``data_in`` so far has left; else False and ``resume(None)`` is called."""

@@ -240,10 +240,14 @@ class SCSIRequest:
         self.complete(Status.CHECK_CONDITION)
 
     def respond(self, data: bytes, allocation_length: int) -> None:
-        """Answer with ``data`` cut to the CDB's allocation length, and end with GOOD.
+        """Answer with ``data`` cut to the CDB's allocation length, and end with GOOD; or with BUSY
+        where the initiator does not take what it has asked for before.
 
         The command transfers what there is, so this is where its length becomes known.
         """
+        if self.hba.crowded():
+            self.complete(Status.BUSY)
+            return
         data = data[:allocation_length]
         self.length = len(data)
         self.transfer = min(self.length, self.expected)

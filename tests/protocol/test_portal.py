@@ -11,8 +11,10 @@ from typing import cast
 import pytest
 
 from target.block.pool import SEGMENT_BYTES
+from target.iscsi.connection import PARAMETER_BYTES_MAX
 from target.iscsi.pdu import NopIn
 from target.iscsi.portal import BACKLOG_BYTES_MAX, Portal, SocketChannel
+from target.scsi.sense import Status
 from tests.support import cdb
 from tests.support import iscsi_pdu as raw
 from tests.support.clean import assert_clean, assert_idle
@@ -201,6 +203,27 @@ def test_with_too_much_to_send_nothing_is_read(rig: Rig) -> None:
     rig.loop.writers[7]()
     assert 7 in rig.loop.readers
     rig.arrive(rig.ping())
+    assert_idle(rig.w.target)
+
+
+def test_parameter_data_that_nobody_takes_are_bounded(rig: Rig) -> None:
+    """All of it has come in one piece: not to read any more is too late."""
+    all_opcodes = bytes.fromhex("a3 0c 80 00 0000 00002000 0000")
+    rig.arrive(rig.command(all_opcodes, read=8192))
+    nbytes = len(rig.sock.taken)
+    rig.sock.taken.clear()
+    rig.sock.room = 0
+    commands = 2 * PARAMETER_BYTES_MAX // nbytes
+    rig.arrive(*(rig.command(all_opcodes, read=8192) for _ in range(commands)))
+    assert rig.channel.channel.sender.backlog < PARAMETER_BYTES_MAX * 5 // 4
+    assert 7 not in rig.loop.readers
+    rig.sock.room = None
+    rig.loop.writers[7]()
+    last = rig.sock.taken[-48:]
+    assert (last[0], last[3]) == (Opcode.SCSI_RESPONSE, Status.BUSY)
+    rig.sock.taken.clear()
+    rig.arrive(rig.command(all_opcodes, read=8192))
+    assert len(rig.sock.taken) == nbytes
     assert_idle(rig.w.target)
 
 
