@@ -19,6 +19,8 @@ Rules:
    expected then, and so is the answer where a worker or a disk has to give it (busy_poll.py).
 7. The beginning of a PDU stays in the scratch buffer until another connection reads: most often
    the rest is what is read next.
+8. Logins and discovery sessions ask for no secret, and keep nobody out: where there are as many
+   connections as may be, the oldest of them makes room for another one.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Portal:
         self.loop = asyncio.get_running_loop()
         # In memory from the start: else it would seem to be what the first busy session takes.
         self.scratch = memoryview(bytearray(b"\0") * SCRATCH_BYTES)
-        self.channels: set[SocketChannel] = set()
+        self.channels: dict[SocketChannel, None] = {}  # the oldest first
         self.on_drop: Callable[[], None] | None = None  # told of every connection that is gone
         self.poll = poll if poll is not None else BusyPoll(0.0)
         self.resting: SocketChannel | None = None  # who has the beginning of a PDU in `scratch`
@@ -95,18 +97,28 @@ class Portal:
     def take(self, sock: socket.socket, peer: str) -> None:
         """A connection from the address ``peer``, accepted here or in another process."""
         if len(self.channels) >= self._connections_max:
-            log.warning("refused %s: %d connections already", peer, len(self.channels))
             self.target.counters.connections_refused += 1
-            sock.close()
-            return
+            if not self._make_room():
+                log.warning("refused %s: %d connections already", peer, len(self.channels))
+                sock.close()
+                return
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self.channels.add(SocketChannel(self, sock, peer))
+            self.channels[SocketChannel(self, sock, peer)] = None
         except OSError as exc:  # it is gone already
             log.warning("connection from %s: %s", peer, exc)
             sock.close()
+
+    def _make_room(self) -> bool:
+        """Rule 8."""
+        for channel in self.channels:
+            if not channel.channel.has_nexus:
+                log.warning("dropped %s: %d connections", channel.channel.peer, len(self.channels))
+                channel.drop("its place is needed")
+                return True
+        return False
 
     def schedule(self, channel: SocketChannel) -> None:
         """Rule 2."""
@@ -361,7 +373,7 @@ class SocketChannel:
         loop = self._portal.loop
         loop.remove_reader(self._fd)
         loop.remove_writer(self._fd)
-        self._portal.channels.discard(self)
+        self._portal.channels.pop(self, None)
         self._portal.poll.forget(self)
         if self._portal.resting is self:
             self._portal.resting = None

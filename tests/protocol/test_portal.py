@@ -42,7 +42,7 @@ class Rig:
         self.w, self.portal, self.loop = w, portal, loop
         self.sock = FakeSocket(7)
         self.channel = SocketChannel(portal, cast("socket.socket", self.sock), "192.0.2.9")
-        portal.channels.add(self.channel)
+        portal.channels[self.channel] = None
         login = raw.login_request(
             itt=1,
             cmd_sn=1,
@@ -103,7 +103,8 @@ def test_one_wake_up_is_one_receive_and_one_send(rig: Rig) -> None:
 def another(rig: Rig) -> FakeSocket:
     """A second connection, whose login has begun."""
     sock = FakeSocket(8)
-    rig.portal.channels.add(SocketChannel(rig.portal, cast("socket.socket", sock), "192.0.2.10"))
+    channel = SocketChannel(rig.portal, cast("socket.socket", sock), "192.0.2.10")
+    rig.portal.channels[channel] = None
     sock.arriving += b"\x43"
     return sock
 
@@ -418,9 +419,14 @@ def _raise_einval(level: int, option: int, value: int) -> None:
     raise OSError(errno.EINVAL, "Invalid argument")
 
 
-def test_past_the_bound_connections_are_closed(listening: tuple[Rig, FakeListener]) -> None:
+def test_past_the_bound_the_oldest_that_has_no_disk_makes_room(
+    listening: tuple[Rig, FakeListener],
+) -> None:
     rig, listener = listening
     socks = [FakeSocket(fd) for fd in range(20, 26)]
     listener.next = list(socks)
     rig.loop.readers[3]()
-    assert [sock.closed for sock in socks] == [False] * 3 + [True] * 3
+    assert [sock.closed for sock in socks] == [True] * 3 + [False] * 3
+    assert not rig.sock.closed
+    assert len(rig.portal.channels) == 4
+    assert rig.w.target.counters.connections_refused == 3

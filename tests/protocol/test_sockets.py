@@ -191,6 +191,21 @@ def test_connections_past_the_bound_are_closed_at_once() -> None:
             four.login()
 
 
+def test_logins_and_discovery_sessions_keep_nobody_out() -> None:
+    with wire() as w, served(w, connections_max=3) as s, s.initiator() as session:
+        session.login()
+        with s.initiator() as idle, s.initiator() as discovery:
+            discovery.login(discovery=True)
+            with s.initiator() as other, s.initiator() as another:
+                for newcomer in (other, another):
+                    newcomer.login()
+                    assert newcomer.nop(b"in") == b"in"
+                for outsider in (idle, discovery):
+                    with pytest.raises(Disconnected):
+                        outsider.read_pdu()
+                assert session.nop(b"here") == b"here"
+
+
 def test_the_last_words_arrive_before_the_connection_ends() -> None:
     with wire(SIZE) as w, served(w) as s, s.initiator() as session:
         session.login()
