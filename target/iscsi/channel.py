@@ -84,6 +84,8 @@ class Channel:
         self.group = group
         self._heard_at = now
         self._pinged_at = 0.0
+        self._taken = 0  # bytes of our output, at the last look
+        self._taken_at = now  # since when they are no more
         self._deadline = now + target.options.login_timeout_seconds
         self._logout_by: float | None = None  # it has been asked to, and is dropped then
         self._login: Login | None = Login(
@@ -333,8 +335,11 @@ class Channel:
             log.info("session %d of %s ended: %s", session.tsih, session.initiator, reason or "-")
         self._target.end(session, _nobody_waits)
 
-    def tick(self, now: float) -> str:
-        """Why the connection has to be dropped now, or nothing."""
+    def tick(self, now: float, undelivered: int = 0) -> str:
+        """Why the connection has to be dropped now, or nothing.
+
+        So many bytes of what has been sent are ``undelivered`` as yet.
+        """
         options = self._target.options
         if self.hanging_up:
             return "the last bytes were not taken" if now > self._deadline else ""
@@ -346,6 +351,8 @@ class Channel:
             return ""
         if not options.nop_interval_seconds:
             return ""
+        if self._takes_nothing(now, undelivered):
+            return "what it has asked for is not taken"
         if not self.has_nexus:
             # There is no NOP in a discovery session (RFC 7143 4.3).
             silent = now - self._heard_at
@@ -358,6 +365,18 @@ class Channel:
             self._pinged_at = now
             ping(self.endpoint)
         return ""
+
+    def _takes_nothing(self, now: float, undelivered: int) -> bool:
+        """Whether there has been output for long and none of it arrived.  Whoever still sends is
+        alive, but does not keep the buffers in which that is.
+        """
+        sender, options = self.sender, self._target.options
+        taken = sender.gone - undelivered
+        if not sender.backlog or taken != self._taken:
+            self._taken = taken
+            self._taken_at = now
+        bound = options.nop_interval_seconds + options.nop_timeout_seconds
+        return now - self._taken_at > bound
 
 
 def _nobody_waits() -> None:

@@ -28,9 +28,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import logging
 import socket
+import sys
 from collections.abc import Callable
+from termios import TIOCOUTQ
 from typing import Final
 
 from target.iscsi.channel import CLOSED, CLOSING, Channel
@@ -351,9 +354,20 @@ class SocketChannel:
         if self._gone:
             return
         self.channel.now = now
-        reason = self.channel.tick(now)
+        reason = self.channel.tick(now, self._undelivered())
         if reason:
             self.drop(reason)
+
+    def _undelivered(self) -> int:
+        """What the kernel has still, of a connection that has more to send: a slow one takes long
+        to take as much as it asks for at a time.
+        """
+        if not self.channel.sender.backlog:
+            return 0
+        try:
+            return int.from_bytes(fcntl.ioctl(self._fd, TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:  # no socket that knows
+            return 0
 
     def _is_readable(self) -> bool:
         """Whether there are bytes, the end of the connection or an error to be read."""

@@ -112,6 +112,19 @@ def test_pings_that_nobody_takes_stop_the_reading() -> None:
             assert session.socket.read_pdu().opcode == Opcode.NOP_IN
 
 
+def test_what_has_not_arrived_is_known() -> None:
+    with wire(SIZE) as w, served(w) as s, s.initiator() as session:
+        session.login()
+        widen(session, 16)
+        channel = s.ask(lambda: next(iter(s.portal.channels)))
+        assert s.ask(channel._undelivered) == 0
+        tasks = [session.start(cdb.read16(0, 2048), read_length=1 << 20) for _ in range(16)]
+        session.socket.flush()
+        s.until(lambda: channel.channel.sender.backlog > 0 and channel._undelivered() > 0)
+        session.wait(*tasks)
+        s.until(lambda: channel._undelivered() == 0)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_connection_may_be_reset_at_any_time(seed: int) -> None:
     rng = random.Random(seed)

@@ -129,6 +129,31 @@ def test_an_initiator_that_takes_its_data_slowly_is_alive(w: Wire) -> None:
     session.wait(*session.tasks.values())
 
 
+@pytest.mark.parametrize("arrives", [False, True], ids=["nothing", "a byte at a time"])
+def test_who_takes_nothing_is_dropped_whatever_it_sends(w: Wire, arrives: bool) -> None:
+    """What it has asked for is in buffers, which others wait for."""
+    session = w.login()
+    session.socket.taking = 1000
+    session.exchange(session.scsi(cdb.read10(0, 1024), edtl=524288, read=True))
+    assert w.pool.used
+    update = session.ping(immediate=True)
+    update.itt = NO_TAG
+    seconds = INTERVAL_SECONDS - 1
+    for undelivered in range(500, 400, -1):  # of the thousand that have gone
+        if session.is_closed():
+            break
+        session.exchange(update)
+        w.clock.now += seconds
+        session.socket.tick(undelivered if arrives else 500)
+    assert session.is_closed() is not arrives
+    if not arrives:
+        assert session.socket.drop_reason == "what it has asked for is not taken"
+        assert not w.pool.used
+        assert undelivered == 497, "within the time of a ping and its answer"
+    session.socket.taking = None
+    session.socket.pump()
+
+
 def test_the_answer_may_ask_for_a_ping_itself(w: Wire) -> None:
     session = w.login()
     later(w, INTERVAL_SECONDS + 1)

@@ -52,9 +52,9 @@ class WireSocket(PduSocket):
     def close(self) -> None:
         self.drop("closed by the initiator")
 
-    def tick(self) -> None:
+    def tick(self, undelivered: int = 0) -> None:
         self.channel.now = self._clock()
-        reason = self.channel.tick(self.channel.now)
+        reason = self.channel.tick(self.channel.now, undelivered)
         self.pump()
         if reason:
             self.drop(reason)
