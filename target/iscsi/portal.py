@@ -21,6 +21,8 @@ Rules:
    the rest is what is read next.
 8. Logins and discovery sessions ask for no secret, and keep nobody out: where there are as many
    connections as may be, the oldest of them makes room for another one.
+9. A pass that takes longer than ``PASS_SECONDS_MAX``, of very many small PDUs, makes its connection
+   read less at a time, until that is fast again: the others have their turns in between.
 """
 
 from __future__ import annotations
@@ -51,6 +53,9 @@ IOVECS_MAX: Final = 1024  # IOV_MAX of Linux
 TICK_SECONDS: Final = 0.5
 # Rule 6: a worker, or a disk, takes so many times as long as an initiator by itself.
 ELSEWHERE_TIMES: Final = 4
+# Rule 9.  No pass of less than this is too long.
+PASS_SECONDS_MAX: Final = 0.02
+PASS_BYTES_MIN: Final = 16384
 NOTHING: Final = -1  # of a pass: nothing had come
 
 
@@ -186,6 +191,7 @@ class SocketChannel:
         self._reading = True
         self._writing = False
         self._gone = False
+        self._read_max = SCRATCH_BYTES  # bytes at a time
         self._broken: str | None = None  # rule 4: why it has to be dropped
         portal.loop.add_reader(self._fd, self._readable)
 
@@ -224,6 +230,8 @@ class SocketChannel:
             portal.resting.settle()
         try:
             buffers = channel.receiver.buffers(scratch)
+            if self._read_max < SCRATCH_BYTES:
+                buffers[-1] = buffers[-1][: self._read_max]
             if len(buffers) == 1:
                 nbytes = self._sock.recv_into(buffers[0])
             else:
@@ -246,12 +254,23 @@ class SocketChannel:
         finally:
             self._in_pass = False
         portal.resting = self if channel.receiver.unfinished else None
+        if nbytes >= PASS_BYTES_MIN:
+            seconds = portal.clock() - channel.now
+            if seconds > PASS_SECONDS_MAX or self._read_max < SCRATCH_BYTES:
+                self._adapt(nbytes, seconds)
         commands = len(channel.ended)
         if self._broken is not None:
             self.drop(self._broken)
         else:
             self.flush()
         return commands
+
+    def _adapt(self, nbytes: int, seconds: float) -> None:
+        """Rule 9, after a pass of so many bytes."""
+        if seconds > PASS_SECONDS_MAX:
+            self._read_max = max(PASS_BYTES_MIN, int(nbytes * PASS_SECONDS_MAX / seconds))
+        elif nbytes >= self._read_max and 2 * seconds <= PASS_SECONDS_MAX:
+            self._read_max = min(SCRATCH_BYTES, 2 * self._read_max)
 
     def settle(self) -> None:
         """Another connection uses the scratch buffer from now on (rule 7)."""

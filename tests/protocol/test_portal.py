@@ -13,7 +13,13 @@ import pytest
 from target.block.pool import SEGMENT_BYTES
 from target.iscsi.connection import PARAMETER_BYTES_MAX
 from target.iscsi.pdu import NopIn
-from target.iscsi.portal import BACKLOG_BYTES_MAX, Portal, SocketChannel
+from target.iscsi.portal import (
+    BACKLOG_BYTES_MAX,
+    PASS_BYTES_MIN,
+    PASS_SECONDS_MAX,
+    Portal,
+    SocketChannel,
+)
 from target.scsi.sense import Status
 from tests.support import cdb
 from tests.support import iscsi_pdu as raw
@@ -144,6 +150,36 @@ def test_half_a_pdu_waits_for_its_rest(rig: Rig, streamed: bool, between: bool) 
     else:
         rig.arrive(last)  # nothing is outstanding at the end
     assert rig.sock.taken[48 : 48 + size] == data[:size]
+
+
+def test_who_keeps_the_others_waiting_is_read_in_smaller_pieces(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = rig.channel.channel
+    received = channel.received
+    pieces: list[int] = []
+    seconds_of_a_byte = 1e-6
+
+    def slow(scratch: memoryview, nbytes: int) -> None:
+        pieces.append(nbytes)
+        rig.w.clock.now += nbytes * seconds_of_a_byte
+        received(scratch, nbytes)
+
+    monkeypatch.setattr(channel, "received", slow)
+    rig.arrive(*[rig.ping()] * 5000)
+    assert pieces[0] == 240_000
+    pieces.clear()
+    rig.arrive(*[rig.ping()] * 5000)
+    assert max(pieces) * seconds_of_a_byte <= PASS_SECONDS_MAX
+    seconds_of_a_byte = 1e-3
+    rig.arrive(*[rig.ping()] * 5000)
+    pieces.clear()
+    rig.arrive(*[rig.ping()] * 5000)
+    assert pieces[0] == PASS_BYTES_MIN
+    seconds_of_a_byte = 0
+    pieces.clear()
+    rig.arrive(*[rig.ping()] * 10000)
+    assert pieces[:4] == [PASS_BYTES_MIN << n for n in range(4)]
 
 
 def test_half_a_pdu_of_a_connection_that_is_gone_is_nobodys(rig: Rig) -> None:
