@@ -11,9 +11,9 @@ Rules:
    first bursts).  Its command window is cut to fit the reservation, so unsolicited data always
    finds its segments and reading a socket never has to stop in the middle of one (no deadlock
    between a command that waits for data and the data behind another command).
-3. All else (solicited writes, reads) is taken from what is not reserved, and waits in turn, one
-   waiter of each session after the other.  Holders of such segments never wait for more of them, so
-   they always come back.
+3. All else (solicited writes, reads) is taken from the other half of the pool, so that a session
+   can begin whatever others have, and waits in turn, one waiter of each session after the other.
+   Holders of such segments never wait for more of them, so they always come back.
 """
 
 from __future__ import annotations
@@ -74,9 +74,10 @@ class BufferPool:
             view[i * SEGMENT_BYTES : (i + 1) * SEGMENT_BYTES]
             for i in reversed(range(self.segments_total))
         ]
-        self.spare = self.segments_total  # free and not reserved
         self.reserved = 0  # set aside by shares, whether taken or not
         self.reserve_limit = self.segments_total // 2  # rule 2 may have this much, rule 3 the rest
+        self.unreserved_total = self.segments_total - self.reserve_limit
+        self.spare = self.unreserved_total  # of that rest, free
         self.shares: list[Share] = []
         self._waiting: deque[Waiter] = deque()
         self._short = False  # somebody waits for the pool, not just for a share of its own
@@ -100,8 +101,7 @@ class BufferPool:
         return share
 
     def _set_limits(self) -> None:
-        unreserved = self.segments_total - self.reserve_limit
-        limit = max(SHARE_SEGMENTS_MIN, unreserved // max(1, len(self.shares)))
+        limit = max(SHARE_SEGMENTS_MIN, self.unreserved_total // max(1, len(self.shares)))
         for share in self.shares:
             share.limit = limit
 
@@ -192,9 +192,8 @@ class Share:
     def reserve(self, count: int) -> bool:
         """Set ``count`` more segments aside for unsolicited data, if the pool can."""
         pool = self.pool
-        if pool.reserved + count > pool.reserve_limit or pool.spare < count:
+        if pool.reserved + count > pool.reserve_limit:
             return False
-        pool.spare -= count
         pool.reserved += count
         self.reserved += count
         return True
@@ -204,8 +203,6 @@ class Share:
         assert count <= self.reserved - self.reserved_out, "unreserving segments in use"
         self.reserved -= count
         self.pool.reserved -= count
-        self.pool.spare += count
-        self.pool._serve()
 
     def take_reserved(self, count: int) -> list[memoryview]:
         """``count`` of the reserved segments; the window guarantees that they are there."""

@@ -159,7 +159,8 @@ class Fuzzer:
             assert not unit.attachments, "attachments are left"
         assert pool.used == 0, f"{pool.used} segments are out"
         assert pool.waiting == 0, "somebody waits for buffers"
-        assert pool.spare == pool.segments_total, "reserved segments are left"
+        assert pool.reserved == 0, "reserved segments are left"
+        assert pool.spare == pool.unreserved_total, "spare segments are missing"
         assert self._volume._ranges.idle, "byte ranges are locked"
 
 

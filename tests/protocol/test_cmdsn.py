@@ -194,6 +194,20 @@ def test_a_large_window_shrinks_when_others_come() -> None:
         assert_idle(w.target)
 
 
+def test_a_session_begins_whatever_others_have_of_the_pool() -> None:
+    store = HeldStore(MemoryStore(8 << 20))
+    with wire(stores=[store]) as w:
+        sessions = [w.login() for _ in range(14)]
+        for session in sessions:
+            for _ in range(4):
+                session.exchange(session.scsi(cdb.read10(0, 2048), edtl=1 << 20, read=True))
+        assert w.pool.waiting
+        assert w.login().nop(b"in") == b"in"
+        for session in sessions:
+            session.close()
+        store.release_all()
+
+
 def test_immediate_commands_are_outside_of_the_window(held: tuple[Wire, HeldStore]) -> None:
     w, store = held
     session = fill_the_window(w)

@@ -47,4 +47,4 @@ def assert_clean(target: IscsiTarget) -> None:
     pool = target.pool
     assert not pool.shares, "shares are left"
     assert pool.reserved == 0, f"{pool.reserved} segments are still reserved"
-    assert pool.spare == pool.segments_total, "spare segments are missing"
+    assert pool.spare == pool.unreserved_total, "spare segments are missing"

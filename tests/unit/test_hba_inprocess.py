@@ -139,7 +139,7 @@ def test_closing_takes_the_nexus_off_the_bus() -> None:
         hba.close()
         assert it.bus.nexuses == []
         assert it.unit.attachments == []
-        assert (pool.shares, pool.spare) == ([], pool.segments_total)
+        assert (pool.shares, pool.spare) == ([], pool.unreserved_total)
 
 
 def test_data_the_command_does_not_take() -> None:

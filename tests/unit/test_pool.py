@@ -31,11 +31,12 @@ def pool() -> Iterator[BufferPool]:
     for share in list(it.shares):
         share.close()
     assert it.used == it.reserved == it.waiting == 0
-    assert it.spare == it.segments_total == len(it.free)
+    assert it.spare == it.unreserved_total
+    assert len(it.free) == it.segments_total
 
 
 class Hoard:
-    """Everything that is not reserved, taken by as many sessions as it needs."""
+    """Everything that cannot be reserved, taken by as many sessions as it needs."""
 
     def __init__(self, pool: BufferPool) -> None:
         self.shares = [pool.open_share() for _ in range(4)]
@@ -110,7 +111,7 @@ def test_a_share_has_a_limit_that_follows_the_number_of_shares(pool: BufferPool)
 
 def test_the_pool_is_never_exceeded(pool: BufferPool) -> None:
     hoard = Hoard(pool)
-    assert pool.used == pool.segments_total
+    assert pool.used == pool.unreserved_total
     assert pool.open_share().take(1) is None
     hoard.give_all()
 
@@ -226,10 +227,10 @@ def test_to_give_up_waiting_costs_no_look_at_all_who_wait(pool: BufferPool) -> N
 
 def test_reserved_segments_are_there_when_everything_else_is_gone(pool: BufferPool) -> None:
     share = pool.open_share()
-    assert share.reserve(16)
     hoard = Hoard(pool)
-    early = share.take_reserved(16)
-    assert len(early) == 16
+    assert share.reserve(pool.reserve_limit)
+    early = share.take_reserved(pool.reserve_limit)
+    assert len(early) == pool.reserve_limit
     assert pool.used == pool.segments_total
     share.give_reserved(early)
     hoard.give_all()
@@ -257,23 +258,17 @@ def test_reservations_are_bounded_and_given_up(pool: BufferPool) -> None:
     other.give_reserved(early)
 
 
-def test_reserving_takes_nothing_that_is_not_there(pool: BufferPool) -> None:
+def test_what_can_be_reserved_is_for_nothing_else(pool: BufferPool) -> None:
     hoard = Hoard(pool)
-    share = pool.open_share()
-    assert not share.reserve(1)
+    other = pool.open_share()
+    assert other.take(1) is None
+    waiting = Waiting(Buffers(other, 1))
+    assert other.reserve(1)
+    other.unreserve(1)
+    assert not waiting.over()
     hoard.give()
-    assert share.reserve(1)
-    hoard.give_all()
-
-
-def test_what_is_no_longer_reserved_goes_to_those_who_wait(pool: BufferPool) -> None:
-    share = pool.open_share()
-    assert share.reserve(1)
-    hoard = Hoard(pool)
-    waiting = Waiting(Buffers(pool.open_share(), 1))
-    share.unreserve(1)
     assert waiting.over()
-    pool.shares[-1].give(waiting.outcome)
+    other.give(waiting.outcome)
     hoard.give_all()
 
 
@@ -327,7 +322,7 @@ def test_a_long_random_history_keeps_the_accounts(pool: BufferPool) -> None:
             owner.give(segments)
         held += [(s, w.outcome) for s, w in waits if w.over()]
         waits = [w for w in waits if not w[1].over()]
-        assert pool.spare + pool.used == pool.segments_total
+        assert pool.spare + pool.used == pool.unreserved_total
         assert pool.used == sum(len(segments) for _, segments in held)
         assert pool.waiting == len(waits)
         assert all(s.held <= s.limit for s in shares)
