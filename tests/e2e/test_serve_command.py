@@ -278,3 +278,30 @@ def test_a_log_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) 
         os.close(reader)
         server.terminate()
         assert server.wait(30) == 0
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_it_serves_and_stops_without_the_streams_of_a_terminal(
+    tmp_path: Path, closed: tuple[int, ...]
+) -> None:
+    """Their numbers must not go to the event loop or to a disk."""
+    port = free_port()
+    command = [sys.executable, "-m", "target.cli", "serve", "--portal", f"127.0.0.1:{port}"]
+    command += ["--admin", "off", "--data-dir", str(tmp_path / "data")]
+    closing = "".join(f" {number}<&-" for number in closed)
+    shell = ["sh", "-c", f'exec "$@"{closing}', "sh", *command]
+    process = subprocess.Popen(shell, cwd=PROJECT_ROOT)
+    try:
+        until(lambda: accepts(port), "it serves")
+        for number in closed:
+            assert os.readlink(f"/proc/{process.pid}/fd/{number}") == os.devnull
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0

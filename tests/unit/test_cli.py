@@ -226,6 +226,20 @@ def test_a_reader_that_has_seen_enough() -> None:
     assert process.wait(60) in (0, 1)
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_without_the_streams_of_a_terminal(closed: str) -> None:
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "target.cli"]
+    for args, status in ((["version"], 0), (["nosuch"], 2)):
+        done = subprocess.run(
+            [*command, *args],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=Path(__file__).parents[2],
+        )
+        assert (done.returncode, "internal" in done.stderr) == (status, False)
+
+
 def commands(group: TyperGroup) -> Iterator[TyperCommand]:
     for command in group.commands.values():
         if isinstance(command, TyperGroup):
