@@ -17,6 +17,7 @@ WAIT_SECONDS_DEFAULT = 5.0
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+_ESCAPES = "special characters of a password are written as %XX"
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")  # as redis-py has them
 
 
@@ -57,9 +58,15 @@ def _node_id(given: str) -> str:
 
 def redis_url(given: str) -> str | None:
     """Whether it can be one is said here; the rest when it is used.  Never repeated: secrets."""
-    parts = urlsplit(given)
+    try:
+        parts = urlsplit(given)
+    except ValueError:  # its text has what was given
+        raise ValueError(f"is no URL: {_ESCAPES}") from None
     if parts.scheme not in _SCHEMES:
         raise ValueError(f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
+    path = "" if parts.scheme == "unix" else parts.path
+    if "@" in path + parts.fragment:  # what was read as these begins in a password
+        raise ValueError(f"has an @ behind / or #: {_ESCAPES}")
     _check_query(parts.scheme, parts.query)
     if parts.scheme == "unix":
         if not parts.path:
@@ -80,6 +87,16 @@ def redis_url(given: str) -> str | None:
     return given
 
 
+def redis_notes(merged: Merged) -> list[str]:
+    """What deserves a warning."""
+    source = merged.source("redis")
+    if source is None or source.place("redis") != "--redis":
+        return []
+    if urlsplit(source.given("redis")).password is None:
+        return []
+    return [f"the password behind --redis shows in the process list: use {ENV_REDIS}"]
+
+
 def _check_query(scheme: str, query: str) -> None:
     """What can be said behind ``?``.  Raises ValueError."""
     many = "+" in scheme
@@ -96,5 +113,7 @@ def _check_query(scheme: str, query: str) -> None:
                 raise ValueError(f"{name}= is for TLS: rediss://, or tls=1 for several servers")
             if not os.access(value, os.R_OK):
                 raise ValueError(f"{name}= needs a file that can be read")
+        elif "@" in query:  # it begins in a password
+            raise ValueError(f"has an @ behind ?: {_ESCAPES}")
         else:
             raise ValueError(f"has {name}=, which {scheme}:// does not know")

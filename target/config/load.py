@@ -14,7 +14,7 @@ from target.block.pool import POOL_BYTES_MIN
 from target.config.acl import acls
 from target.config.admin import admin_address, admin_notes, admin_tls, admin_token, audit_log
 from target.config.chap import chap_users, mutual_chap
-from target.config.cluster import ENV_REDIS, check_volumes, cluster
+from target.config.cluster import ENV_REDIS, check_volumes, cluster, redis_notes
 from target.config.merge import Merged, Source, file_source, flag_source
 from target.config.model import (
     IQN_DEFAULT,
@@ -259,4 +259,4 @@ def _notes(
             for portal in portals
             if not is_loopback(portal)
         ]
-    return (*notes, *worker_notes(merged), *admin_notes(merged))
+    return (*notes, *redis_notes(merged), *worker_notes(merged), *admin_notes(merged))

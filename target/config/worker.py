@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from target.config.cluster import ENV_REDIS, redis_url
+from target.config.cluster import ENV_REDIS, redis_notes, redis_url
 from target.config.errors import ConfigError, did_you_mean
 from target.config.merge import Merged, Source, file_source, flag_source
 from target.config.model import LogFormat, LogLevel, Portal, RadosPlace
@@ -101,8 +101,9 @@ def _build(merged: Merged) -> WorkerConfig:
     notes = []
     if not local and ca is None:
         notes.append(f"everybody who reaches {address} may read and write the volumes")
+    redis = merged.one("redis", redis_url, None)
     metrics = merged.one("metrics", parse_metrics, None)
-    notes += metrics_note(metrics)
+    notes += [*redis_notes(merged), *metrics_note(metrics)]
     faults = merged.one("fault", _faults, None)
     if faults is not None:
         notes.append(f"faults are injected: {faults[0]}")
@@ -119,7 +120,7 @@ def _build(merged: Merged) -> WorkerConfig:
         checksum=merged.one("checksum", on_off, True),
         direct_reads=merged.one("direct-reads", on_off, True),
         busy_poll_seconds=merged.one("busy-poll", microseconds(BUSY_POLL_MAX), 300e-6),
-        redis=merged.one("redis", redis_url, None),
+        redis=redis,
         metrics=metrics,
         faults=faults[1] if faults is not None else None,
         shutdown_timeout_seconds=merged.one("shutdown-timeout", seconds(0), 10.0),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from target.config import ConfigError, Options, load_serve_config
 from target.config.model import ClusterConfig, ServeConfig
+from target.config.options import WorkerOptions
+from target.config.worker import load_worker_config
 
 
 def load(**options: object) -> ServeConfig:
@@ -23,6 +27,42 @@ def test_all_of_them() -> None:
         url=url, node_id="node-1", lease_seconds=4, wait_seconds=2.5
     )
     assert "hush" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://u:hush?hush@h:1",  # a query, to urlsplit
+        "redis://u:hush?hush=1@h:1",
+        "redis://u:1/hush@h:1",
+        "redis://u:1#hush@h:1",
+        "redis://u:hush[hush]@h:1",
+        "redis://u:hush\u2100hush@h:1",  # to NFKC it has a slash in it
+    ],
+)
+def test_a_password_that_is_not_escaped_is_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(redis=url, worker=["w:1"])
+    assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["redis://:hush@h", "redis+sentinel://a:hush@h,i:1/main"])
+def test_a_password_behind_the_flag_is_warned_of(url: str) -> None:
+    note = "the password behind --redis shows in the process list: use LUNMESH_REDIS"
+    assert note in load(redis=url, worker=["w:1"]).notes
+    worker = WorkerOptions(listen="127.0.0.1:1", store="memory:", redis=url)
+    assert note in load_worker_config(worker).notes
+    for options, environ in (
+        (Options(worker=["w:1"]), {"LUNMESH_REDIS": url}),
+        (Options(worker=["w:1"], redis="redis://a@h"), {}),
+    ):
+        assert note not in load_serve_config(options, environ=environ).notes
+
+
+def test_a_file_may_have_an_at_sign_in_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "ca@home.pem"
+    file.touch()
+    assert load(redis=f"rediss://h?ssl_ca_certs={file}", worker=["w:1"]).cluster is not None
 
 
 def test_the_url_may_come_from_the_environment() -> None:
