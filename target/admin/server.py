@@ -2,7 +2,7 @@
 
 Rules:
 
-1. Who may call stands in ``guard.py``, how many at once in ``door.py``.
+1. Who may call stands in ``guard.py``, how many at once in ``telemetry/door.py``.
 2. A node that begins anew in its process has another server.  aiohttp keeps a thousand handlers of
    servers that are long gone (``web_app._cached_build_middleware``), so what it gets is none that a
    whole life of a node hangs from.
@@ -24,12 +24,12 @@ import msgspec
 from aiohttp import web
 
 from target.admin.audit import AuditFile
-from target.admin.door import HEAD_SECONDS_MAX, Door
 from target.admin.guard import JSON, Guard, server_context
 from target.admin.schema import PROBLEM_JSON, Pending, Problem
 from target.config.model import AdminTls, Portal
 from target.datadir import DataDirError
 from target.logs import Log
+from target.telemetry.door import HEAD_SECONDS_MAX, Door
 from target.volume_errors import NotEverywhere, VolumeError, VolumeFault
 
 BODY_BYTES_MAX: Final = 64 << 10

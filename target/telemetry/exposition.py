@@ -96,6 +96,8 @@ def telemetry_routes(
         try:
             async with asyncio.timeout(SCRAPE_SECONDS_MAX):
                 await response.prepare(request)
+                if request.method == "HEAD":
+                    return response
                 async for piece in exposition(registry):
                     await response.write(piece)
         except ConnectionError:

@@ -12,9 +12,9 @@ import pytest
 import structlog
 from aiohttp import ClientSession, web
 
-from target.admin import door
 from target.admin.server import AdminServer, answer
 from target.config.model import Portal
+from target.telemetry import door
 
 
 class Life:

@@ -1,20 +1,23 @@
-"""Takes in the connections of the admin API, never more than a node can spare.
+"""Takes in the connections of an HTTP server, never more than its process can spare.
 
 1. Who has shown nothing yet holds little: of ``CONNECTIONS_MAX`` connections, handshakes of TLS
    counted too, the next one is closed at once.  So the descriptors of the node stay its own.
 2. The handshake and the head of the first request must be there after ``HEAD_SECONDS_MAX``.  Later
    requests: aiohttp's ``keepalive_timeout``, which does not watch over the first one.
+3. What is no HTTP is answered 400 and is no line of the log: anybody could fill it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 CONNECTIONS_MAX: Final = 256
 HEAD_SECONDS_MAX: Final = 15.0
@@ -22,10 +25,21 @@ ACCEPT_AGAIN_SECONDS: Final = 0.5  # after an error such as EMFILE
 BACKLOG: Final = 128
 
 
-class Door:
-    """In front of ``server``."""
+class _NoHttp(logging.Filter):
+    """Rule 3: aiohttp has a traceback for each."""
 
-    def __init__(self, server: web.Server, context: ssl.SSLContext | None) -> None:
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_NO_HTTP: Final = _NoHttp()
+
+
+class Door:
+    """In front of ``server``; without ``context`` in the clear."""
+
+    def __init__(self, server: web.Server, context: ssl.SSLContext | None = None) -> None:
+        logging.getLogger("aiohttp.server").addFilter(_NO_HTTP)  # once, however often it is said
         self._server = server
         self._context = context
         self._sockets: list[socket.socket] = []
