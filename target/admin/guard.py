@@ -8,9 +8,10 @@ Rules:
 3. No page can send a token that it does not know, nor have a certificate for a name of its own that
    the browser would take; then ``Host`` may be anything.
 4. What changes something must be JSON, which no page may send to another's address unasked.
-5. The dashboard's own files and /healthz, /readyz tell nothing: they need no token.
+5. The dashboard's own files and /healthz, /readyz tell nothing: who reads them needs no token.
 6. Each change, and each refused call, is one line of the log: who, what, and how it ended.  What
-   is said to ``SECRET_PATHS`` is left out.  ``audit.py`` has the same in a file.
+   is said to ``SECRET_PATHS`` is left out, and what is said where no route leads: it may have been
+   meant for one of them.  ``audit.py`` has the same in a file.
 7. Whoever is refused cannot fill a disk with it: after ``REFUSED_LINES_MAX`` lines it is one every
    ``REFUSED_SECONDS``, which says how many there would have been since the last.
 """
@@ -65,7 +66,7 @@ class Guard:
         certified = self._tls is not None and self._tls.client_ca is not None
         if self._token is None and not certified and not is_local_host(request.host):  # rules 2, 3
             return 403, f"host {request.host!r} is not this machine"
-        if self._token is not None and not _is_open(request.path) and not self._has_token(request):
+        if self._token is not None and not _is_open(request) and not self._has_token(request):
             return 401, "the token is missing or wrong: see --admin-token-file"
         if request.method not in READING and request.can_read_body:
             if request.content_type != JSON:  # rule 4
@@ -78,21 +79,22 @@ class Guard:
         right = hmac.compare_digest(given.strip().encode(errors="replace"), self._token)
         return kind.lower() == "bearer" and right
 
-    async def audit(self, request: web.Request, status: int, seconds: float) -> None:
-        """Rule 6."""
+    async def audit(
+        self, request: web.Request, status: int, seconds: float, body: bytes = b""
+    ) -> None:
+        """Rule 6; ``body`` is what a handler was given."""
         refused = status in (401, 403)
         if request.method in READING and not refused:
             return
         if refused and not self._may_tell():
             self._untold += 1
             return
-        unsaid = refused or request.path.startswith(SECRET_PATHS) or not request.body_exists
-        said = "" if unsaid else await _said(request)
+        unsaid = request.path.startswith(SECRET_PATHS)
         tell = self._log.warning if status >= web.HTTPBadRequest.status_code else self._log.info
         call: dict[str, Any] = {
             "method": request.method,
             "path": request.path_qs[:SAID_CHARS_MAX],
-            "body": said,
+            "body": "" if unsaid else _said(body),
             "status": status,
         }
         if refused and self._untold:
@@ -123,16 +125,14 @@ class Guard:
         return True
 
 
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+def _is_open(request: web.Request) -> bool:
+    """Rule 5."""
+    path = request.path
+    return request.method in READING and (path in OPEN_PATHS or path.startswith(OPEN_FOLDER))
 
 
-async def _said(request: web.Request) -> str:
-    """The body, which nothing secret is part of."""
-    try:
-        body = await request.read()
-    except (web.HTTPException, ConnectionError):
-        return ""
+def _said(body: bytes) -> str:
+    """What nothing secret is part of."""
     return " ".join(body[:SAID_CHARS_MAX].decode(errors="replace").split())
 
 

@@ -6,8 +6,9 @@ Rules:
 2. A node that begins anew in its process has another server.  aiohttp keeps a thousand handlers of
    servers that are long gone (``web_app._cached_build_middleware``), so what it gets is none that a
    whole life of a node hangs from.
-3. Requests are bounded in size and time; a mistake is answered with one line (``Problem``).  What
-   takes longer goes on when the time is over, since half a change helps nobody.
+3. Requests are bounded in size and time; a mistake is answered with one line (``Problem``).  A body
+   has come before its handler begins, which finds it read.  What takes longer goes on when the time
+   is over, since half a change helps nobody.
 4. A change that not every node has followed yet is answered 202, and by whom (``Pending``).
 5. Whatever a handler raises is answered so and audited: what failed may have changed something.
 """
@@ -138,11 +139,13 @@ class AdminServer:
         begun = time.monotonic()
         if self._door is not None:
             self._door.heard(request.protocol)
-        refusal = self._caller.refusal(request)
+        body, refusal = b"", self._caller.refusal(request)
+        if refusal is None:
+            body, refusal = await _body(request)
         response = await self._serve(request, handler) if refusal is None else problem(*refusal)
         if response.status == web.HTTPUnauthorized.status_code:
             response.headers["WWW-Authenticate"] = "Bearer"
-        await self._caller.audit(request, response.status, time.monotonic() - begun)
+        await self._caller.audit(request, response.status, time.monotonic() - begun, body)
         return response
 
     async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -181,6 +184,24 @@ class AdminServer:
         failed = None if work.cancelled() else work.exception()
         if failed is not None:
             self._log.error("admin request failed", reason=_reason(failed))
+
+
+async def _body(request: web.Request) -> tuple[bytes, tuple[int, str] | None]:
+    """What its handler is given, and what is wrong with it (rule 3).
+
+    Where no route leads it is not looked at.
+    """
+    if not request.can_read_body or request.match_info.http_exception is not None:
+        return b"", None
+    try:
+        async with asyncio.timeout(HEAD_SECONDS_MAX):
+            return await request.read(), None
+    except TimeoutError:
+        return b"", (408, f"the body has not come within {HEAD_SECONDS_MAX:g} seconds")
+    except web.HTTPRequestEntityTooLarge as exc:
+        return b"", (exc.status, exc.reason)
+    except web.RequestPayloadError as exc:  # no gzip, say, although it is said to be
+        return b"", (400, str(exc))
 
 
 def _reason(exc: BaseException) -> str:

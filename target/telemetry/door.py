@@ -4,7 +4,8 @@
    counted too, the next one is closed at once.  So the descriptors of the node stay its own.
 2. The handshake and the head of the first request must be there after ``HEAD_SECONDS_MAX``.  Later
    requests: aiohttp's ``keepalive_timeout``, which does not watch over the first one.
-3. What is no HTTP is answered 400 and is no line of the log: anybody could fill it.
+3. What is no HTTP, be it the head or the body of a request, is no line of the log: anybody could
+   fill it.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ class _NoHttp(logging.Filter):
     """Rule 3: aiohttp has a traceback for each."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+        return not (record.exc_info and isinstance(record.exc_info[1], _NO_HTTP_ERRORS))
 
 
+_NO_HTTP_ERRORS: Final = (HttpProcessingError, web.RequestPayloadError)
 _NO_HTTP: Final = _NoHttp()
 
 

@@ -7,11 +7,13 @@ import contextlib
 import gc
 import weakref
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 import structlog
 from aiohttp import ClientSession, web
 
+from target.admin.guard import JSON, REFUSED_LINES_MAX
 from target.admin.server import AdminServer, answer
 from target.config.model import Portal
 from target.telemetry import door
@@ -125,3 +127,87 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await server.stop()
 
     asyncio.run(story())
+
+
+async def take(request: web.Request) -> web.Response:
+    return answer(len(await request.read()))
+
+
+def said(requests: list[bytes], token: str | None = None) -> tuple[bytes, list[dict[str, Any]]]:
+    """What a server says to all of them on one connection, and what it has written down."""
+
+    async def story() -> bytes:
+        routes = [web.post("/v1/thing", take), web.get("/dashboard/{name}", take)]
+        log = structlog.get_logger()
+        server = AdminServer(routes, Portal("127.0.0.1", 0), log, token=token)
+        where = await server.start()
+        try:
+            reader, writer = await asyncio.open_connection(where.host, where.port)
+            with contextlib.closing(writer):
+                writer.write(b"".join(requests))
+                answers = b""
+                while answers.count(b"HTTP/1.1 ") < len(requests):
+                    read = await asyncio.wait_for(reader.read(1 << 16), 10)
+                    assert read, answers
+                    answers += read
+            return answers
+        finally:
+            await server.stop()
+
+    with structlog.testing.capture_logs() as lines:
+        answers = asyncio.run(story())
+    return answers, [dict(line) for line in lines if line["event"] == "admin call"]
+
+
+def request(path: str, *more: str, body: bytes = b"") -> bytes:
+    head = [f"POST {path} HTTP/1.1", "Host: localhost", *more, "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "status"),
+    [("/v1/thing", "text/plain", 415), ("/v1/nothing", JSON, 404), ("/v1/thing", JSON, 408)],
+)
+def test_a_body_that_never_comes_is_not_waited_for(
+    path: str, kind: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it hold a connection of the few that there are."""
+    monkeypatch.setattr("target.admin.server.HEAD_SECONDS_MAX", 0.2)
+    answers, calls = said([request(path, f"Content-Type: {kind}", "Content-Length: 9")])
+    assert answers.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"application/problem+json" in answers
+    assert [(call["status"], call["body"]) for call in calls] == [(status, "")]
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "status"),
+    [
+        (("Content-Encoding: gzip", "Content-Length: 9"), b"no gzip!!", 400),
+        (("Content-Length: 200000",), b" " * 200000, 413),
+    ],
+)
+def test_a_body_that_is_not_what_it_has_to_be_is_a_problem_and_audited(
+    head: tuple[str, ...], body: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers, calls = said([request("/v1/thing", f"Content-Type: {JSON}", *head, body=body)])
+    assert answers.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"application/problem+json" in answers
+    assert [(call["status"], call["body"]) for call in calls] == [(status, "")]
+    assert not caplog.records
+
+
+def test_what_is_said_where_no_route_leads_is_not_written_down() -> None:
+    """A secret may have been sent there by a slip of the hand."""
+    head = (f"Content-Type: {JSON}", "Content-Length: 6")
+    paths = ("/v1/thing", "/v1/user", "/dashboard/x")
+    _, calls = said([request(path, *head, body=b'"hush"') for path in paths])
+    assert [call["status"] for call in calls] == [200, 404, 405]
+    assert [call["body"] for call in calls] == ['"hush"', "", ""]
+
+
+def test_without_the_token_nothing_but_reading_is_open() -> None:
+    get = b"GET /dashboard/x HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answers, calls = said([get, *[request("/dashboard/x")] * 40], token="t" * 16)
+    assert answers.count(b" 200 OK") == 1
+    assert answers.count(b" 401 Unauthorized") == 40
+    assert len(calls) == REFUSED_LINES_MAX

@@ -49,13 +49,23 @@ async def said(host: str, port: int, request: bytes) -> bytes:
     return answer
 
 
-@pytest.mark.parametrize("request_", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01 TLS?\r\n\r\n"])
+GZIP = b"Content-Encoding: gzip\r\nConnection: close\r\nContent-Length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"\x16\x03\x01 TLS?\r\n\r\n", b"400"),
+        (b"POST /metrics HTTP/1.1\r\nHost: a\r\n" + GZIP + b"no gzip!!", b"405"),
+    ],
+)
 def test_what_is_no_http_is_no_line_of_the_log(
-    request_: bytes, caplog: pytest.LogCaptureFixture
+    request_: bytes, status: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         answer = told(lambda host, port: said(host, port, request_))
-    assert b" 400 " in answer
+    assert answer.split(b" ")[1] == status
     assert not caplog.records
 
 
