@@ -369,11 +369,17 @@ def _first_difference(a: bytes | bytearray | memoryview, b: bytes | bytearray | 
 
 
 def create_sparse(path: Path, size: int) -> None:
-    """A new sparse file of ``size`` bytes, on stable storage; raises FileExistsError."""
+    """A new sparse file of ``size`` bytes, on stable storage; raises FileExistsError.
+
+    Where it cannot be made none is left, whose name would be taken.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, size)
         os.fsync(fd)
+    except OSError as exc:  # a full disk, or more than a file can have there
+        path.unlink(missing_ok=True)
+        raise OSError(exc.errno, exc.strerror, str(path)) from exc
     finally:
         os.close(fd)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

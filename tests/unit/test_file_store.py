@@ -457,6 +457,21 @@ def test_what_is_not_a_disk(it: Bench, tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_file_that_cannot_be_made_is_not_left_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    path = tmp_path / "new"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", fail)
+        with pytest.raises(OSError, match="File too large") as raised:
+            create_sparse(path, 1 << 62)
+    assert raised.value.filename == str(path)
+    create_sparse(path, 512)
+
+
 def test_a_new_file_is_sparse_private_and_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "new"
     create_sparse(path, 1 << 40)
