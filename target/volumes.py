@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 STAT_BLOCK_BYTES: Final = 512
 DELETE_RETRY_SECONDS: Final = 5.0
+VOLUMES_AT_A_STRETCH: Final = 50  # about 1 ms
 
 
 class Volumes:
@@ -76,6 +77,7 @@ class Volumes:
         on_fenced: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._config = config
+        self.configured: Final = {it.name for it in config.volumes}  # not made by command
         self.data = data
         self._executor = executor
         self._bus = bus
@@ -143,11 +145,6 @@ class Volumes:
                     " the configuration: put it at the end, or delete one of them"
                 )
             self.add(address, await self.open(name, record, record.read_only))
-
-    @property
-    def configured(self) -> set[str]:
-        """The names that flags or configuration have."""
-        return {wanted.name for wanted in self._config.volumes}
 
     async def open(self, name: str, record: VolumeRecord, read_only: bool) -> Volume:
         """The volume of a record; on workers, which need not be there yet.
@@ -351,10 +348,24 @@ class Volumes:
         """The volumes that initiators see."""
         return dict(sorted(self._by_address.items()))
 
-    def all(self) -> list[VolumeInfo]:
-        """By target and LUN; those that are being deleted come last."""
-        found = [self._info(address, it.name) for address, it in self.by_address.items()]
-        return found + [
+    async def all(self) -> list[VolumeInfo]:
+        """By target and LUN; those that are being deleted come last.
+
+        As they are at the end: where there are many, commands go on in between.
+        """
+        found: dict[LunAddress, tuple[Volume, VolumeInfo]] = {}
+        for count, (address, volume) in enumerate(self.by_address.items(), 1):
+            if self._by_address.get(address) is volume:
+                found[address] = volume, self._info(address, volume.name)
+            if count % VOLUMES_AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
+        shown = []
+        for address, volume in self.by_address.items():
+            of, info = found.get(address, (None, None))
+            if info is None or of is not volume:  # it has come meanwhile
+                info = self._info(address, volume.name)
+            shown.append(info)
+        return shown + [
             self._info(None, name) for name, record in self.data.volumes.items() if record.deleting
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,7 @@ def volume_routes(
 
     @routes.get("/v1/volumes")
     async def every(request: web.Request) -> web.Response:
-        return answer(VolumeList(volumes=volumes.all()))
+        return answer(VolumeList(volumes=await volumes.all()))
 
     @routes.post("/v1/volumes")
     async def create(request: web.Request) -> web.Response:
@@ -59,12 +60,12 @@ def volume_routes(
 
     @routes.get("/v1/placement")
     async def placement(request: web.Request) -> web.Response:
-        workers = {it.name: [w.address for w in it.workers] for it in volumes.all()}
-        found = [
-            _placement(volume, workers[volume.name])
-            for volume in volumes.by_address.values()
-            if len(workers.get(volume.name, ())) == len(volume.layout.stores)
-        ]
+        workers = {it.name: [w.address for w in it.workers] for it in await volumes.all()}
+        found = []
+        for volume in volumes.by_address.values():
+            if len(workers.get(volume.name, ())) == len(volume.layout.stores):
+                found.append(_placement(volume, workers[volume.name]))
+                await asyncio.sleep(0)  # commands go on
         return answer(PlacementList(placement=found))
 
     @routes.get("/v1/volumes/{name}")

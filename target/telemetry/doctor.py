@@ -48,6 +48,9 @@ async def node_report(
     async def tasks() -> str:
         return _json(await sight.tasks())
 
+    async def volumes() -> str:
+        return _json(await parts.volumes.all())
+
     async def sessions() -> str:
         return _json(await sight.sessions())
 
@@ -62,7 +65,7 @@ async def node_report(
         "ready.txt": lambda: f"{unready(parts) or 'ok'}\n",
         "metrics.txt": metrics,
         "stats.json": stats,
-        "volumes.json": lambda: _json(parts.volumes.all()),
+        "volumes.json": volumes,
         "targets.json": lambda: _json(node.targets.all()),
         "access.json": lambda: _json([*node.access.configured, *node.access.kept]),
         "flights.txt": lambda: flights(parts.target),
