@@ -351,7 +351,7 @@ class Volumes:
     async def all(self) -> list[VolumeInfo]:
         """By target and LUN; those that are being deleted come last.
 
-        As they are at the end: where there are many, commands go on in between.
+        Those that there are at the end; where there are many, commands go on in between.
         """
         found: dict[LunAddress, tuple[Volume, VolumeInfo]] = {}
         for count, (address, volume) in enumerate(self.by_address.items(), 1):

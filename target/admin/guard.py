@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -159,23 +158,3 @@ def is_local_host(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def server_context(tls: AdminTls) -> ssl.SSLContext:
-    """Raises OSError (ssl.SSLError is one) that names the file."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-    except OSError as exc:
-        raise _named(exc, f"admin certificate {tls.certificate} or key {tls.key}") from None
-    if tls.client_ca is not None:
-        try:
-            context.load_verify_locations(tls.client_ca)
-        except OSError as exc:
-            raise _named(exc, f"admin client CA {tls.client_ca}") from None
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def _named(exc: OSError, place: str) -> OSError:
-    return OSError(exc.errno, exc.strerror or str(exc), place)

@@ -25,9 +25,10 @@ import msgspec
 from aiohttp import web
 
 from target.admin.audit import AuditFile
-from target.admin.guard import JSON, Guard, server_context
+from target.admin.guard import JSON, Guard
 from target.admin.schema import PROBLEM_JSON, Pending, Problem
 from target.config.model import AdminTls, Portal
+from target.config.tls import server_context
 from target.datadir import DataDirError
 from target.logs import Log
 from target.telemetry.door import HEAD_SECONDS_MAX, Door
@@ -105,7 +106,9 @@ class AdminServer:
 
     async def start(self) -> Portal:
         """Listen; returns where.  Raises OSError."""
-        context = None if self._tls is None else server_context(self._tls)
+        context = None
+        if (tls := self._tls) is not None:
+            context = server_context("admin", tls.certificate, tls.key, tls.client_ca)
         if self._audit is not None:
             self._audit.check()
         await self._runner.setup()

@@ -19,6 +19,7 @@ from target.cli.process import check_memory, raise_file_limit, stop_event, told_
 from target.cli.ready import say_ready
 from target.cluster.registry import RegistryAway, WrongFormat
 from target.config.model import RadosPlace
+from target.config.tls import server_context
 from target.config.worker import WorkerConfig
 from workers.allocator import keep_freed_memory
 from workers.busy_poll import BusyPoll
@@ -65,6 +66,7 @@ def run_worker(config: WorkerConfig) -> None:
 async def _serve(config: WorkerConfig, log: logs.Log, manager: ServiceManager) -> None:
     loop = asyncio.get_running_loop()
     stop = stop_event(log, manager)
+    tls = _tls(config)
     executor = disk_threads(config.io_threads, loop.call_soon_threadsafe, open_uring(loop))
     shares = await _shares(config, executor, loop)
     worker = Worker(
@@ -75,22 +77,21 @@ async def _serve(config: WorkerConfig, log: logs.Log, manager: ServiceManager) -
         checksum=config.checksum,
         poll=BusyPoll(config.busy_poll_seconds),
     )
-    server = WorkerServer(worker, config.address, _tls(config), direct_reads=config.direct_reads)
+    server = WorkerServer(worker, config.address, tls, direct_reads=config.direct_reads)
     telemetry = _telemetry(config, worker, executor)
     try:
         for each in telemetry:
             log.info("metrics", at=await each.start())
         await worker.load()
-        if config.redis is not None:
-            await _load_fences(worker, config.redis, log)
-        port = await server.start()
-        for note in config.notes:
-            log.warning(note)
-        say_ready(_ready(config, port, worker), manager)
-        gc.freeze()  # as a node does
-        keep_freed_memory()
-        async with manager.watching():
-            await stop.wait()
+        if config.redis is None or await _fences_loaded(worker, config.redis, log, stop):
+            port = await server.start()
+            for note in config.notes:
+                log.warning(note)
+            say_ready(_ready(config, port, worker), manager)
+            gc.freeze()  # as a node does
+            keep_freed_memory()
+            async with manager.watching():
+                await stop.wait()
     finally:
         problem = await server.stop(config.shutdown_timeout_seconds)
         for each in telemetry:
@@ -100,6 +101,20 @@ async def _serve(config: WorkerConfig, log: logs.Log, manager: ServiceManager) -
     if problem:
         raise CliError(problem)
     log.info("stopped")
+
+
+async def _fences_loaded(worker: Worker, url: str, log: logs.Log, stop: asyncio.Event) -> bool:
+    """Whether they are, and it was not told to stop before.  Raises as ``_load_fences``."""
+    load = asyncio.ensure_future(_load_fences(worker, url, log))
+    told = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([load, told], return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not load.done():
+        load.cancel()
+        await asyncio.wait([load])
+        return False
+    load.result()
+    return True
 
 
 async def _load_fences(worker: Worker, url: str, log: logs.Log) -> None:
@@ -162,8 +177,11 @@ def _telemetry(
 
 
 def _tls(config: WorkerConfig) -> TlsFiles | None:
+    """Raises OSError."""
     if config.tls_cert is None or config.tls_key is None:
         return None
+    # gRPC takes whatever they are, and then no connection.
+    server_context("worker", config.tls_cert, config.tls_key, config.tls_ca)
     return TlsFiles(config.tls_cert, config.tls_key, config.tls_ca, config.tls_client_name)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import queue
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from lunmesh.worker.v2 import worker_pb2 as pb
 from lunmesh.worker.v2 import worker_pb2_grpc
 
 from tests.support.certificates import make_authority, make_certificate
+from tests.support.lunmesh_server import PROJECT_ROOT
 from tests.support.lunmesh_worker import LunmeshWorker, WorkerProcessError
 from workers.store import IoKind, StoreIo, StoreStatus
 from workers.wire import STREAM_METHOD, Outgoing, pack_batch, unpack_answers
@@ -138,3 +142,35 @@ def test_mutual_tls_lets_in_whom_the_authority_knows(tmp_path: Path) -> None:
             assert error.code() is grpc.StatusCode.UNAVAILABLE
         with grpc.insecure_channel(worker.address) as channel, pytest.raises(grpc.RpcError):
             control_of(channel).GetStatus(pb.GetStatusRequest(), timeout=5)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    authority = make_authority(tmp_path, "authority")
+    certificate, key = make_certificate(tmp_path, authority, "worker")
+    other = authority.with_suffix(".key")
+    for pair, ca, problem in (
+        ((certificate, other), authority, f"{certificate} or key {other}: key values mismatch"),
+        ((certificate, key), other, f"worker client CA {other}: no certificate"),
+    ):
+        arguments = ["--tls-cert", *map(str, (pair[0], "--tls-key", pair[1], "--tls-ca", ca))]
+        worker = LunmeshWorker(tmp_path / "w", listen="127.0.0.1:0", arguments=arguments)
+        with pytest.raises(WorkerProcessError, match=problem):
+            worker.start()
+
+
+def test_sigterm_ends_one_that_waits_for_redis(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and is no Redis
+        port = silent.getsockname()[1]
+        arguments = ["--listen", f"unix:{tmp_path / 's'}", "--store", "memory:"]
+        arguments += ["--redis", f"redis://127.0.0.1:{port}"]
+        command = [sys.executable, "-m", "target.cli", "worker", *arguments]
+        with subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=subprocess.PIPE) as process:
+            try:
+                asked, _ = silent.accept()
+                process.send_signal(signal.SIGTERM)
+                _, said = process.communicate(timeout=60)
+            finally:
+                process.kill()
+            asked.close()
+    assert (process.returncode, b"stopped" in said) == (0, True)
