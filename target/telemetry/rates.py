@@ -68,6 +68,8 @@ def rates(before: NodeStats, after: NodeStats) -> NodeRates:
 def _lun(
     before: LunStats | None, after: LunStats, bounds: Sequence[float], seconds: float
 ) -> LunRates:
+    if before is not None and _is_another(before, after):
+        before = None
     changes = {
         name: _change(before.classes.get(name) if before else None, it)
         for name, it in after.classes.items()
@@ -80,6 +82,17 @@ def _lun(
         failures_per_second=(after.failures - (before.failures if before else 0)) / seconds,
         tasks=after.tasks,
         oldest_task_seconds=after.oldest_task_seconds,
+    )
+
+
+def _is_another(before: LunStats, after: LunStats) -> bool:
+    """Whether it is a volume that was made again under the name: it has counted from zero."""
+    if after.failures < before.failures or not before.classes.keys() <= after.classes.keys():
+        return True
+    return any(
+        now < then
+        for name, it in before.classes.items()
+        for now, then in zip(after.classes[name].buckets, it.buckets, strict=True)
     )
 
 

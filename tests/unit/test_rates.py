@@ -10,7 +10,9 @@ from target.telemetry.rates import quantile, rates
 from target.telemetry.stats import LunStats, NodeStats
 
 
-def look(seconds: float, reads: int, *, cpu: float = 0.0, volume: str = "disk0") -> NodeStats:
+def look(
+    seconds: float, reads: int, *, cpu: float = 0.0, volume: str = "disk0", failures: int = 0
+) -> NodeStats:
     """All reads are of 4 KiB, and took 3 ms."""
     buckets = [0] * BUCKETS
     buckets[8] = reads  # over 2 ms, up to 5 ms
@@ -20,7 +22,7 @@ def look(seconds: float, reads: int, *, cpu: float = 0.0, volume: str = "disk0")
         lun=0,
         volume=volume,
         classes={"read": read} if reads else {},
-        failures=0,
+        failures=failures,
         aborted=0,
         tasks=2,
         oldest_task_seconds=0.5,
@@ -60,11 +62,15 @@ def test_nothing_happened() -> None:
     [
         (look(101.0, 30, cpu=0.1), 30),  # less CPU time than before: another process
         (look(101.0, 2000, cpu=9.0, volume="other"), 2000),
+        (look(101.0, 400, cpu=9.0), 400),  # fewer commands: another volume of that name
+        (look(101.0, 2000, cpu=9.0, failures=1), 2000),  # fewer failures
+        (look(101.0, 0, cpu=9.0), 0),
     ],
 )
 def test_counters_that_began_anew_are_counted_from_zero(after: NodeStats, iops: int) -> None:
-    (lun,) = rates(look(100.0, 1000, cpu=5.0), after).luns
+    (lun,) = rates(look(100.0, 1000, cpu=5.0, failures=3), after).luns
     assert lun.all.iops == iops
+    assert lun.failures_per_second == after.luns[0].failures
 
 
 @pytest.mark.parametrize(
