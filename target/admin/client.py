@@ -19,10 +19,11 @@ T = TypeVar("T")
 CONNECT_SECONDS_MAX: Final = 5.0
 ANSWER_SECONDS_MAX: Final = 90.0  # longer than the node takes for any request
 ANSWER_BYTES_MAX: Final = 64 << 20
+NOT_SAID_SO: Final = (msgspec.MsgspecError, UnicodeDecodeError)  # other JSON, or none
 
 
 class NodeAway(Exception):
-    """No node answers there; one line."""
+    """No node answers there, or something else does; one line."""
 
 
 class Refused(Exception):
@@ -52,15 +53,24 @@ class AdminClient:
 
     def get(self, path: str, kind: type[T]) -> T:
         """What there is at ``path``."""
-        return msgspec.json.decode(self._ask("GET", path), type=kind)
+        return self._decoded(self._ask("GET", path), kind)
 
     def send(self, method: str, path: str, body: Any, kind: type[T]) -> T:
         """POST or PATCH ``body``; what the node says then."""
-        return msgspec.json.decode(self._ask(method, path, body), type=kind)
+        return self._decoded(self._ask(method, path, body), kind)
 
     def delete(self, path: str) -> None:
         """DELETE ``path``."""
         self._ask("DELETE", path)
+
+    def _decoded(self, said: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(said, type=kind)
+        except NOT_SAID_SO as exc:
+            raise NodeAway(
+                f"what answers at {self._address} is no node of this version: is this the --admin"
+                " address of lunmesh serve?"
+            ) from exc
 
     def _connection(self) -> http.client.HTTPConnection:
         host, port = self._address.host, self._address.port
@@ -95,7 +105,7 @@ class AdminClient:
             raise Refused(_problem(said, response))
         if response.status == http.client.ACCEPTED:
             # A migration that has begun is accepted as well, and pending nowhere.
-            with contextlib.suppress(msgspec.ValidationError):
+            with contextlib.suppress(*NOT_SAID_SO):
                 raise NotEverywhere(msgspec.json.decode(said, type=Pending).pending)
         return said
 
@@ -103,7 +113,7 @@ class AdminClient:
 def _problem(said: bytes, response: http.client.HTTPResponse) -> Problem:
     try:
         return msgspec.json.decode(said, type=Problem)
-    except msgspec.MsgspecError:  # it is none of our servers
+    except NOT_SAID_SO:  # it is none of our servers
         status, reason = response.status, response.reason
         return Problem(title=reason, status=status, detail=f"it answered {status} {reason}")
 

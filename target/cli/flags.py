@@ -32,5 +32,5 @@ def number(name: str, text: str | None, kind: type[int] | type[float]) -> Any | 
     try:
         return kind(text)
     except ValueError:
-        what = "a whole number" if kind is int else "a number of seconds"
+        what = "a whole number" if kind is int else "a number"
         raise ConfigError(f"--{name}: must be {what}, not {text!r}") from None

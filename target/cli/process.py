@@ -12,6 +12,7 @@ from pathlib import Path
 
 from target.cli.notify import STOPPING, ServiceManager
 from target.config import ConfigError, Portal, format_size
+from target.config.values import UNIX_PATH_BYTES_MAX
 from target.logs import Log
 
 # What a process manager, a terminal and `kill` send to say "please stop".
@@ -22,9 +23,14 @@ ENV_HEALTH = "LUNMESH_HEALTH"
 
 
 def told_at(metrics: Portal | None, environ: Mapping[str, str]) -> list[Portal | Path]:
-    """Where /metrics, /healthz and /readyz are told beside the admin API."""
+    """Where /metrics, /healthz and /readyz are told beside the admin API.  Raises ConfigError."""
     found: list[Portal | Path] = [] if metrics is None else [metrics]
     if path := environ.get(ENV_HEALTH, "").strip():
+        if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
+            most = UNIX_PATH_BYTES_MAX
+            raise ConfigError(
+                f"{ENV_HEALTH}: {path} is too long for a socket: {most} bytes at most"
+            )
         found.append(Path(path))
     return found
 

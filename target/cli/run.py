@@ -25,6 +25,7 @@ LINE_CHARS_MAX = 1000
 JSON_FLAG = "--json"  # looked for in the arguments: what is wrong may be the command line itself
 TITLES = {1: "Not done", 2: "Wrong command line or configuration"}  # by exit status
 TYPER_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
+SURROGATES = "surrogates not allowed"  # what is not UTF-8 in an argument, to whoever encodes it
 # For whoever hunts a bug of ours: shows where an unexpected exception came from.
 ENV_TRACEBACK = "LUNMESH_TRACEBACK"
 
@@ -64,6 +65,8 @@ def guarded(work: Callable[[], int], args: Sequence[str]) -> int:
     except OSError as exc:
         return fail(explain(exc), 1)
     except Exception as exc:
+        if isinstance(exc, UnicodeEncodeError) and exc.reason == SURROGATES:
+            return fail("an argument is not UTF-8", 2)  # nor repeated: it may be a secret
         if os.environ.get(ENV_TRACEBACK):
             traceback.print_exc()
         return fail(f"internal error: {type(exc).__name__}: {exc}", 1)

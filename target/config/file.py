@@ -58,6 +58,8 @@ class ConfigFile:
             tables = tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as exc:
             raise self._syntax_error(str(exc)) from exc
+        except (ValueError, RecursionError) as exc:  # thousands of digits, or of brackets
+            raise ConfigError(f"{self.path}: cannot be read: {exc}") from exc
         values: dict[str, Any] = {}
         types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
         for key, value in tables.items():

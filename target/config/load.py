@@ -151,6 +151,12 @@ def _trace(url: str) -> str:
         raise ValueError(f"must be http://HOST:PORT/PATH or https://…, not {url!r}")
     if parts.username is not None or parts.password is not None:  # it would show everywhere
         raise ValueError("takes no user or password: see OTEL_EXPORTER_OTLP_HEADERS")
+    try:
+        good = parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("the port must be 1 to 65535")
     return url
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import target
 from target.cli import run as run_module
 from target.cli.app import app
 from target.cli.errors import CliError, explain
+from target.cli.process import told_at
 from target.cli.run import run
 from target.cli.user import SecretFrom
 from target.config import ConfigError
@@ -224,6 +227,50 @@ def test_a_reader_that_has_seen_enough() -> None:
     with process.stderr as stderr:
         assert stderr.read() == b""
     assert process.wait(60) in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["volume", "show", "\udcff"],
+        ["volume", "create", "\udcff", "1G"],
+        ["acl", "delete", "\udcff"],
+    ],
+)
+def test_an_argument_that_is_not_utf_8(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(args) == 2
+    assert capsys.readouterr().err == "lunmesh: an argument is not UTF-8\n"
+
+
+@pytest.mark.parametrize("said", [b"<html>", b"[]", b'"\xff"'])
+def test_what_answers_is_no_node(said: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(said)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1 << 16)
+                connection.sendall(head + said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert run(["volume", "list", "--admin", address]) == 1
+        thread.join()
+    err = capsys.readouterr().err
+    assert err.startswith(f"lunmesh: what answers at {address} is no node")
+    assert err.count("\n") == 1
+
+
+def test_a_health_socket_with_too_long_a_path() -> None:
+    with pytest.raises(ConfigError, match=r"^LUNMESH_HEALTH: .* is too long for a socket: 107"):
+        told_at(None, {"LUNMESH_HEALTH": "/" + "x" * 107})
+    assert told_at(None, {"LUNMESH_HEALTH": "/" + "x" * 106}) == [Path("/" + "x" * 106)]
+
+
+def test_a_number_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--trace-ratio", "abc"]) == 2
+    assert capsys.readouterr().err == "lunmesh: --trace-ratio: must be a number, not 'abc'\n"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

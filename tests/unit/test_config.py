@@ -278,9 +278,17 @@ def test_a_mistake_is_one_line_with_its_place(toml: Path, text: str, problem: st
     assert "zebra" not in message
 
 
+@pytest.mark.parametrize("text", ["x = " + "[" * 5000, "x = " + "1" * 5000], ids=["deep", "long"])
+def test_toml_beyond_what_can_be_read(toml: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^config\.toml: cannot be read: "):
+        load(toml, text)
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
+        (Options(trace="http://h:99999/"), "--trace: the port must be 1 to 65535"),
+        (Options(trace="http://h:0/"), "--trace: the port must be 1 to 65535"),
         (Options(portal=["x:y"]), "--portal: bad portal"),
         (Options(volume=["a=1G", "b"]), "--volume: bad volume 'b'"),
         (Options(iqn="x"), "--iqn: bad iSCSI name"),
