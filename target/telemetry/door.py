@@ -46,7 +46,7 @@ class Door:
         self._context = context
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._arriving: dict[asyncio.Task[None], web.RequestHandler] = {}
         self._unheard: dict[web.RequestHandler, asyncio.TimerHandle] = {}
 
     async def open(self, host: str, port: int) -> tuple[str, int]:
@@ -90,15 +90,24 @@ class Door:
             if len(self._server.connections) + len(self._arriving) >= CONNECTIONS_MAX:  # rule 1
                 peer.close()
                 continue
-            task = asyncio.create_task(self._let_in(peer))
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            if len(self._unheard) >= 2 * CONNECTIONS_MAX:
+                self._forget_gone()
+            connection = self._server()
+            self._unheard[connection] = loop.call_later(HEAD_SECONDS_MAX, self._late, connection)
+            task = asyncio.create_task(self._let_in(peer, connection))
+            self._arriving[task] = connection
+            task.add_done_callback(self._arriving.pop)
 
-    async def _let_in(self, peer: socket.socket) -> None:
+    def _forget_gone(self) -> None:
+        """Who comes and goes again without a word does not leave more behind than who stays."""
+        arriving = set(self._arriving.values())
+        for connection in [it for it in self._unheard if it.transport is None]:
+            if connection not in arriving:
+                self.heard(connection)
+
+    async def _let_in(self, peer: socket.socket, connection: web.RequestHandler) -> None:
         loop = asyncio.get_running_loop()
         limit = None if self._context is None else HEAD_SECONDS_MAX
-        connection = self._server()
-        self._unheard[connection] = loop.call_later(HEAD_SECONDS_MAX, self._late, connection)
         with contextlib.suppress(OSError):  # ssl.SSLError and TimeoutError are some; it is closed
             await loop.connect_accepted_socket(
                 lambda: connection, peer, ssl=self._context, ssl_handshake_timeout=limit

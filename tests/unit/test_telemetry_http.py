@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import pytest
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from target.config.model import Portal
@@ -86,6 +87,25 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     refused, served = told(story)
     assert refused == b""
     assert all(answer.endswith(b"ok\n") for answer in served)
+
+
+def test_who_comes_and_goes_leaves_little_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "CONNECTIONS_MAX", 4)
+
+    async def ok(request: web.BaseRequest) -> web.Response:
+        return web.Response()
+
+    async def story() -> None:
+        server = web.Server(ok)
+        front = door.Door(server)
+        host, port = await front.open("127.0.0.1", 0)
+        for _ in range(40):
+            assert b" 400 " in await said(host, port, b"no HTTP\r\n\r\n")
+        assert len(front._unheard) <= 2 * 4
+        await front.close()
+        await server.shutdown()
+
+    asyncio.run(story())
 
 
 def test_who_says_nothing_is_put_out(monkeypatch: pytest.MonkeyPatch) -> None:
