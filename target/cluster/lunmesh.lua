@@ -28,6 +28,11 @@ local function stale()
   return redis.error_reply('STALENODE this epoch of this node is over')
 end
 
+-- A call that its node has given up, and that has come behind later ones (registry.py, rule 6).
+local function late()
+  return redis.error_reply('LATECALL later calls of this node have been executed')
+end
+
 local function tag_of(key) return string.match(key, '{(.-)}') end
 
 local function forget_process(meta) heard[meta], complete[meta], counts[meta] = nil, nil, nil end
@@ -85,22 +90,25 @@ local function unheard(keys)
   return found
 end
 
--- Whether a call may be executed: that life of the node serves the unit, and all that it knows is here.
--- args: node, epoch, the number of this call, of the last one that was answered, of the last event that it has heard.
-local function admits(keys, args)
+-- Why a call may not be executed, nil: it may.  That life of the node serves the unit, all that it knows is here, and no later call of it has
+-- been executed.  args: node, epoch, the number of this call, of the last one that was answered, of the last event that it has heard.
+local function refusal(keys, args)
   local meta, node = keys[1], args[1]
   local at = redis.call('HMGET', meta, 'n:' .. node, 's:' .. node, 'event')
-  if at[1] ~= args[2] then return false end
+  if at[1] ~= args[2] then return stale() end
   local call, last = tonumber(args[3]), tonumber(at[2] or '0')
   local unit = heard[meta]
   if unit and unit[node] and unit[node] > last then forget_process(meta) end  -- it has got older data since
-  if last < tonumber(args[4]) or tonumber(at[3] or '0') < tonumber(args[5]) then return false end
-  if call > last then
-    redis.call('HSET', meta, 's:' .. node, call)
-    last = call
-  end
-  hear(keys, node, args[2], last)
-  return true
+  if last < tonumber(args[4]) or tonumber(at[3] or '0') < tonumber(args[5]) then return stale() end
+  if call < last then return late() end
+  if call > last then redis.call('HSET', meta, 's:' .. node, call) end
+  hear(keys, node, args[2], call)
+  return nil
+end
+
+-- Whether a later call of the node has been executed, for the calls that begin and end its serving the unit.
+local function overtaken(keys, args)
+  return tonumber(args[3]) < tonumber(redis.call('HGET', keys[1], 's:' .. args[1]) or '0')
 end
 
 -- Forget the entries of a node up to an epoch.
@@ -189,6 +197,7 @@ local function attach(keys, args)
     if tonumber(at) > tonumber(epoch) then return stale() end
     return {event, tonumber(at), ''}
   end
+  if at and overtaken(keys, args) then return late() end
   local lone = redis.call('HGET', keys[1], 'alone') or ''
   if lone == node then lone = '' end
   if lone ~= '' then event = tell(keys, node, args[6]) end
@@ -208,7 +217,8 @@ end
 
 local function alone(keys, args)
   local meta, node = keys[1], args[1]
-  if not admits(keys, args) then return stale() end
+  local refused = refusal(keys, args)
+  if refused then return refused end
   local nodes = 0
   if args[6] == '1' then
     for _, field in ipairs(redis.call('HKEYS', meta)) do
@@ -226,6 +236,7 @@ end
 local function detach(keys, args)
   local node, epoch = args[1], args[2]
   if redis.call('HGET', keys[1], 'n:' .. node) ~= epoch then return 0 end
+  if overtaken(keys, args) then return late() end
   forget(keys, node, tonumber(epoch))
   drop(keys, node)
   return 1
@@ -233,7 +244,8 @@ end
 
 local function submit(keys, args)
   local node, epoch = args[1], args[2]
-  if not admits(keys, args) then return stale() end
+  local refused = refusal(keys, args)
+  if refused then return refused end
   local meta, writes, reads, blocked = keys[1], keys[2], keys[3], keys[4]
   local prefix = node .. ' ' .. epoch .. ' '
   local at = 7
@@ -304,7 +316,8 @@ end
 
 local function waiting(keys, args)
   local node, epoch = args[1], args[2]
-  if not admits(keys, args) then return stale() end
+  local refused = refusal(keys, args)
+  if refused then return refused end
   local prefix, found = node .. ' ' .. epoch .. ' ', {}
   for _, field in ipairs(redis.call('HKEYS', keys[4])) do
     if string.sub(field, 1, #prefix) == prefix then
@@ -316,7 +329,8 @@ end
 
 local function fence(keys, args)
   local node, victim, of = args[1], args[6], tonumber(args[7])
-  if node ~= victim and not admits(keys, args) then return stale() end
+  local refused = node ~= victim and refusal(keys, args)
+  if refused then return refused end
   local fenced = tonumber(redis.call('HGET', keys[1], 'f:' .. victim) or '0')
   if of > fenced then redis.call('HSET', keys[1], 'f:' .. victim, of) end
   local at = redis.call('HGET', keys[1], 'n:' .. victim)
@@ -340,7 +354,8 @@ local function writes_of(keys, args)
 end
 
 local function settle(keys, args)
-  if not admits(keys, args) then return stale() end
+  local refused = refusal(keys, args)
+  if refused then return refused end
   local victim, gone, count = args[6], {}, 0
   for i = 8, #args do
     local field = victim .. ' ' .. args[7] .. ' ' .. args[i]
@@ -358,14 +373,16 @@ local function settle(keys, args)
 end
 
 local function post(keys, args)
-  if not admits(keys, args) then return stale() end
+  local refused = refusal(keys, args)
+  if refused then return refused end
   if #unheard(keys) > 0 then return 0 end  -- its number might be one that a node has heard of another event
   return tell(keys, args[1], args[6])
 end
 
 local function events(keys, args)
   local after = tonumber(args[6])
-  if not admits(keys, args) then return stale() end
+  local refused = refusal(keys, args)
+  if refused then return refused end
   local last = tonumber(redis.call('HGET', keys[1], 'event') or '0')
   local found = {}
   for number = after + 1, last do
@@ -379,7 +396,8 @@ local function events(keys, args)
 end
 
 local function acknowledge(keys, args)
-  if not admits(keys, args) then return stale() end
+  local refused = refusal(keys, args)
+  if refused then return refused end
   acknowledged(keys, args[1], tonumber(args[6]))
   return 1
 end
@@ -400,7 +418,8 @@ end
 
 local function replace(keys, args)
   local version, document, becomes = args[6], args[7], args[8]
-  if not admits(keys, args) then return stale() end
+  local refused = refusal(keys, args)
+  if refused then return refused end
   if (redis.call('HGET', keys[6], 'version') or '0') ~= version then return 0 end
   redis.call('HSET', keys[6], 'version', becomes, 'document', document)
   return 1

@@ -20,6 +20,7 @@ from target.cluster.registry import (
     Event,
     Joined,
     KnownTask,
+    LateCall,
     Member,
     Notices,
     Proof,
@@ -118,7 +119,8 @@ class MemoryRegistry(Registry):
             last = unit.calls.get(node, 0)
             if last < proof.answered or unit.event < proof.heard:
                 raise StaleNode("it knows what is not here")
-            unit.calls[node] = max(last, proof.call)
+            _in_order(unit, node, proof)
+            unit.calls[node] = proof.call
         self._hear(lun, node, epoch)
         return unit
 
@@ -245,6 +247,8 @@ class MemoryRegistry(Registry):
             if at > epoch:
                 raise StaleNode("this epoch of this node is over")
             return Attached(unit.event, at, "")
+        if at is not None:
+            _in_order(unit, node, proof)
         if unit.alone not in ("", node):
             self._post(lun, node, ARRIVED)
         unit.calls[node] = proof.call if proof is not None else 0
@@ -271,6 +275,7 @@ class MemoryRegistry(Registry):
     async def detach(self, lun: str, node: str, epoch: int, proof: Proof | None = None) -> None:
         unit = self._unit(lun)
         if unit.attached.get(node) == epoch:
+            _in_order(unit, node, proof)
             self._forget(lun, node, epoch)
 
     async def submit(
@@ -466,3 +471,9 @@ class MemoryRegistry(Registry):
     async def sizes(self, lun: str) -> Sizes:
         unit = self._unit(lun)
         return Sizes(len(unit.writes), len(unit.reads), len(unit.blocked), len(unit.events))
+
+
+def _in_order(unit: _Unit, node: str, proof: Proof | None) -> None:
+    """Raises LateCall."""
+    if proof is not None and proof.call < unit.calls.get(node, 0):
+        raise LateCall("later calls of this node have been executed")

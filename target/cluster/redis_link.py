@@ -22,7 +22,7 @@ import redis.asyncio as aioredis
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError, ResponseError
 
-from target.cluster.registry import RegistryAway, StaleNode, WrongFormat
+from target.cluster.registry import LateCall, RegistryAway, StaleNode, WrongFormat
 from target.scsi.stats import BOUNDS_SECONDS, BUCKETS
 
 CONNECT_SECONDS: Final = 2.0
@@ -30,6 +30,7 @@ ANSWER_SECONDS: Final = 3.0  # Redis that is silent for so long is away
 RETRY_SECONDS: Final = 0.2
 CANCEL_SECONDS: Final = 0.2  # until somebody is told again
 STALE: Final = "STALENODE"
+LATE: Final = "LATECALL"
 WRONG_FORMAT: Final = "WRONGFORMAT"
 NOT_FOUND: Final = "Function not found"
 
@@ -212,7 +213,7 @@ class RedisLink:
         self.failures = 0  # calls that Redis did not answer, or with an error
 
     async def call(self, function: str, keys: list[str], args: list[Any]) -> Any:
-        """FCALL.  Raises RegistryAway, StaleNode or WrongFormat."""
+        """FCALL.  Raises RegistryAway, LateCall, StaleNode or WrongFormat."""
         return await self.execute("FCALL", function, len(keys), *keys, *args)
 
     async def execute(self, *args: Any) -> Any:
@@ -229,6 +230,8 @@ class RedisLink:
                 text = str(exc)
                 if text.startswith(STALE):
                     raise StaleNode("this epoch of this node is over") from None
+                if text.startswith(LATE):
+                    raise LateCall(text) from None
                 if text.startswith(WRONG_FORMAT):
                     raise WrongFormat(text.partition(" ")[2]) from None
                 if NOT_FOUND not in text or attempt:

@@ -26,6 +26,7 @@ from target.cluster.registry import (
     Event,
     Joined,
     KnownTask,
+    LateCall,
     Member,
     Notices,
     Proofs,
@@ -187,10 +188,14 @@ class RedisRegistry(Registry):
             keys = self._keys[lun] = keys_of(lun)
         if document:
             keys = [*keys, document_key(lun, document)]
-        proof = self._proofs.next(lun)
-        answer = await self.link.call(PREFIX + function, keys, [node, epoch, *proof, *args])
-        self._proofs.answered(lun, proof)
-        return answer
+        while True:
+            proof = self._proofs.next(lun)
+            try:
+                answer = await self.link.call(PREFIX + function, keys, [node, epoch, *proof, *args])
+            except LateCall:  # another one was faster, on its own connection
+                continue
+            self._proofs.answered(lun, proof)
+            return answer
 
     # --- members ----------------------------------------------------------------------------------
 

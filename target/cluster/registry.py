@@ -18,6 +18,9 @@ Rules:
    registry does not, that life of the node is over (rule 2).  What another node knows and this one
    does not is seen to as well: until every node that serves the unit has called since the registry
    came back, or is fenced, exclusive entries wait, and no event has a number.
+6. What a node has given up may arrive behind what it has asked since: a network delivers what was
+   sent on a connection that has ended.  Of a unit, no call is executed behind a later one of its
+   node (``LateCall``).
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ class RegistryAway(Exception):
     """The registry does not answer; what was asked may have been done, or not."""
 
 
+class LateCall(RegistryAway):
+    """A later call of this node has been executed, and this one has not now (rule 6)."""
+
+
 class StaleNode(Exception):
     """This epoch of this node is over."""
 
@@ -45,21 +52,25 @@ class WrongFormat(Exception):
 class Proof(NamedTuple):
     """What a life of a node knows to be in the registry, of one unit or of the members (rule 5)."""
 
-    call: int  # the number of this call, from 1: the registry keeps the highest
+    call: int  # the number of this call: the registry keeps the highest
     answered: int  # the number of a call: it and those before have been executed
     heard: int  # the number of the last event; of the members, of the last change
 
 
 class Proofs:
-    """Those of one life of a node, by unit; calls of a unit may overtake each other."""
+    """Those of one life of a node, by unit; calls of a unit may overtake each other.
+
+    Numbers are those of all units together: where a node serves a unit again, they go on.
+    """
 
     def __init__(self) -> None:
+        self._calls = 0
         self._last: dict[str, Proof] = {}
 
     def next(self, of: str) -> Proof:
         """For one call."""
-        last = self._last.get(of, _NOTHING)
-        proof = self._last[of] = last._replace(call=last.call + 1)
+        self._calls += 1
+        proof = self._last[of] = self._last.get(of, _NOTHING)._replace(call=self._calls)
         return proof
 
     def last(self, of: str) -> Proof:

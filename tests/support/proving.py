@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from target.cluster.memory_registry import MemoryRegistry
-from target.cluster.registry import Event, KnownTask, Notices, Proofs
+from target.cluster.registry import Event, KnownTask, LateCall, Notices, Proofs
 
 MEMBERS = ""
 PROVEN = frozenset(
@@ -56,9 +56,14 @@ class Proving:
                 await self._back(name, way)
                 return answer
             key = MEMBERS if name == "renew" else args[0]
-            proof = proofs.next(key)
-            way = await self._there()
-            answer = await method(*args, proof=proof)
+            while True:
+                proof = self._proofs.next(key)
+                way = await self._there()
+                try:
+                    answer = await method(*args, proof=proof)
+                except LateCall:
+                    continue
+                break
             await self._back(name, way)
             proofs.answered(key, proof)
             if name == "renew":

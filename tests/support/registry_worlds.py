@@ -6,8 +6,9 @@ Nothing here depends on pytest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import redis as redis_py
@@ -15,7 +16,7 @@ import structlog
 
 from target.cluster.memory_registry import MemoryRegistry
 from target.cluster.redis_registry import SOURCE, RedisRegistry
-from target.cluster.registry import Event, KnownTask, Notices, Registry, TaskEntry
+from target.cluster.registry import Event, KnownTask, Notices, Proof, Proofs, Registry, TaskEntry
 from tests.support.proving import Proving
 
 
@@ -50,6 +51,23 @@ class Heard(Notices):
             while self.told.count(what) < times:
                 self._new.clear()
                 await self._new.wait()
+
+
+class AskedAgain(Exception):
+    """A call was refused as one that came late, and was to be asked as a new one."""
+
+
+class _Given(Proofs):
+    """Those of calls that have them already."""
+
+    def __init__(self, proofs: list[Proof]) -> None:
+        super().__init__()
+        self._given = proofs
+
+    def next(self, of: str) -> Proof:
+        if not self._given:
+            raise AskedAgain
+        return self._given.pop(0)
 
 
 class World:
@@ -95,6 +113,26 @@ class World:
         self, node: str, *entries: TaskEntry, settled: tuple[int, ...] = ()
     ) -> list[int]:
         return await self.of[node].submit(self.lun, node, 1, settled, entries)
+
+    def give_up(self, node: str) -> Proof:
+        """That of a call of which ``node`` hears no more; it may be ``late``."""
+        of: Any = self.of[node]
+        proof: Proof = of._proofs.next(self.lun)
+        return proof
+
+    @contextlib.contextmanager
+    def late(self, node: str, *given: Proof) -> Iterator[None]:
+        """What ``node`` calls in here is what it asked with those, and arrives now.
+
+        AskedAgain where one is refused, and there is none for it to be asked anew with.
+        """
+        of: Any = self.of[node]
+        proofs = of._proofs
+        of._proofs = _Given(list(given))
+        try:
+            yield
+        finally:
+            of._proofs = proofs
 
     def remember(self) -> Any:
         """All that the registry has now."""

@@ -83,6 +83,12 @@ class Relay:
                 if self._held(each.initiator):
                     each.flowing.clear()
 
+    def hold_present(self) -> None:
+        """Nothing passes any more on the connections that there are; new ones go on."""
+        with self._lock:
+            for each in self._connections:
+                each.flowing.clear()
+
     def release(self) -> None:
         """What was held back passes."""
         with self._lock:

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from pathlib import Path
+
+import pytest
+import structlog
 
 from target.cluster.redis_link import ended
+from target.cluster.redis_registry import RedisRegistry
+from target.cluster.registry import RegistryAway
+from tests.support.lunmesh_server import free_port
+from tests.support.redis_server import RedisServer
+from tests.support.registry_worlds import Heard, write
+from tests.support.relay import Relay
+from tests.support.until import until
 
 
 def test_a_task_whose_cancellation_was_swallowed_is_ended_all_the_same() -> None:
@@ -27,3 +39,40 @@ def test_a_task_whose_cancellation_was_swallowed_is_ended_all_the_same() -> None
         assert task.cancelled()
 
     asyncio.run(main())
+
+
+def test_what_a_connection_that_was_given_up_had_sent_is_not_done_later(tmp_path: Path) -> None:
+    """The network delivers it when the node has asked again elsewhere, and gone on."""
+
+    async def main(redis: RedisServer, relay: Relay) -> None:
+        lun, log = uuid.uuid4().hex, structlog.get_logger()
+        url = f"redis://{relay.host}:{relay.port}"
+        node = RedisRegistry(url, "a", Heard(), log)
+        await node.attach(lun, "a", 1)
+        relay.hold_present()
+        sent = len(relay.from_initiator)
+        call = asyncio.ensure_future(node.submit(lun, "a", 1, (), [write(1, 0, 8)]))
+        await asyncio.to_thread(until, lambda: len(relay.from_initiator) > sent)
+        node.link._lost()
+        with pytest.raises(RegistryAway):
+            await call
+        assert await node.submit(lun, "a", 1, (), [write(1, 0, 8)]) == []
+        await node.submit(lun, "a", 1, (1,), [])
+        executed = _calls(redis)
+        relay.release()
+        await asyncio.to_thread(until, lambda: _calls(redis) > executed)
+        assert (await node.sizes(lun)).writes == 0
+        await node.close()
+
+    with (
+        RedisServer(tmp_path, port=free_port()) as redis,
+        Relay("127.0.0.1", redis.port) as relay,
+    ):
+        asyncio.run(main(redis, relay))
+
+
+def _calls(redis: RedisServer) -> int:
+    """That Redis has executed."""
+    with redis.client() as client:
+        count: int = client.info("commandstats")["cmdstat_fcall"]["calls"]
+    return count

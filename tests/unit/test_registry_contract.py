@@ -22,7 +22,7 @@ from target.cluster.registry import (
     StaleNode,
 )
 from tests.support.proving import Proving
-from tests.support.registry_worlds import Play, World, read, write
+from tests.support.registry_worlds import AskedAgain, Play, World, read, write
 
 
 def test_a_write_waits_for_those_of_others_that_it_overlaps(play: Play) -> None:
@@ -77,6 +77,61 @@ def test_the_same_again_changes_nothing(play: Play) -> None:
         await w.submit("a", settled=(1,))
         await w.submit("a", settled=(1,))
         assert await w.submit("b", write(1, 0, 8)) == []
+
+    play(story)
+
+
+def test_what_was_given_up_is_not_done_behind_what_was_asked_since(play: Play) -> None:
+    async def story(w: World) -> None:
+        await w.attach("a", "b")
+        a = w.of["a"]
+        given_up = w.give_up("a")
+        assert await w.submit("a", write(1, 0, 8)) == []
+        await w.submit("a", settled=(1,))
+        number = await w.of["b"].post(w.lun, "b", 1, b"reset it")
+        await a.acknowledge(w.lun, "a", 1, number)
+        for late in (
+            lambda: w.submit("a", write(1, 0, 8)),
+            lambda: a.acknowledge(w.lun, "a", 1, number - 1),
+            lambda: a.attach(w.lun, "a", 1),
+            lambda: a.alone(w.lun, "a", 1, False),
+            lambda: a.fence(w.lun, "a", 1, "b", 1),
+            lambda: a.replace(w.lun, "a", 1, "settings", 0, b"{}"),
+            lambda: a.detach(w.lun, "a", 1),
+        ):
+            with w.late("a", given_up), pytest.raises(AskedAgain):
+                await late()
+        assert (await w.of["b"].sizes(w.lun)).writes == 0
+        assert await w.submit("b", write(1, 0, 8)) == []
+        found = await w.of["b"].attached(w.lun)
+        assert found == {"a": (1, number), "b": (1, number - 1)}
+
+    play(story)
+
+
+def test_what_another_call_has_overtaken_is_asked_as_a_new_one(play: Play) -> None:
+    """On connections of their own, as to a Redis Cluster, calls of one unit go side by side."""
+
+    async def story(w: World) -> None:
+        await w.attach("a", "b")
+        overtaken = w.give_up("a")
+        await w.submit("a", read(1, 0, 8))
+        with w.late("a", overtaken, w.give_up("a")):
+            assert await w.submit("a", write(2, 0, 8)) == []
+        assert await w.submit("b", write(1, 0, 8)) == [1]
+
+    play(story)
+
+
+def test_a_call_of_before_the_node_served_the_unit_anew_is_late_as_well(play: Play) -> None:
+    async def story(w: World) -> None:
+        await w.attach("a")
+        given_up = w.give_up("a")
+        await w.of["a"].detach(w.lun, "a", 1)
+        assert (await w.of["a"].attach(w.lun, "a", 1)).behind == 0
+        with w.late("a", given_up), pytest.raises(AskedAgain):
+            await w.of["a"].detach(w.lun, "a", 1)
+        assert await w.submit("a", write(1, 0, 8)) == []
 
     play(story)
 
