@@ -459,6 +459,10 @@ class LunTracker(Gate):
         self._peers.gone(node)
         self._alone.somebody_has_gone()
 
+    def unheard(self) -> None:
+        """The registry has to hear something of this node."""
+        self._missed.set()
+
     def renewed(self) -> None:
         """Notices may have been missed."""
         self._missed.set()

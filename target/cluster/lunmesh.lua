@@ -73,7 +73,8 @@ local function hear(keys, node, epoch, call)
   if first then wake(keys, {[presence(node, epoch)] = true}) end
 end
 
--- Those that serve the unit and have not been heard.  Who calls another library is heard there.
+-- Those that serve the unit and have not been heard; each is told that it is waited for, since it may have nothing to ask.
+-- Who calls another library is heard there.
 local function unheard(keys)
   local meta, found = keys[1], {}
   if complete[meta] then return found end
@@ -84,7 +85,10 @@ local function unheard(keys)
   end
   local unit = heard[meta] or {}
   for node, epoch in pairs(epochs) do
-    if libraries[node] == LIBRARY and not unit[node] then found[#found + 1] = presence(node, epoch) end
+    if libraries[node] == LIBRARY and not unit[node] then
+      found[#found + 1] = presence(node, epoch)
+      redis.call('PUBLISH', 'lunmesh:node:' .. node, 'u ' .. tag_of(meta))
+    end
   end
   if #found == 0 then complete[meta] = true end
   return found

@@ -131,10 +131,13 @@ class MemoryRegistry(Registry):
             self._wake(lun, {(node, epoch, 0)})
 
     def _unheard(self, lun: str) -> set[Field]:
-        """What exclusive entries wait for while nodes have not been heard."""
+        """What exclusive entries wait for while nodes have not been heard, which are told."""
         heard = self._heard.get(lun, set())
         attached = self._unit(lun).attached.items()
-        return {(node, epoch, 0) for node, epoch in attached if node not in heard}
+        found = {node: (node, epoch, 0) for node, epoch in attached if node not in heard}
+        for node in found:
+            self._deliver(node, lambda notices: notices.unheard(lun))
+        return set(found.values())
 
     # --- members ----------------------------------------------------------------------------------
 

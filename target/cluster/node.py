@@ -362,6 +362,10 @@ class ClusterNode(Notices):
         if lun in self._trackers:
             self._trackers[lun].departed(node)
 
+    def unheard(self, lun: str) -> None:
+        if lun in self._trackers:
+            self._trackers[lun].unheard()
+
     def renewed(self) -> None:
         for tracker in self._trackers.values():
             tracker.renewed()

@@ -151,6 +151,9 @@ class RedisRegistry(Registry):
                 lun, sequence = rest.decode("ascii").split(" ")
                 self._notices.granted(lun, int(sequence))
                 return
+            if kind == b"u":
+                self._notices.unheard(rest.decode("ascii"))
+                return
             lun = channel.removeprefix("lunmesh:lun:")
             if kind == b"e":
                 number, node, payload = rest.split(b" ", 2)

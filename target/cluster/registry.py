@@ -17,7 +17,8 @@ Rules:
    lagged is the primary.  Each node proves with its calls what it knows (:class:`Proof`); if the
    registry does not, that life of the node is over (rule 2).  What another node knows and this one
    does not is seen to as well: until every node that serves the unit has called since the registry
-   came back, or is fenced, exclusive entries wait, and no event has a number.
+   came back, or is fenced, exclusive entries wait, and no event has a number.  Who is waited for is
+   told (``Notices.unheard``): its connection may have lasted, and it may have nothing to ask.
 6. What a node has given up may arrive behind what it has asked since: a network delivers what was
    sent on a connection that has ended.  Of a unit, no call is executed behind a later one of its
    node (``LateCall``).
@@ -200,6 +201,10 @@ class Notices(Protocol):
     @abstractmethod
     def departed(self, lun: str, node: str) -> None:
         """A node serves that unit no more, and nothing of it is in flight."""
+
+    @abstractmethod
+    def unheard(self, lun: str) -> None:
+        """Others wait until this node has called for that unit (rule 5)."""
 
     @abstractmethod
     def renewed(self) -> None:

@@ -112,5 +112,8 @@ class _Listening(Notices):
     def departed(self, lun: str, node: str) -> None:
         self._notices.departed(lun, node)
 
+    def unheard(self, lun: str) -> None:
+        self._notices.unheard(lun)
+
     def renewed(self) -> None:
         self._notices.renewed()

@@ -43,6 +43,9 @@ class Heard(Notices):
     def departed(self, lun: str, node: str) -> None:
         self._tell("departed", lun, node)
 
+    def unheard(self, lun: str) -> None:
+        self._tell("unheard", lun)
+
     def renewed(self) -> None:
         self._tell("renewed")
 

@@ -491,6 +491,28 @@ def test_resets_of_two_nodes_that_end_changes_of_both() -> None:
     run_skipping(story())
 
 
+def test_who_has_nothing_to_do_is_heard_by_a_registry_whose_connections_have_lasted() -> None:
+    """Its functions were loaded anew, or a shard of a Redis Cluster has restarted."""
+
+    async def story() -> None:
+        nodes = Nodes()
+        for name in ("one", "idle"):
+            await nodes.join(name)
+        enter = nodes.serve("one")
+        nodes.serve("idle")
+        for unit in nodes.units.values():
+            assert unit.gate is not None
+            await unit.gate.wait_open()
+        nodes.registry.restore(nodes.registry.snapshot())
+        request = write()
+        assert enter(request) == "waits"
+        await asyncio.sleep(0.01)
+        assert nodes.outcome("one", request) == "runs"
+        await nodes.close()
+
+    run_skipping(story())
+
+
 def test_an_event_that_is_not_understood_is_never_said_to_be_done() -> None:
     async def story() -> None:
         nodes = Nodes()

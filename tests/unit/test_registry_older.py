@@ -46,6 +46,9 @@ def test_until_all_have_been_heard_writes_wait_and_events_have_no_number(play: P
         await w.attach("a", "b", "c")
         w.go_back(w.remember())
         assert await w.submit("b", write(1, 0, 8), read(2, 0, 8)) == [1]
+        for idle in "ac":
+            await w.heard[idle].until("unheard", w.lun)
+        assert ("unheard", w.lun) not in w.heard["b"].told
         assert await w.of["b"].post(w.lun, "b", 1, b"reset it") == 0
         assert await w.of["a"].waiting(w.lun, "a", 1) == []
         assert await w.of["b"].waiting(w.lun, "b", 1) == [1], "c has not been heard"
