@@ -10,7 +10,8 @@ Rules:
    perhaps without it too, and come back now.
 4. A node that finds that it has been stopped for half a lease does not know what of its
    initiators' commands they have given up and sent elsewhere: ``on_stalled`` is called, before it
-   has a lease again.
+   has a lease again.  A task of its own looks, since a renewal may take as long as the registry is
+   away; and each renewal does, since its answer may be there first when the node goes on.
 5. A node that has been shut out (``StaleNode``) ends this life: ``on_fenced`` is called, once.
 6. A registry that has lost its memory knows of nobody, and nobody can renew: all start anew.  What
    a node remembers of the others (``on_peers`` keeps it) is fenced before it serves: one of them
@@ -41,6 +42,7 @@ from target.cluster.registry import (
 
 RENEWALS: Final = 4  # in the time of a lease
 MARGIN: Final = 0.1  # of a lease: clocks may go at rates that differ by so much
+LOOKS: Final = 2 * RENEWALS  # in the time of a lease, whether the node has been stopped
 CLAIM_LEASES: Final = 6.0  # how many leases one node has for shutting another out
 
 
@@ -93,6 +95,7 @@ class ClusterNode(Notices):
         self._on_peers = on_peers
         self._on_members = on_members
         self._leased_until = 0.0
+        self._looked_at = 0.0  # rule 4
         self._unbroken_since: float | None = None
         self._leased = asyncio.Event()
         self._trackers: dict[str, LunTracker] = {}
@@ -146,6 +149,8 @@ class ClusterNode(Notices):
 
     def start(self) -> None:
         """Renew the lease from now on."""
+        self._looked_at = self.clock()
+        self._spawn(self._watch())
         self._spawn(self._renew())
 
     def _spawn(self, work: Awaitable[None]) -> None:
@@ -283,13 +288,21 @@ class ClusterNode(Notices):
             except StaleNode:
                 self.fenced()
                 return
-            sleeps = max(0.0, interval - (self.clock() - began))
-            wakes = self.clock() + sleeps
-            await asyncio.sleep(sleeps)
-            stopped = self.clock() - wakes
-            if stopped > self.lease_seconds / 2:  # rule 4
-                self.log.warning("this node was stopped", seconds=round(stopped, 1))
-                self._on_stalled()
+            await asyncio.sleep(max(0.0, interval - (self.clock() - began)))
+
+    async def _watch(self) -> None:
+        while not self.over:
+            await asyncio.sleep(self.lease_seconds / LOOKS)
+            self._look_whether_stopped()
+
+    def _look_whether_stopped(self) -> None:
+        """Rule 4."""
+        now = self.clock()
+        stopped = now - self._looked_at - self.lease_seconds / LOOKS
+        self._looked_at = now
+        if stopped > self.lease_seconds / 2:
+            self.log.warning("this node was stopped", seconds=round(stopped, 1))
+            self._on_stalled()
 
     async def _renew_once(self) -> None:
         troubled = [tracker for tracker in self._trackers.values() if tracker.blocked]
@@ -298,6 +311,7 @@ class ClusterNode(Notices):
         asked = self.clock()
         lease_ms = round(self.lease_seconds * 1000)
         renewed = await self.registry.renew(self.id, self.epoch, lease_ms, self._known)
+        self._look_whether_stopped()
         if self._unbroken_since is None:
             self.log.info("lease renewed: commands go on", node=self.id)
         self._has_lease(asked)

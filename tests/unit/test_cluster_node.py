@@ -44,10 +44,12 @@ class Life:
 
 class _Away(MemoryRegistry):
     away = False
+    slow_seconds = 0.0
 
     async def renew(self, *args: Any) -> Any:
         if self.away:
             raise RegistryAway("cut")
+        await asyncio.sleep(self.slow_seconds)
         return await super().renew(*args)
 
 
@@ -90,5 +92,26 @@ def test_a_node_that_is_stopped_is_not_shut_out() -> None:
         await asyncio.sleep(LEASE_SECONDS)
         await life.node.stop()
         assert life.fenced == 0
+
+    run_skipping(story())
+
+
+@pytest.mark.parametrize("renewal_seconds", [LEASE_SECONDS / 10, LEASE_SECONDS / 4])
+def test_a_node_that_is_stopped_while_it_renews_its_lease_notices_before_it_has_one(
+    renewal_seconds: float,
+) -> None:
+    """By the answer, or before that is there."""
+
+    async def story() -> None:
+        leased: list[bool] = []
+        life = Life(on_stalled=lambda: leased.append(life.node.leased))
+        await life.node.join(0, "{}")
+        life.registry.slow_seconds = renewal_seconds
+        life.node.start()
+        await asyncio.sleep(LEASE_SECONDS / 20)
+        life.slept = LEASE_SECONDS
+        await asyncio.sleep(LEASE_SECONDS)
+        assert leased == [False]
+        await life.node.stop()
 
     run_skipping(story())
