@@ -93,7 +93,8 @@ class LunTracker(Gate):
     ``fence_workers(node, epoch)`` returns when every worker of the volume refuses that epoch and
     nothing of it runs there; it may take as long as a worker is away.  ``fenced_part(node, epoch,
     LBA, blocks)``: whether nothing of it can happen to those blocks any more, meanwhile.
-    ``gone(node, fenced)``: a node serves the unit no more, because it has been fenced or by itself.
+    ``gone(node, fenced)``: a life of a node serves the unit no more, because it has been fenced and
+    no next one is there, or by itself.
     ``look()``: it may have happened while this one did not hear of it.
     """
 
@@ -449,14 +450,17 @@ class LunTracker(Gate):
         """A node has done what events say."""
         self._peers.acknowledged(node, number)
 
-    def departed(self, node: str) -> None:
-        """A node serves the unit no more."""
-        self._lost(node)
+    def departed(self, node: str, epoch: int) -> None:
+        """A life of a node serves the unit no more; the next one may by now."""
+        if epoch:
+            self._lost(node, epoch)
+        else:
+            self._missed.set()
         if self._gone is not None and node != self._host.id:
             self._spawn(self._gone(node, False))
 
-    def _lost(self, node: str) -> None:
-        self._peers.gone(node)
+    def _lost(self, node: str, epoch: int) -> None:
+        self._peers.gone(node, epoch)
         self._alone.somebody_has_gone()
 
     def unheard(self) -> None:
@@ -558,12 +562,14 @@ class LunTracker(Gate):
         while True:
             try:
                 await host.registry.fence(self.lun, host.id, host.epoch, node, epoch)
+                await self.look_around()
                 break
             except RegistryAway:
                 await asyncio.sleep(RETRY_SECONDS)
-        self._lost(node)
+        self._lost(node, epoch)
         if self._gone is not None:
-            await self._gone(node, True)
+            # Others may have been faster, and the node be back: what its port has is its own.
+            await self._gone(node, node not in self.attached)
 
     async def _settle_part(self, node: str, epoch: int) -> None:
         host, over = self._host, self._fenced_part

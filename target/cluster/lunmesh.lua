@@ -160,12 +160,12 @@ local function trim(keys)
   counts[meta] = kept
 end
 
-local function drop(keys, node)
+local function drop(keys, node, epoch)
   redis.call('HDEL', keys[1], 'n:' .. node, 'a:' .. node, 'w:' .. node, 's:' .. node, 'l:' .. node)
   if redis.call('HGET', keys[1], 'alone') == node then redis.call('HDEL', keys[1], 'alone') end
   if heard[keys[1]] then heard[keys[1]][node] = nil end
   trim(keys)
-  notify(keys, 'd ' .. node)
+  notify(keys, 'd ' .. node .. ' ' .. epoch)  -- older versions have no epoch there, and look for themselves
 end
 
 -- Whoever has told an event waits for it, and nobody else: with n nodes there are n of these for each event.
@@ -242,7 +242,7 @@ local function detach(keys, args)
   if redis.call('HGET', keys[1], 'n:' .. node) ~= epoch then return 0 end
   if overtaken(keys, args) then return late() end
   forget(keys, node, tonumber(epoch))
-  drop(keys, node)
+  drop(keys, node, epoch)
   return 1
 end
 
@@ -340,7 +340,7 @@ local function fence(keys, args)
   local at = redis.call('HGET', keys[1], 'n:' .. victim)
   if at and tonumber(at) <= of then
     forget(keys, victim, of)
-    drop(keys, victim)
+    drop(keys, victim, at)
   end
   return 1
 end

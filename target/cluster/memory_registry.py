@@ -338,13 +338,13 @@ class MemoryRegistry(Registry):
             unit.writes.pop(one, None)
             unit.blocked.pop(one, None)
         self._wake(lun, gone)
-        unit.attached.pop(node, None)
+        left = unit.attached.pop(node)
         unit.acknowledged.pop(node, None)
         unit.calls.pop(node, None)
         if unit.alone == node:
             unit.alone = ""
         self._trim(unit)
-        self._tell(lun, lambda notices: notices.departed(lun, node))
+        self._tell(lun, lambda notices: notices.departed(lun, node, left))
 
     def _tell(self, lun: str, notice: Callable[[Notices], None]) -> None:
         for node in list(self._unit(lun).attached):

@@ -372,9 +372,9 @@ class ClusterNode(Notices):
         if lun in self._trackers:
             self._trackers[lun].acknowledged(node, number)
 
-    def departed(self, lun: str, node: str) -> None:
+    def departed(self, lun: str, node: str, epoch: int) -> None:
         if lun in self._trackers:
-            self._trackers[lun].departed(node)
+            self._trackers[lun].departed(node, epoch)
 
     def unheard(self, lun: str) -> None:
         if lun in self._trackers:

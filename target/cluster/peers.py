@@ -29,10 +29,12 @@ class Peers:
             self.attached[node] = it._replace(acknowledged=number)
             self._moved.set()
 
-    def gone(self, node: str) -> None:
-        """A node serves the unit no more."""
-        self.attached.pop(node, None)
-        self._moved.set()
+    def gone(self, node: str, epoch: int) -> None:
+        """That life of a node serves the unit no more."""
+        it = self.attached.get(node)
+        if it is not None and it.epoch <= epoch:
+            del self.attached[node]
+            self._moved.set()
 
     def late(self, number: int) -> list[str]:
         """The others that have not done what event ``number`` says."""

@@ -163,7 +163,8 @@ class RedisRegistry(Registry):
                 *at, name, done = rest.decode().split(" ")  # with the unit, if it is for us alone
                 self._notices.acknowledged(at[0] if at else lun, name, int(done))
             elif kind == b"d":
-                self._notices.departed(lun, rest.decode())
+                name, _, epoch = rest.decode().partition(" ")  # none: of an older version
+                self._notices.departed(lun, name, int(epoch or 0))
 
     async def _members(self, function: str, *args: Any) -> Any:
         return await self.link.call(PREFIX + function, MEMBERS, list(args))

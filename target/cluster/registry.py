@@ -199,8 +199,11 @@ class Notices(Protocol):
         """A node has done what events up to that one say; who has told that one hears it."""
 
     @abstractmethod
-    def departed(self, lun: str, node: str) -> None:
-        """A node serves that unit no more, and nothing of it is in flight."""
+    def departed(self, lun: str, node: str, epoch: int) -> None:
+        """A life of a node serves that unit no more, and nothing of it is in flight.
+
+        The next one perhaps does by now.  Epoch 0: it was not said which one.
+        """
 
     @abstractmethod
     def unheard(self, lun: str) -> None:

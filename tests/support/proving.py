@@ -109,8 +109,8 @@ class _Listening(Notices):
     def acknowledged(self, lun: str, node: str, number: int) -> None:
         self._notices.acknowledged(lun, node, number)
 
-    def departed(self, lun: str, node: str) -> None:
-        self._notices.departed(lun, node)
+    def departed(self, lun: str, node: str, epoch: int) -> None:
+        self._notices.departed(lun, node, epoch)
 
     def unheard(self, lun: str) -> None:
         self._notices.unheard(lun)

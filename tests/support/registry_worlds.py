@@ -40,8 +40,8 @@ class Heard(Notices):
     def acknowledged(self, lun: str, node: str, number: int) -> None:
         self._tell("acknowledged", lun, node, number)
 
-    def departed(self, lun: str, node: str) -> None:
-        self._tell("departed", lun, node)
+    def departed(self, lun: str, node: str, epoch: int) -> None:
+        self._tell("departed", lun, node, epoch)
 
     def unheard(self, lun: str) -> None:
         self._tell("unheard", lun)

@@ -58,6 +58,7 @@ class Nodes:
         loop = asyncio.get_running_loop()
         self.registry = MemoryRegistry(lambda: round(loop.time() * 1000), self._deliver)
         self._nodes: dict[str, ClusterNode] = {}
+        self.gone: list[tuple[str, str, bool]] = []  # who was told of whom, and whether fenced
         self.units: dict[str, Unit] = {}
         self.calls: dict[str, list[str]] = {}
         self.holds: dict[str, asyncio.Event] = {}  # a node's attachment waits for it
@@ -89,9 +90,12 @@ class Nodes:
         async def look() -> None:
             self.looks.append(name)
 
+        async def gone(node: str, fenced: bool) -> None:
+            self.gone.append((name, node, fenced))
+
         fence = fence_workers or _nothing_to_fence
         gate = unit.gate = self._nodes[name].track(
-            LUN, unit, fence, look=look, fenced_part=fenced_part
+            LUN, unit, fence, gone=gone, look=look, fenced_part=fenced_part
         )
 
         def enter(request: Request) -> str:
@@ -527,6 +531,51 @@ def test_an_event_that_is_not_understood_is_never_said_to_be_done() -> None:
         await asyncio.sleep(0.01)
         assert other.over
         assert (await nodes.registry.attached(LUN))["other"].acknowledged == number - 1
+        await nodes.close()
+
+    run_skipping(story())
+
+
+@pytest.mark.parametrize("told", ["life", "older version"])
+def test_what_is_said_of_a_life_that_has_gone_is_not_of_the_next_one(told: str) -> None:
+    """By who shuts it out when others have, and by a notice that comes late."""
+
+    async def story() -> None:
+        nodes = Nodes()
+        reached = asyncio.Event()
+
+        async def fence(node: str, epoch: int) -> None:
+            await reached.wait()
+
+        slow, quick = await nodes.join("slow"), await nodes.join("quick")
+        first = await nodes.join("back")
+        nodes.serve("slow", fence)
+        for name in ("quick", "back"):
+            nodes.serve(name)
+        for node in (slow, quick, first):
+            await node.trackers[LUN].wait_open()
+        await nodes.kill("back")
+        slow.trackers[LUN].shut_out("back", first.epoch)
+        await quick.trackers[LUN].fence("back", first.epoch)
+        assert ("quick", "back", True) in nodes.gone
+
+        second = await nodes.join("back")
+        nodes.serve("back")
+        await second.trackers[LUN].wait_open()
+        over: list[Callable[[], None]] = []
+        nodes.units["back"].happened = lambda event, done: over.append(done)  # type: ignore[method-assign]
+        reset = asyncio.ensure_future(slow.trackers[LUN].announce(ResetUnit(asc=0x29, ascq=3)))
+        await asyncio.sleep(0.1)
+        nodes.gone.clear()
+        reached.set()
+        await asyncio.sleep(0.1)
+        assert nodes.gone == [("slow", "back", False)], "what its port has is its own"
+        assert not reset.done(), "a node that serves the unit has not done it"
+        slow.departed(LUN, "back", first.epoch if told == "life" else 0)
+        await asyncio.sleep(0.1)
+        assert not reset.done(), "a node that serves the unit has not done it"
+        over[0]()
+        assert await reset
         await nodes.close()
 
     run_skipping(story())

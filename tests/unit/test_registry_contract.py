@@ -143,7 +143,7 @@ def test_a_fenced_node_holds_nobody_back_and_is_refused(play: Play) -> None:
         assert await w.submit("b", write(1, 0, 8)) == [1]
         await w.of["c"].fence(w.lun, "c", 1, "a", 1)
         await w.heard["b"].until("granted", w.lun, 1)
-        await w.heard["b"].until("departed", w.lun, "a")
+        await w.heard["b"].until("departed", w.lun, "a", 1)
         for call in (
             w.submit("a", write(3, 0, 8)),
             w.of["a"].attach(w.lun, "a", 1),
@@ -280,7 +280,7 @@ def test_what_is_in_flight_is_listed(play: Play) -> None:
         ]
         await w.of["a"].detach(w.lun, "a", 1)
         await w.heard["b"].until("granted", w.lun, 1)
-        await w.heard["b"].until("departed", w.lun, "a")
+        await w.heard["b"].until("departed", w.lun, "a", 1)
 
     play(story)
 
