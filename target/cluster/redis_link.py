@@ -13,8 +13,8 @@ import asyncio
 import contextlib
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
@@ -33,6 +33,9 @@ STALE: Final = "STALENODE"
 LATE: Final = "LATECALL"
 WRONG_FORMAT: Final = "WRONGFORMAT"
 NOT_FOUND: Final = "Function not found"
+# A Redis that is away, as redis-py says it.
+AWAY: Final = (RedisError, OSError, EOFError, TimeoutError)
+T = TypeVar("T")
 
 _OPTIONS: Final[dict[str, Any]] = {
     "socket_connect_timeout": CONNECT_SECONDS,
@@ -122,7 +125,7 @@ class _Wire(asyncio.Protocol):
     def _flush(self) -> None:
         """All that this wake-up asked for, in one piece."""
         out, self._out = self._out, []
-        if not self.gone:
+        if not self.gone and not self._transport.is_closing():  # connection_lost is to come
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _watch_later(self) -> None:
@@ -207,6 +210,7 @@ class RedisLink:
         self._connecting: asyncio.Task[_Wire] | None = None
         self._loading = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
+        self._stumbled: set[type[Exception]] = set()  # what has been said of redis-py
         # Calls that Redis has answered, by the time that they took, and that summed up.
         self.buckets = [0] * BUCKETS
         self.seconds = 0.0
@@ -236,7 +240,7 @@ class RedisLink:
                     raise WrongFormat(text.partition(" ")[2]) from None
                 if NOT_FOUND not in text or attempt:
                     raise self._away(text) from exc
-            except (RedisError, OSError, EOFError, TimeoutError) as exc:
+            except AWAY as exc:
                 raise self._away(str(exc)) from exc
             await self._load()
         raise AssertionError("the second attempt ends")
@@ -246,10 +250,26 @@ class RedisLink:
         self._lost()
         return RegistryAway(f"Redis: {reason}" if reason else "Redis is away")
 
+    async def from_redis_py(self, work: Awaitable[T]) -> T:
+        """What redis-py does.  Raises one of AWAY, whatever it stumbles over.
+
+        Where a connection ends at a bad moment, that may be uvloop's RuntimeError of a closed
+        transport, or an AttributeError of redis-py's own.
+        """
+        try:
+            return await work
+        except AWAY:
+            raise
+        except Exception as exc:
+            if type(exc) not in self._stumbled:
+                self._stumbled.add(type(exc))
+                self._log.warning("redis-py failed: taken as Redis away", reason=repr(exc))
+            raise EOFError(f"redis-py: {exc!r}") from exc
+
     async def _once(self, args: tuple[Any, ...]) -> Any:
         if self._spread:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await self._client.execute_command(*args)
+                return await self.from_redis_py(self._client.execute_command(*args))
         wire = self._wire
         if wire is None or wire.gone:
             wire = await self._connected()
@@ -267,11 +287,14 @@ class RedisLink:
         connection = pool.make_connection()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await connection.connect()
+                await self.from_redis_py(connection.connect())
+            transport = connection._writer.transport
+            if transport.is_closing():
+                raise EOFError("the connection has ended")
         except BaseException:
             await closed(connection)
             raise
-        wire = _Wire(connection._writer.transport)
+        wire = _Wire(transport)
         try:
             await self._greet(wire)
         except BaseException:
@@ -309,7 +332,12 @@ class RedisLink:
         async with self._loading:
             if self._spread:
                 assert isinstance(self._client, aioredis.RedisCluster)
-                await self._client.function_load(self._library, replace=True)
+                load = self._client.function_load(self._library, replace=True)
+                try:
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        await self.from_redis_py(load)
+                except AWAY as exc:
+                    raise self._away(str(exc)) from exc
             else:
                 await self.execute("FUNCTION", "LOAD", "REPLACE", self._library)
 
@@ -325,11 +353,12 @@ class RedisLink:
                 if isinstance(self._client, aioredis.RedisCluster):
                     nodes = self._client.get_primaries()
                     found = [
-                        await self._client.info("memory", target_nodes=[node]) for node in nodes
+                        await self.from_redis_py(self._client.info("memory", target_nodes=[node]))
+                        for node in nodes
                     ]
                 else:
-                    found = [await self._client.info("memory")]
-        except (RedisError, OSError, EOFError, TimeoutError):
+                    found = [await self.from_redis_py(self._client.info("memory"))]
+        except AWAY:
             return None  # ACL users need no right to ask
         return sum(int(one["used_memory"]) for one in found)
 

@@ -7,10 +7,15 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
-import redis.asyncio as aioredis
-from redis.exceptions import RedisError
-
-from target.cluster.redis_link import ANSWER_SECONDS, RETRY_SECONDS, closed, ended
+from target.cluster.redis_link import (
+    ANSWER_SECONDS,
+    AWAY,
+    RETRY_SECONDS,
+    Log,
+    RedisLink,
+    closed,
+    ended,
+)
 
 PING_SECONDS: Final = 2.0  # a connection that is silent for so long is asked
 
@@ -24,11 +29,13 @@ class RedisListener:
 
     def __init__(
         self,
-        client: aioredis.Redis | aioredis.RedisCluster,
+        link: RedisLink,
         on_message: Callable[[str, bytes], None],
         on_subscribed: Callable[[], None],
+        log: Log,
     ) -> None:
-        self._client = client
+        self._link = link
+        self._log = log
         self._on_message = on_message
         self._on_subscribed = on_subscribed
         self._channels: set[str] = set()
@@ -43,39 +50,45 @@ class RedisListener:
         """Hear ``channel`` as well, as soon as Redis is there."""
         self._channels.add(channel)
         if self._pubsub is not None:
-            with contextlib.suppress(RedisError, OSError, EOFError):
-                await self._pubsub.subscribe(channel)
+            with contextlib.suppress(*AWAY):
+                await self._link.from_redis_py(self._pubsub.subscribe(channel))
 
     async def unsubscribe(self, channel: str) -> None:
         """Hear it no more."""
         self._channels.discard(channel)
         if self._pubsub is not None:
-            with contextlib.suppress(RedisError, OSError, EOFError):
-                await self._pubsub.unsubscribe(channel)
+            with contextlib.suppress(*AWAY):
+                await self._link.from_redis_py(self._pubsub.unsubscribe(channel))
 
     async def _run(self) -> None:
         while True:
-            with contextlib.suppress(RedisError, OSError, EOFError, TimeoutError):
+            try:
                 await self._listen()
+            except AWAY:
+                pass
+            except Exception as exc:  # a bug of ours: a node that hears nothing is no better
+                self._log.error("internal error", reason=repr(exc))
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen(self) -> None:
-        pubsub: Any = self._client.pubsub()  # what one node of a Redis Cluster is told, all say
+        pubsub: Any = (
+            self._link.client.pubsub()
+        )  # what one node of a Redis Cluster is told, all say
         try:
             subscribed: set[str] = set()
             while news := self._channels - subscribed:  # more may come while it connects
-                await pubsub.subscribe(*news)
+                await self._link.from_redis_py(pubsub.subscribe(*news))
                 subscribed |= news
             self._pubsub = pubsub
             asked = False
             while True:
                 seconds = ANSWER_SECONDS if asked else PING_SECONDS
-                message = await pubsub.get_message(timeout=seconds)
+                message = await self._link.from_redis_py(pubsub.get_message(timeout=seconds))
                 if message is None and asked:
                     return
                 asked = message is None
                 if message is None:
-                    await pubsub.ping()
+                    await self._link.from_redis_py(pubsub.ping())
                 elif message["type"] == "subscribe":
                     self._on_subscribed()
                 elif message["type"] == "message":

@@ -130,7 +130,7 @@ class RedisRegistry(Registry):
         self.link = RedisLink(url, SOURCE, log, self._greeting)
         self._node_channel = f"lunmesh:node:{node}"
         self._notices = notices
-        self._listener = RedisListener(self.link.client, self._heard, notices.renewed)
+        self._listener = RedisListener(self.link, self._heard, notices.renewed, log)
         self._keys: dict[str, list[str]] = {}
 
     async def start(self) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
-from target.cluster.redis_link import ended
+from target.cluster.redis_link import RedisLink, ended
+from target.cluster.redis_listener import RedisListener
 from target.cluster.redis_registry import RedisRegistry
 from target.cluster.registry import RegistryAway
 from tests.support.lunmesh_server import free_port
@@ -37,6 +39,66 @@ def test_a_task_whose_cancellation_was_swallowed_is_ended_all_the_same() -> None
             await ended(task)
         assert swallowed.is_set()
         assert task.cancelled()
+
+    asyncio.run(main())
+
+
+def _stumbles(*args: Any, **kwargs: Any) -> Any:
+    async def work() -> Any:
+        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
+
+    return work()
+
+
+class _Stumbling:
+    """A connection of redis-py that is reset while it is set up, as uvloop tells it."""
+
+    connect = disconnect = _stumbles
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1"])
+def test_what_redis_py_stumbles_over_is_a_redis_that_is_away(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        link = RedisLink(url, "", structlog.get_logger())
+        if url.startswith("redis+cluster"):
+            monkeypatch.setattr(link.client, "execute_command", _stumbles)
+        else:
+            pool: Any = link.client.connection_pool  # type: ignore[union-attr]
+            monkeypatch.setattr(pool, "make_connection", _Stumbling)
+        for call in (link.execute("PING"), link._load()):
+            with pytest.raises(RegistryAway, match="RuntimeError"):
+                await call
+        await link.close()
+
+    asyncio.run(main())
+
+
+def test_who_listens_begins_again_whatever_redis_py_stumbled_over(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        link = RedisLink(redis.url, "", structlog.get_logger())
+        heard = asyncio.Event()
+        listener = RedisListener(link, lambda *_: None, heard.set, structlog.get_logger())
+        whole, stumbled = link.client.pubsub, asyncio.Event()
+
+        def first(**options: Any) -> Any:
+            pubsub = whole(**options)
+            if not stumbled.is_set():
+                monkeypatch.setattr(pubsub, "get_message", _stumbles)
+                stumbled.set()
+            return pubsub
+
+        monkeypatch.setattr(link.client, "pubsub", first)
+        await listener.subscribe("channel")
+        listener.start()
+        async with asyncio.timeout(30):
+            await heard.wait()
+        assert stumbled.is_set()
+        await listener.close()
+        await link.close()
 
     asyncio.run(main())
 
