@@ -104,7 +104,7 @@ class _Wire(asyncio.Protocol):
         self._asked: deque[asyncio.Future[Any]] = deque()
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
-        self._answered = 0
+        self._silent_since = 0.0  # while something is asked
         self._watch: asyncio.TimerHandle | None = None
         transport.set_protocol(self)
 
@@ -114,6 +114,8 @@ class _Wire(asyncio.Protocol):
         if self.gone:
             future.set_exception(EOFError("the connection has ended"))
             return future
+        if not self._asked:
+            self._silent_since = self._loop.time()
         self._asked.append(future)
         if not self._out:
             self._loop.call_soon(self._flush)
@@ -129,24 +131,23 @@ class _Wire(asyncio.Protocol):
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _watch_later(self) -> None:
-        answered = self._answered
+        self._watch = self._loop.call_at(self._silent_since + ANSWER_SECONDS, self._look)
 
-        def over() -> None:
-            self._watch = None
-            if self._asked:
-                if self._answered == answered:
-                    self.end("does not answer")
-                else:
-                    self._watch_later()
-
-        self._watch = self._loop.call_later(ANSWER_SECONDS, over)
+    def _look(self) -> None:
+        """Whether it has been silent for too long; there may have been answers since the timer."""
+        self._watch = None
+        if self._asked:
+            if self._loop.time() >= self._silent_since + ANSWER_SECONDS:
+                self.end("does not answer")
+            else:
+                self._watch_later()
 
     def data_received(self, data: bytes) -> None:
         reader, asked = self._reader, self._asked
+        self._silent_since = self._loop.time()
         reader.feed(data)
         try:
             while (answer := reader.gets()) is not False:
-                self._answered += 1
                 future = asked.popleft()
                 if future.done():
                     continue

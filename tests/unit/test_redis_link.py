@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from target.cluster.redis_link import RedisLink, ended
+from target.cluster.redis_link import ANSWER_SECONDS, RedisLink, _Wire, ended
 from target.cluster.redis_listener import RedisListener
 from target.cluster.redis_registry import RedisRegistry
 from target.cluster.registry import RegistryAway
@@ -18,6 +18,7 @@ from tests.support.lunmesh_server import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.registry_worlds import Heard, write
 from tests.support.relay import Relay
+from tests.support.skipping_loop import run_skipping
 from tests.support.until import until
 
 
@@ -101,6 +102,44 @@ def test_who_listens_begins_again_whatever_redis_py_stumbled_over(
         await link.close()
 
     asyncio.run(main())
+
+
+class _Played(asyncio.Transport):
+    """Nothing is on the other side but the test."""
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Who sends here."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """It is gone."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        """It has ended."""
+
+
+@pytest.mark.parametrize("asked_at", [0.0, 1.0, 2.9])
+def test_who_is_asked_and_is_silent_is_given_up_after_the_time_that_an_answer_has(
+    asked_at: float,
+) -> None:
+    """Whatever was asked and answered before."""
+
+    async def main() -> None:
+        time = asyncio.get_running_loop().time
+        wire = _Wire(_Played())
+        before = wire.ask(("PING",))
+        await asyncio.sleep(asked_at)
+        wire.data_received(b"+PONG\r\n")
+        assert await before == b"PONG"
+        silent = wire.ask(("PING",))
+        began = time()
+        with pytest.raises(EOFError):
+            await silent
+        assert time() - began == pytest.approx(ANSWER_SECONDS)
+
+    run_skipping(main())
 
 
 def test_what_a_connection_that_was_given_up_had_sent_is_not_done_later(tmp_path: Path) -> None:
