@@ -322,6 +322,9 @@ class LunTracker(Gate):
 
     async def _attach(self) -> None:
         host = self._host
+        # Before it counts: others wait for what it does of events, and a worker may be away.
+        for node, epoch in host.suspects.items():
+            await self._fence_workers(node, epoch)
         while True:
             try:
                 await host.until_leased()
@@ -338,8 +341,6 @@ class LunTracker(Gate):
         self._telling.begin_after(it.event)
         # It counts from now on: a registry that comes back has to hear it (registry.py, rule 5).
         self._spawn(self._catch_up())
-        for node, epoch in host.suspects.items():
-            await self._fence_workers(node, epoch)
         if it.alone:
             await self._alone.wait_for(it)
         if self._load is not None:

@@ -83,6 +83,7 @@ class Nodes:
         name: str,
         fence_workers: Callable[[str, int], Awaitable[None]] | None = None,
         fenced_part: FencedPart | None = None,
+        load: Callable[[], Awaitable[None]] | None = None,
     ) -> Callable[[Request], str]:
         """Begin to serve the unit; a command's way to it, which says what became of it at once."""
         unit = self.units[name] = Unit()
@@ -95,7 +96,7 @@ class Nodes:
 
         fence = fence_workers or _nothing_to_fence
         gate = unit.gate = self._nodes[name].track(
-            LUN, unit, fence, gone=gone, look=look, fenced_part=fenced_part
+            LUN, unit, fence, load, gone=gone, look=look, fenced_part=fenced_part
         )
 
         def enter(request: Request) -> str:
@@ -434,19 +435,18 @@ def test_what_waits_for_a_registry_that_is_away_is_turned_away_in_time() -> None
 
 
 def test_who_is_about_to_serve_is_heard_by_a_registry_that_comes_back() -> None:
-    """Or nobody would write until it serves, and a worker may keep it waiting for hours."""
+    """Or nobody would write until it serves, which may take as long as what it loads."""
 
     async def story() -> None:
         nodes = Nodes()
         one, other = await nodes.join("one"), await nodes.join("other")
-        other.suspects = {"ghost": 1}
         enter = nodes.serve("one")
         await one.trackers[LUN].wait_open()
 
-        async def never(node: str, epoch: int) -> None:
+        async def never() -> None:
             await asyncio.get_running_loop().create_future()
 
-        nodes.serve("other", never)
+        nodes.serve("other", load=never)
         await asyncio.sleep(0.01)
         nodes.registry.restore(nodes.registry.snapshot())
         for node in (one, other):
@@ -490,6 +490,37 @@ def test_resets_of_two_nodes_that_end_changes_of_both() -> None:
         await asyncio.sleep(60)
         assert outcomes == [True, True]
         assert [req.state for req in changes] == [State.ABORTED] * 2
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_nobody_waits_for_who_cannot_serve_while_a_worker_is_away() -> None:
+    """It has lives of before to shut out there, its own last one among them."""
+
+    async def story() -> None:
+        nodes = Nodes()
+        one, other = await nodes.join("one"), await nodes.join("other")
+        other.suspects = {"other": 1}
+        enter = nodes.serve("one")
+        await one.trackers[LUN].wait_open()
+        reached = asyncio.Event()
+
+        async def fence(node: str, epoch: int) -> None:
+            await reached.wait()
+
+        nodes.serve("other", fence)
+        await asyncio.sleep(0.01)
+        request = write()
+        assert enter(request) == "waits"
+        reset = asyncio.ensure_future(one.trackers[LUN].announce(ResetUnit(asc=0x29, ascq=3)))
+        await asyncio.sleep(0.1)
+        assert nodes.outcome("one", request) == "runs"
+        assert reset.done()
+        assert await reset
+        assert not other.trackers[LUN].opened
+        reached.set()
+        await other.trackers[LUN].wait_open()
         await nodes.close()
 
     run_skipping(story())
