@@ -82,6 +82,8 @@ def redis_url(given: str) -> str | None:
         raise ValueError("must have HOST or HOST:PORT behind ://")
     if parts.scheme in ("redis", "rediss") and len(hosts) > 1:
         raise ValueError("takes one HOST:PORT: several are for redis+sentinel and redis+cluster")
+    if parts.scheme in ("redis", "rediss"):
+        _check_database(parts.path.strip("/") or "0")
     if parts.scheme == "redis+sentinel" and not parts.path.strip("/"):
         raise ValueError("redis+sentinel://HOST:PORT,.../SERVICE needs the service's name")
     return given
@@ -103,8 +105,7 @@ def _check_query(scheme: str, query: str) -> None:
     said = dict(parse_qsl(query, keep_blank_values=True))
     for name, value in said.items():
         if name == "db" and not many:
-            if not value.isdecimal():
-                raise ValueError("db= takes a number")
+            _check_database(value)
         elif name == "tls" and many:
             if value not in ("0", "1"):
                 raise ValueError("tls= takes 0 or 1")
@@ -117,3 +118,12 @@ def _check_query(scheme: str, query: str) -> None:
             raise ValueError(f"has an @ behind ?: {_ESCAPES}")
         else:
             raise ValueError(f"has {name}=, which {scheme}:// does not know")
+
+
+def _check_database(given: str) -> None:
+    """Messages and functions are of the whole server, whatever the database.  Raises ValueError."""
+    if given != "0":
+        raise ValueError(
+            "must be database 0, and a Redis of its own for each cluster: nodes of two databases"
+            " would hear each other (SWAPDB moves what is in another one)"
+        )

@@ -77,9 +77,10 @@ def test_the_url_may_come_from_the_environment() -> None:
     "url",
     [
         "redis://h",
-        "redis://h:1/3",
+        "redis://h:1/0",
         "rediss://u:p@h:1",
         "unix:///run/redis.sock",
+        "unix:///run/redis.sock?db=0",
         "redis://[::1]:7",
         "redis+sentinel://a:1,b:2,c/main",
         "redis+cluster://a,b:2",
@@ -108,6 +109,9 @@ def test_urls(url: str) -> None:
         "redis+cluster://a?tls=yes",
         "redis+cluster://a?db=1",
         "redis://a?db=one",
+        "redis://a?db=1",
+        "rediss://u:p@a:1/3",
+        "unix:///run/redis.sock?db=1",
         "redis://a?timeout=1",
     ],
 )
