@@ -457,6 +457,7 @@ end
 local NUMBER_MAX = 65535  -- RELATIVE TARGET PORT IDENTIFIER
 local beaten = {}         -- as heard above: by node, its last renewal
 local began = false       -- somebody has renewed since this process has these data
+local renewed_at = nil    -- when somebody did last, by the clock
 
 local function parse(text)
   local epoch, reaper, info = string.match(text, '^(%d+) (%S+) (.*)$')
@@ -575,7 +576,8 @@ local function greet(keys, args)
   return stale()
 end
 
--- In older data leases seem to end earlier than their nodes have been told: each has all of one from now on.
+-- In older data leases seem to end earlier than their nodes have been told, and so they do when the clock was put forward: each has all of one
+-- from now on.
 local function begin(keys, now, lease)
   began = true
   for _, node in ipairs(redis.call('ZRANGEBYSCORE', keys[5], '-inf', now + lease)) do
@@ -591,7 +593,8 @@ local function renew(keys, args)
   if beat > tonumber(redis.call('HGET', beats, node) or '0') then redis.call('HSET', beats, node, beat) end
   beaten[node] = beat
   local now = now_ms()
-  if not began then begin(keys, now, lease) end
+  if not began or (renewed_at and now > renewed_at + lease / 2) then begin(keys, now, lease) end
+  renewed_at = now
   redis.call('ZADD', due, now + lease, node)
   local over = redis.call('ZRANGEBYSCORE', due, '-inf', now)
   local last = last_change(changes)

@@ -78,6 +78,7 @@ class MemoryRegistry(Registry):
         # Since the registry has these data: it is no part of them (registry.py, rule 5).
         self._heard: dict[str, set[str]] = {}  # by unit, nodes
         self._began = True  # leases are as long as their nodes have been told
+        self._renewed_at: int | None = None  # when somebody did last
 
     def snapshot(self) -> Any:
         """All that there is now, for ``restore``."""
@@ -190,7 +191,9 @@ class MemoryRegistry(Registry):
         me = self._members[node]
         me.beat = max(me.beat, proof.call)
         now = self._now_ms()
-        if not self._began:  # each has all of a lease from now on
+        before, self._renewed_at = self._renewed_at, now
+        clock_put_forward = before is not None and now > before + lease_ms / 2
+        if not self._began or clock_put_forward:  # each has all of a lease from now on
             self._began = True
             for member in self._members.values():
                 if not member.reaper:

@@ -359,6 +359,25 @@ def test_a_lease_is_renewed_until_it_is_over_and_claimed(play: Play) -> None:
     play(story)
 
 
+def test_nobody_is_claimed_because_the_clock_of_the_registry_was_put_forward(play: Play) -> None:
+    """To it, that is a time in which nobody has renewed a lease: perhaps nobody could."""
+
+    async def story(w: World) -> None:
+        a, b = (f"{n}-{w.lun[:8]}" for n in "ab")
+        one = (await w.of["a"].join(a, 0, 50, "{}")).epoch
+        two = (await w.of["b"].join(b, 0, 60_000, "{}")).epoch
+        await w.of["a"].renew(a, one, 50, 0)
+        await w.run_out(50)
+        seen = await w.of["b"].renew(b, two, 50, 0)
+        assert a not in seen.due
+        victim = next(member for member in seen.changed if member.node == a)
+        assert victim.left_ms > 0
+        await w.run_out(50)
+        assert await w.of["b"].claim(b, two, victim, 60_000), "it has not come back since"
+
+    play(story)
+
+
 def test_a_node_that_the_registry_has_forgotten_keeps_its_number(play: Play) -> None:
     async def story(w: World) -> None:
         a, b, c = (f"{n}-{w.lun[:8]}" for n in "abc")
