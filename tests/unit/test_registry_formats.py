@@ -204,6 +204,7 @@ def test_what_had_no_format_is_taken_over_beside_nodes_of_that_version(play: Pla
         await c.heard.until("granted", lun, 1)
         assert old.unit("submit", lun, 0, *write(2, 0, 8)) == [2], "each waits for the other"
         old.unit("detach", lun)
+        await c.heard.until("departed", lun, "old", 0)  # it does not say which life
         old.leave()
         assert await c.join("old") == Joined(2, 1, KNOWN.newest), "with the number that it had"
         assert c.format() == KNOWN.newest
