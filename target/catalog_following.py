@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from target.cluster.ending import ended
 from target.cluster.node import ClusterNode
 from target.cluster.registry import RegistryAway, StaleNode
 from target.datadir import DataDirError
@@ -189,9 +190,7 @@ class CatalogFollowing:
         tasks = {*self._tasks, *([self._again] if self._again is not None else [])}
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
 
 def reason_of(exc: Exception) -> str:

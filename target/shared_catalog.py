@@ -29,6 +29,7 @@ import msgspec
 
 from target.catalog_following import CatalogFollowing, Trouble
 from target.chap_users import Mutual, Users
+from target.cluster.ending import ended
 from target.cluster.lun import LunTracker
 from target.cluster.node import ClusterNode
 from target.cluster.registry import RegistryAway, StaleNode
@@ -420,9 +421,7 @@ class SharedCatalog:
         tasks = [task for task in (self._publishing, self._telling) if task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
 
 def _itself(record: VolumeRecord) -> VolumeRecord:

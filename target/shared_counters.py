@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from target.cluster.ending import ended
 from target.cluster.node import ClusterNode
 from target.cluster.registry import RegistryAway, StaleNode
 from target.node_counters import NodeCounters
@@ -95,10 +96,7 @@ class SharedCounters:
 
     async def close(self) -> None:
         """The node ends."""
-        for task in (self._writing, self._reading):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await ended(self._writing, self._reading)
         await self._documents.close()
 
 

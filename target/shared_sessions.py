@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from target.block.pool import SEGMENT_BYTES
+from target.cluster.ending import ended
 from target.cluster.node import ClusterNode
 from target.cluster.registry import RegistryAway, StaleNode
 from target.iscsi.session import Session
@@ -109,7 +110,5 @@ class SharedSessions:
     async def close(self) -> None:
         """The node ends: nothing is left of what it has written."""
         self._closed = True
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.gather(self._writing, return_exceptions=True)
+        await ended(self._writing)
         await self._documents.close(self._document([]))

@@ -26,6 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from target.block.worker_errors import ShareRefused, WorkerGone
+from target.cluster.ending import ended
 from target.cluster.registry import RegistryAway, StaleNode
 from target.datadir import DataDir, DataDirError, VolumeRecord, WorkerPlace
 from target.logs import Log
@@ -164,6 +165,4 @@ class Cleanup:
 
     async def stop(self) -> None:
         """What is left is left to the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from target.cluster.ending import ended
 from target.cluster.node import ClusterNode
-from target.cluster.redis_link import ended
 from target.cluster.registry import RegistryAway, Sizes
 
 MEASURE_SECONDS: Final = 10.0
@@ -46,5 +46,4 @@ class Footprint:
 
     async def stop(self) -> None:
         """Ask no more."""
-        if self._task is not None:
-            await ended(self._task)
+        await ended(self._task)

@@ -34,6 +34,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from target.cluster.alone import Alone
+from target.cluster.ending import ended
 from target.cluster.host import RETRY_SECONDS, AfterDoubts, FencedPart, Host, Unit
 from target.cluster.peers import Peers
 from target.cluster.registry import (
@@ -194,10 +195,7 @@ class LunTracker(Gate):
         for timer in (self._expiry, self._linger):
             if timer is not None:
                 timer.cancel()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*self._tasks)
 
     # --- the gate ---------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
+from target.cluster.ending import ended
 from target.cluster.host import AfterDoubts, FencedPart, Log, Unit
 from target.cluster.lun import LunTracker
 from target.cluster.registry import (
@@ -172,9 +173,7 @@ class ClusterNode(Notices):
     async def stop(self) -> None:
         """End this life; nothing may be in flight."""
         self._stopping = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(*self._tasks)
         try:
             busy = False
             for tracker in list(self._trackers.values()):

@@ -28,7 +28,6 @@ from target.scsi.stats import BOUNDS_SECONDS, BUCKETS
 CONNECT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 3.0  # Redis that is silent for so long is away
 RETRY_SECONDS: Final = 0.2
-CANCEL_SECONDS: Final = 0.2  # until somebody is told again
 STALE: Final = "STALENODE"
 LATE: Final = "LATECALL"
 WRONG_FORMAT: Final = "WRONGFORMAT"
@@ -374,11 +373,3 @@ async def closed(thing: Any) -> None:
     close = getattr(thing, "aclose", None) or thing.disconnect
     with contextlib.suppress(Exception):
         await close()
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    """Cancel it, until it has heard that: redis-py swallows a cancellation now and then."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=CANCEL_SECONDS)
-    await asyncio.gather(task, return_exceptions=True)

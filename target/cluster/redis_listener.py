@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from target.cluster.ending import ended
 from target.cluster.redis_link import (
     ANSWER_SECONDS,
     AWAY,
@@ -14,7 +15,6 @@ from target.cluster.redis_link import (
     Log,
     RedisLink,
     closed,
-    ended,
 )
 
 PING_SECONDS: Final = 2.0  # a connection that is silent for so long is asked
@@ -99,5 +99,4 @@ class RedisListener:
 
     async def close(self) -> None:
         """Listen no more."""
-        if self._task is not None:
-            await ended(self._task)
+        await ended(self._task)

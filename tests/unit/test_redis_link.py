@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from target.cluster.redis_link import ANSWER_SECONDS, RedisLink, _Wire, ended
+from target.cluster.ending import ended
+from target.cluster.redis_link import ANSWER_SECONDS, RedisLink, _Wire
 from target.cluster.redis_listener import RedisListener
 from target.cluster.redis_registry import RedisRegistry
 from target.cluster.registry import RegistryAway

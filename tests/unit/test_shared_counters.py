@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,7 @@ class World:
         self.lives: list[Life] = []
         self.written: list[NodeCounters] = []
         self.away = False
+        self.deaf = False  # a call swallows the cancellation of who has asked, as redis-py may
         self.read_seconds = 0.0  # how long it takes to read
         self.reads = 0
         self._replace, self._members = self.registry.replace, self.registry.members
@@ -92,6 +94,9 @@ class World:
     async def _write(self, lun: str, *call: Any) -> bool:
         if self.away:
             raise RegistryAway("away")
+        if self.deaf:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3 * PACE_SECONDS)
         done = await self._replace(lun, *call)
         if done and lun.startswith("counters."):
             self.written.append(msgspec.json.decode(call[4], type=NodeCounters))
@@ -138,6 +143,17 @@ def test_what_each_has_counted_is_known_to_all() -> None:
         assert await one.seen() == ([("three", 3), ("two", 2)], [])
         three.reads = 4
         assert await two.seen() == ([("one", 0), ("three", 4)], [])
+
+    told(story)
+
+
+def test_a_node_ends_whose_cancellation_was_swallowed() -> None:
+    async def story(world: World) -> None:
+        one, _ = [await world.life(name) for name in ("one", "two")]
+        world.deaf = True
+        await asyncio.sleep(2 * PACE_SECONDS)
+        async with asyncio.timeout(PACE_SECONDS):
+            await one.shared.close()
 
     told(story)
 
