@@ -71,9 +71,8 @@ class RedisListener:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen(self) -> None:
-        pubsub: Any = (
-            self._link.client.pubsub()
-        )  # what one node of a Redis Cluster is told, all say
+        # What one node of a Redis Cluster is told, all say.
+        pubsub: Any = self._link.client.pubsub()
         try:
             subscribed: set[str] = set()
             while news := self._channels - subscribed:  # more may come while it connects
