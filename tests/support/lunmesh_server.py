@@ -14,7 +14,9 @@ the arguments (an installed `lunmesh serve`, say), LUNMESH_TEST_PACKAGES another
 Nothing here depends on pytest.
 """
 
+import contextlib
 import os
+import random
 import shlex
 import signal
 import socket
@@ -31,6 +33,8 @@ DEFAULT_IQN = "iqn.2026-11.io.lunmesh:target"
 READY_PREFIX = "lunmesh ready"
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+PORTS = (10_000, 32_000)  # below net.ipv4.ip_local_port_range of Linux
+_random = random.SystemRandom()  # whatever a test has seeded
 
 
 class ServerError(Exception):
@@ -38,11 +42,15 @@ class ServerError(Exception):
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now. The server cannot be told 0: a restart must find it."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on now. The server cannot be told 0: a restart must find it.
+
+    It is none that the system gives to outgoing connections, which come and go all the time.
+    """
+    while True:
+        port = _random.randrange(*PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((host, port))
+            return port
 
 
 class LunmeshServer:
