@@ -18,7 +18,7 @@ from collections.abc import Callable
 class RangeTicket:
     """One registered I/O: bytes [start, end), which lie in ``chunks``."""
 
-    __slots__ = ("blockers", "chunks", "dependents", "end", "proceed", "start", "writes")
+    __slots__ = ("blockers", "chunks", "dependents", "end", "holds", "proceed", "start", "writes")
 
     def __init__(
         self, start: int, end: int, chunks: range, writes: bool, proceed: Callable[[], None]
@@ -28,6 +28,7 @@ class RangeTicket:
         self.chunks = chunks
         self.writes = writes
         self.proceed = proceed
+        self.holds = False  # it keeps others out, as a writer does, and writes nothing new
         self.blockers = 0  # earlier I/Os that must end first
         self.dependents: list[RangeTicket] = []
 
@@ -88,8 +89,13 @@ class RangeOrder:
         return ticket
 
     def when_written(self, done: Callable[[], None]) -> None:
-        """``done()`` when the writes that are registered now have ended; no I/O waits for that."""
-        writes = {ticket for tickets in self._writes.values() for ticket in tickets}
+        """``done()`` when the writes that are registered now have ended; no I/O waits for that.
+
+        What holds a range, perhaps for long, is none.
+        """
+        writes = {
+            ticket for tickets in self._writes.values() for ticket in tickets if not ticket.holds
+        }
         waiter = RangeTicket(0, 0, range(0), False, done)
         waiter.blockers = len(writes)
         for ticket in writes:

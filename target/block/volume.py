@@ -223,6 +223,7 @@ class _Hold(Wait[RangeTicket]):
 
     def begin(self, resume: Resume) -> RangeTicket | BaseException | _Pending:
         self._ticket = self._ranges.enter(self._start, self._end, True, self._go)
+        self._ticket.holds = True
         if self._granted:
             return self._ticket
         self._resume = resume

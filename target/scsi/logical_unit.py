@@ -26,7 +26,7 @@ from target.scsi.countdown import countdown
 from target.scsi.device import Device
 from target.scsi.gate import Gate
 from target.scsi.lun import LunAddress
-from target.scsi.nexus import Attachment
+from target.scsi.nexus import Attachment, nobody_waits
 from target.scsi.port_groups import AccessState, PortGroup, port_groups
 from target.scsi.port_groups import hindrance as hindrance_of
 from target.scsi.request import BLOCKED, COMPLETED, SCSIRequest
@@ -357,6 +357,10 @@ class LogicalUnit:
             here = self._everywhere(event, let_go)
             self._reset(attention, here)
 
+        # A change of settings before this one may wait for what a store is writing, which is not
+        # wanted any more: it ends sooner.
+        if self.settings.busy:
+            self.abort(self.tasks_of(), nobody_waits)
         self.settings.reset(set_back)
 
     def _reset(self, attention: Sense, done: Callable[[], None]) -> None:

@@ -183,14 +183,15 @@ class _Select:
         # already: whoever has set it may not have come to flush.
         uncached = CACHING in values and not values[CACHING][2] & WCE
         flushes = uncached and not disk.volume.read_only
-        before = _pages({key: disk.modes.current(key) for key in values})
+        change = Set(req.attachment, SettingsChange(_pages(values), anew=flushes))
         try:
-            await Set(req.attachment, SettingsChange(_pages(values)))
+            await change
             if flushes:
                 await disk.volume.flush()
         except BaseException:
-            if flushes:  # it may be set all the same
-                settings.change(SettingsChange(before), _tried, req.attachment)
+            undone = change.undone
+            if flushes and undone is not None:  # it may be set all the same
+                settings.change(undone, _tried, req.attachment)
             raise
 
     def _parse(self, data: bytes, header_bytes: int) -> dict[PageKey, bytes]:

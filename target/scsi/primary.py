@@ -96,8 +96,9 @@ def _test_unit_ready(disk: DiskDevice, req: SCSIRequest) -> None:
 def _request_sense(disk: DiskDevice, req: SCSIRequest) -> None:
     """SPC-4 6.39: a unit attention is reported and thereby cleared; then the power state."""
     pending = req.attachment.unit_attentions
-    sense = pending.pop(0) if pending else disk.unreadable or NO_SENSE
-    req.respond(sense.encode(bool(req.cdb[1] & 1)), req.length)
+    sense = pending[0] if pending else disk.unreadable or NO_SENSE
+    if req.respond(sense.encode(bool(req.cdb[1] & 1)), req.length) and pending:
+        del pending[0]
 
 
 # --- START STOP UNIT ------------------------------------------------------------------------------

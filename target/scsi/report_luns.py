@@ -48,7 +48,8 @@ def _start(req: SCSIRequest) -> None:
     if req.cdb[2] == _WELL_KNOWN_ONLY:
         numbers = []
     luns = b"".join(encode_lun(number) for number in numbers)
+    if not req.respond(len(luns).to_bytes(4, "big") + bytes(4) + luns, req.length):
+        return
     for attachment in attachments:  # LUICLR of VPD page 86h
         if UA_LUNS_CHANGED in attachment.unit_attentions:
             attachment.unit_attentions.remove(UA_LUNS_CHANGED)
-    req.respond(len(luns).to_bytes(4, "big") + bytes(4) + luns, req.length)

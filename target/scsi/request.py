@@ -239,21 +239,22 @@ class SCSIRequest:
         self.sense = sense
         self.complete(Status.CHECK_CONDITION)
 
-    def respond(self, data: bytes, allocation_length: int) -> None:
+    def respond(self, data: bytes, allocation_length: int) -> bool:
         """Answer with ``data`` cut to the CDB's allocation length, and end with GOOD; or with BUSY
-        where the initiator does not take what it has asked for before.
+        where the initiator does not take what it has asked for before (False).
 
         The command transfers what there is, so this is where its length becomes known.
         """
         if self.hba.crowded():
             self.complete(Status.BUSY)
-            return
+            return False
         data = data[:allocation_length]
         self.length = len(data)
         self.transfer = min(self.length, self.expected)
         if self.transfer:
             self.hba.data_in(self, [data[: self.transfer]], [])
         self.complete()
+        return True
 
     def run(self, coroutine: Coroutine[Wait[Any], Any, None]) -> None:
         """Go on as a coroutine (rule 2)."""

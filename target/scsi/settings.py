@@ -69,12 +69,17 @@ class SettingsChange(msgspec.Struct, frozen=True):
     stopped: bool | None = None
     groups: tuple[GroupAccess, ...] = ()
     reset: bool = False  # the defaults, first
+    anew: bool = False  # a version of its own even if nothing is new: who undoes another leaves it
+    undoes: tuple[int, SettingsState] | None = None  # that version, if no other has come since
+    without: tuple[tuple[int, int], ...] = ()  # pages that go back to their defaults
 
     def put_to(self, state: SettingsState) -> SettingsState:
         """What then is set."""
         if self.reset:
             state = SettingsState(groups=state.groups)  # port_groups.py, rule 3
         pages = {(page.code, page.subpage): page for page in (*state.pages, *self.pages)}
+        for key in self.without:
+            pages.pop(key, None)
         stopped = state.stopped if self.stopped is None else self.stopped
         groups = {group.number: group for group in (*state.groups, *self.groups)}
         return SettingsState(_sorted(pages), stopped, _sorted(groups))
@@ -98,7 +103,7 @@ Done = Callable[[Exception | None], None]
 class Ticket:
     """A change that has been asked for."""
 
-    __slots__ = ("asker", "change", "done", "given_up", "here", "tries")
+    __slots__ = ("asker", "before", "change", "done", "given_up", "here", "made", "tries")
 
     def __init__(self, change: SettingsChange, asker: Attachment | None, done: Done) -> None:
         self.change = change
@@ -107,6 +112,8 @@ class Ticket:
         self.tries = 0
         self.here = False  # kept, and set on this node: who is to end need not wait
         self.given_up = False  # by who asked for it (rule 4)
+        self.before = DEFAULTS  # what was kept when it was tried last
+        self.made: tuple[int, SettingsState] | None = None  # what is kept since then, perhaps
 
 
 class Settings:
@@ -138,6 +145,11 @@ class Settings:
         if self._unit.set_access({group.number: group.state for group in state.groups}):
             changed.append(UA_ACCESS_STATE_CHANGED)
         return changed
+
+    @property
+    def busy(self) -> bool:
+        """Whether a change is under way."""
+        return self._busy
 
     def change(self, change: SettingsChange, done: Done, asker: Attachment | None = None) -> None:
         """Carry it out; ``done`` hears when it is in force on every node, or what went wrong.
@@ -211,21 +223,29 @@ class Settings:
                 log.error("settings cannot be read: %s", exc)
                 self._end(ticket, VolumeBusy(StoreStatus.UNAVAILABLE))
                 return
-            wanted = ticket.change.put_to(state)
-            if wanted == state:
+            change = ticket.change
+            if change.undoes is not None and change.undoes != (kept.version, state):
+                self._tell(ticket, kept.version, state)  # others have set something since
+                return
+            wanted = change.put_to(state)
+            if wanted == state and not change.anew:
                 self._tell(ticket, kept.version, wanted)
             else:
+                ticket.before = state
                 self._keep(ticket, kept.version, wanted)
 
         self._store.load(loaded)
 
     def _keep(self, ticket: Ticket, version: int, wanted: SettingsState) -> None:
+        ticket.made = version + 1, wanted
+
         def replaced(result: bool | Exception) -> None:
             if isinstance(result, Exception):
                 self._end(ticket, result)
             elif result:
                 self._tell(ticket, version + 1, wanted)
             else:
+                ticket.made = None
                 self._attempt(ticket)
 
         self._store.replace(version, msgspec.json.encode(wanted), replaced)
@@ -266,6 +286,24 @@ class Set(Wait[None]):
         self._outcome: Any = PENDING
         self._resume: Resume | None = None
         self._ticket = Ticket(change, asker, self._done)
+
+    @property
+    def undone(self) -> SettingsChange | None:
+        """What sets its pages back, unless others have set something since; None: nothing is to."""
+        ticket = self._ticket
+        if ticket.made is None:
+            return None  # it never began
+        before = {(page.code, page.subpage): page for page in ticket.before.pages}
+        pages = (before.get((page.code, page.subpage)) for page in ticket.change.pages)
+        return SettingsChange(
+            tuple(page for page in pages if page is not None),
+            without=tuple(
+                (page.code, page.subpage)
+                for page in ticket.change.pages
+                if (page.code, page.subpage) not in before
+            ),
+            undoes=ticket.made,
+        )
 
     def begin(self, resume: Resume) -> BaseException | _Pending | None:
         self._settings.carry_out(self._ticket)
