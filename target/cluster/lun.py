@@ -558,6 +558,7 @@ class LunTracker(Gate):
             workers.result()
         finally:
             workers.cancel()
+        await self._telling.begun.wait()  # who does not count yet may say nothing there
         while True:
             try:
                 await host.registry.fence(self.lun, host.id, host.epoch, node, epoch)
@@ -572,7 +573,7 @@ class LunTracker(Gate):
 
     async def _settle_part(self, node: str, epoch: int) -> None:
         host, over = self._host, self._fenced_part
-        if over is None:
+        if over is None or not self._telling.begun.is_set():
             return
         with contextlib.suppress(RegistryAway):
             found = await host.registry.writes_of(self.lun, node, epoch)

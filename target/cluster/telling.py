@@ -44,6 +44,7 @@ class Telling:
         somebody_came: Callable[[], Awaitable[None]],
     ) -> None:
         self.under_way = 0  # events that others may not have done yet
+        self.begun = asyncio.Event()  # the registry counts this node: it may say something there
         self._host = host
         self._lun = lun
         self._unit = unit
@@ -58,6 +59,7 @@ class Telling:
     def begin_after(self, number: int) -> None:
         """Events up to that one concern those who were there before."""
         self._heard = number
+        self.begun.set()
 
     # --- what this node tells ---------------------------------------------------------------------
 
@@ -89,6 +91,7 @@ class Telling:
     async def post(self, event: UnitEvent) -> int:
         """Tell it, and wait for nobody; its number.  Raises RegistryAway or StaleNode."""
         host, payload = self._host, encode_event(event)
+        await self.begun.wait()
         await host.until_leased()
         while True:
             number = await host.registry.post(self._lun, host.id, host.epoch, payload)

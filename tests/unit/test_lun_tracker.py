@@ -448,3 +448,63 @@ def test_what_is_said_of_a_life_that_has_gone_is_not_of_the_next_one(told: str) 
         await nodes.close()
 
     run_skipping(story())
+
+
+@pytest.mark.parametrize("part", [True, False])
+def test_who_waits_for_a_worker_and_shuts_another_node_out_goes_on_living(part: bool) -> None:
+    async def story() -> None:
+        nodes = Nodes()
+        one, other = await nodes.join("one"), await nodes.join("other")
+        other.suspects = {"other": 1, "ghost": 1}
+        enter = nodes.serve("one")
+        await one.trackers[LUN].wait_open()
+        await asyncio.sleep(0.01)
+        reached = asyncio.Event()
+
+        async def fence(node: str, epoch: int) -> None:
+            await reached.wait()
+            await asyncio.sleep(0.1)
+
+        nodes.serve("other", fence, fenced_part=lambda *_: part)
+        await asyncio.sleep(0.01)
+        request = write()
+        enter(request)
+        await asyncio.sleep(1.0)
+        assert nodes.outcome("one", request) == "runs"
+        await nodes.kill("one")
+        await asyncio.sleep(40)
+        assert other.shut_out == 1, "it has begun to"
+        assert not other.over, "its life was ended while the worker is away"
+        reached.set()
+        await asyncio.sleep(20)
+        assert not other.over, "its life was ended when the worker came back"
+        assert other.trackers[LUN].opened
+        assert "one" not in await nodes.registry.attached(LUN)
+        await nodes.close()
+
+    run_skipping(story())
+
+
+def test_a_reset_through_who_does_not_count_yet_does_not_end_that_node() -> None:
+    async def story() -> None:
+        nodes = Nodes()
+        one, other = await nodes.join("one"), await nodes.join("other")
+        other.suspects = {"other": 1}
+        nodes.serve("one")
+        await one.trackers[LUN].wait_open()
+        reached = asyncio.Event()
+
+        async def fence(node: str, epoch: int) -> None:
+            await reached.wait()
+
+        nodes.serve("other", fence)
+        await asyncio.sleep(0.01)
+        assert not await other.trackers[LUN].announce(ResetUnit(asc=0x29, ascq=3))
+        assert not other.over
+        told = asyncio.ensure_future(other.trackers[LUN].announce(ResetUnit(asc=0x29, ascq=3)))
+        await asyncio.sleep(0.1)
+        reached.set()
+        assert await told
+        await nodes.close()
+
+    run_skipping(story())
