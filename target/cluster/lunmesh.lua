@@ -458,6 +458,7 @@ local NUMBER_MAX = 65535  -- RELATIVE TARGET PORT IDENTIFIER
 local beaten = {}         -- as heard above: by node, its last renewal
 local began = false       -- somebody has renewed since this process has these data
 local renewed_at = nil    -- when somebody did last, by the clock
+local spared = {}         -- by node, the last renewal before its lease was made whole again: once for each, or the dead would live on with the slow
 
 local function parse(text)
   local epoch, reaper, info = string.match(text, '^(%d+) (%S+) (.*)$')
@@ -533,7 +534,7 @@ local function join(keys, args)
   if redis.call('HLEN', keys[1]) == 0 then began = true end  -- nobody has a lease
   redis.call('HSET', epochs, node, epoch)
   redis.call('HDEL', keys[7], node)
-  beaten[node] = nil
+  beaten[node], spared[node] = nil, nil
   keep(keys, node, {epoch = epoch, reaper = '-', info = info})
   redis.call('ZADD', due, now_ms() + lease, node)
   redis.call('HSET', keys[8], 'n:' .. node, string.format('%d %s', epoch, args[7]))
@@ -579,10 +580,14 @@ end
 -- In older data leases seem to end earlier than their nodes have been told, and so they do when the clock was put forward: each has all of one
 -- from now on.
 local function begin(keys, now, lease)
+  if not began then spared = {} end
   began = true
   for _, node in ipairs(redis.call('ZRANGEBYSCORE', keys[5], '-inf', now + lease)) do
-    local text = redis.call('HGET', keys[1], node)
-    if text and parse(text).reaper == '-' then redis.call('ZADD', keys[5], now + lease, node) end
+    local text, beat = redis.call('HGET', keys[1], node), redis.call('HGET', keys[7], node) or '0'
+    if text and parse(text).reaper == '-' and spared[node] ~= beat then
+      spared[node] = beat
+      redis.call('ZADD', keys[5], now + lease, node)
+    end
   end
 end
 
@@ -594,7 +599,7 @@ local function renew(keys, args)
   beaten[node] = beat
   local now = now_ms()
   if not began or (renewed_at and now > renewed_at + lease / 2) then begin(keys, now, lease) end
-  renewed_at = now
+  renewed_at, spared[node] = now, nil
   redis.call('ZADD', due, now + lease, node)
   local over = redis.call('ZRANGEBYSCORE', due, '-inf', now)
   local last = last_change(changes)

@@ -45,6 +45,7 @@ class _Member:
     info: str
     reaper: str = ""
     beat: int = 0  # the number of its last renewal
+    spared: bool = False  # its lease has been made whole again since
 
 
 @dataclass
@@ -193,12 +194,13 @@ class MemoryRegistry(Registry):
         now = self._now_ms()
         before, self._renewed_at = self._renewed_at, now
         clock_put_forward = before is not None and now > before + lease_ms / 2
-        if not self._began or clock_put_forward:  # each has all of a lease from now on
-            self._began = True
+        if not self._began or clock_put_forward:  # each has all of a lease from now on, once
             for member in self._members.values():
-                if not member.reaper:
+                if not member.reaper and not (member.spared and self._began):
                     member.due_ms = max(member.due_ms, now + lease_ms)
-        me.due_ms = now + lease_ms
+                    member.spared = True
+            self._began = True
+        me.due_ms, me.spared = now + lease_ms, False
         due = [name for name, m in self._members.items() if m.due_ms <= now]
         last = self._last_change
         if known == 0:

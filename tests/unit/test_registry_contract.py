@@ -378,6 +378,22 @@ def test_nobody_is_claimed_because_the_clock_of_the_registry_was_put_forward(pla
     play(story)
 
 
+def test_who_renews_rarely_keeps_no_dead_node_among_the_living(play: Play) -> None:
+    """The lease of one that does not renew it is made whole again once."""
+
+    async def story(w: World) -> None:
+        a, b = (f"{n}-{w.lun[:8]}" for n in "ab")
+        one = (await w.of["a"].join(a, 0, 50, "{}")).epoch
+        two = (await w.of["b"].join(b, 0, 60_000, "{}")).epoch
+        await w.of["a"].renew(a, one, 50, 0)
+        await w.run_out(50)
+        assert a not in (await w.of["b"].renew(b, two, 50, 0)).due
+        await w.run_out(50)
+        assert a in (await w.of["b"].renew(b, two, 50, 0)).due
+
+    play(story)
+
+
 def test_a_node_that_the_registry_has_forgotten_keeps_its_number(play: Play) -> None:
     async def story(w: World) -> None:
         a, b, c = (f"{n}-{w.lun[:8]}" for n in "abc")
