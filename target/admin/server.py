@@ -205,6 +205,8 @@ async def _body(request: web.Request) -> tuple[bytes, tuple[int, str] | None]:
         return b"", (exc.status, exc.reason)
     except web.RequestPayloadError as exc:  # no gzip, say, although it is said to be
         return b"", (400, str(exc))
+    except ConnectionError as exc:  # nobody hears it, but it is written down
+        return b"", (400, f"the body has not come: {exc}")
 
 
 def _reason(exc: BaseException) -> str:

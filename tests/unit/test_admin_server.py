@@ -211,3 +211,51 @@ def test_without_the_token_nothing_but_reading_is_open() -> None:
     assert answers.count(b" 200 OK") == 1
     assert answers.count(b" 401 Unauthorized") == 40
     assert len(calls) == REFUSED_LINES_MAX
+
+
+class _Lines:
+    """A log."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.has_said = asyncio.Event()
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.said.append(event)
+        self.has_said.set()
+
+    warning = error = info
+
+
+@pytest.mark.parametrize("aborts", [True, False])
+@pytest.mark.parametrize("rest", [b"", b"zz\r\n"])
+def test_a_caller_that_goes_in_the_middle_of_a_body_is_audited(
+    caplog: pytest.LogCaptureFixture, rest: bytes, aborts: bool
+) -> None:
+    async def story() -> list[str]:
+        log: Any = _Lines()
+        routes = [web.post("/v1/thing", Life().get)]
+        server = AdminServer(routes, Portal("127.0.0.1", 0), log)
+        where = await server.start()
+        reader, writer = await asyncio.open_connection(where.host, where.port)
+        writer.write(
+            b"POST /v1/thing HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        assert b"100" in await reader.readline()
+        writer.write(b"1\r\n{\r\n" + rest)
+        await writer.drain()
+        if aborts:
+            writer.transport.abort()
+        else:
+            writer.write_eof()
+        async with asyncio.timeout(door.HEAD_SECONDS_MAX / 2):
+            await log.has_said.wait()
+        writer.close()
+        await server.stop()
+        lines: list[str] = log.said
+        return lines
+
+    with caplog.at_level("ERROR", "aiohttp.server"):
+        assert asyncio.run(story()) == ["admin call"]
+    assert not caplog.records
