@@ -420,3 +420,47 @@ def test_any_order_of_answers(seed: int) -> None:
         assert not flushes or all(over(io) for io, _, _ in flushes)
 
     run(body)
+
+
+def test_what_is_closed_sends_no_further_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rados_store, "EXTENTS_MAX", 2)
+    objects: set[str] = set()
+    pending: list[Callable[[int], None]] = []
+
+    class Client:
+        def write_extents(
+            self, name: str, extents: Sequence[tuple[int, bytes]], done: Done
+        ) -> None:
+            def ended(result: int) -> None:
+                if result >= 0:
+                    objects.add(name)
+                done(result, b"")
+
+            pending.append(ended)
+
+    async def body() -> None:
+        client: Any = Client()
+        cache = WriteBehind(RadosStore(client, bytes(16), SIZE, CHUNK), SIZE, age_seconds=1e6)
+
+        def start(kind: IoKind, offset: int = 0, data: bytes = b"") -> list[StoreIo]:
+            ended: list[StoreIo] = []
+            cache.submit(StoreIo(kind, offset, len(data), ended.append, [memoryview(data)]))
+            return ended
+
+        start(IoKind.FLUSH)
+        for n in range(4):
+            start(IoKind.WRITE, 2 * BLOCK * n, b"o" * BLOCK)
+        start(IoKind.WRITE, CHUNK, b"o" * BLOCK)
+        flush = start(IoKind.FLUSH)  # the volume is to be deleted
+        first, second = pending
+        pending.clear()
+        second(-errno.ENOSPC)
+        assert flush[0].status is StoreStatus.NO_SPACE
+        cache.close()  # and then its objects are removed
+        first(0)
+        objects.clear()
+        while pending:
+            pending.pop()(0)
+        assert not objects, "an object was made again behind the deletion"
+
+    run(body)
