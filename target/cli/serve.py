@@ -18,6 +18,7 @@ from target.cli.errors import CliError
 from target.cli.notify import ServiceManager
 from target.cli.process import check_memory, raise_file_limit, stop_event, told_at
 from target.cli.ready import ready_text, say_ready
+from target.cluster.ending import ended
 from target.cluster.registry import RegistryAway, StaleNode, WrongFormat
 from target.config import Portal, ServeConfig
 from target.datadir import DataDirError, in_use
@@ -126,8 +127,7 @@ async def _started(node: Node, ends: list[asyncio.Task[Literal[True]]]) -> bool:
     start = asyncio.ensure_future(node.start())
     await asyncio.wait([start, *ends], return_when=asyncio.FIRST_COMPLETED)
     if not start.done():
-        start.cancel()
-        await asyncio.wait([start])
+        await ended(start)
         return False
     try:
         start.result()

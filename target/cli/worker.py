@@ -17,6 +17,7 @@ from target.cli.errors import CliError
 from target.cli.notify import ServiceManager
 from target.cli.process import check_memory, raise_file_limit, stop_event, told_at
 from target.cli.ready import say_ready
+from target.cluster.ending import ended
 from target.cluster.registry import RegistryAway, WrongFormat
 from target.config.model import RadosPlace
 from target.config.tls import server_context
@@ -110,8 +111,7 @@ async def _fences_loaded(worker: Worker, url: str, log: logs.Log, stop: asyncio.
     await asyncio.wait([load, told], return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
     if not load.done():
-        load.cancel()
-        await asyncio.wait([load])
+        await ended(load)
         return False
     load.result()
     return True
@@ -181,7 +181,7 @@ def _tls(config: WorkerConfig) -> TlsFiles | None:
     if config.tls_cert is None or config.tls_key is None:
         return None
     # gRPC takes whatever they are, and then no connection.
-    server_context("worker", config.tls_cert, config.tls_key, config.tls_ca)
+    server_context("worker", config.tls_cert, config.tls_key, config.tls_ca, used=False)
     return TlsFiles(config.tls_cert, config.tls_key, config.tls_ca, config.tls_client_name)
 
 

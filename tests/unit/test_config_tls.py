@@ -52,3 +52,14 @@ def test_what_is_wrong(
 
 def test_what_is_right(pems: Path) -> None:
     server_context("admin", pems / "a.pem", pems / "a.key", pems / "b.pem")
+
+
+def test_a_short_key_is_for_whoever_uses_it_to_refuse(tmp_path: Path) -> None:
+    """gRPC takes it, whose library is not this OpenSSL."""
+    certificate, key = str(tmp_path / "a.pem"), str(tmp_path / "a.key")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:1024", "-nodes", "-subj", "/CN=a"]
+    command += ["-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(OSError, match="ee key too small"):
+        server_context("admin", Path(certificate), Path(key), None)
+    server_context("worker", Path(certificate), Path(key), None, used=False)
