@@ -334,7 +334,7 @@ class World:
             kind = self.random.choices(("write", "read", "swap"), (5, 4, 2))[0]
             dice = self.random.random()
             if dice < 0.04:
-                await self._reset(unit)
+                await self._reset(self.nodes[name], unit)
                 continue
             if dice < 0.08:
                 await self._change(unit)
@@ -393,16 +393,21 @@ class World:
             return ""
         return request.outcome.result()
 
-    async def _reset(self, unit: Unit) -> None:
+    async def _reset(self, node: Node, unit: Unit) -> None:
         """What a reset has answered for is over: it can happen no more."""
         every = (op for ops in self.history.values() for op in ops)
         pending = [op for op in every if op.end == UNKNOWN]
-        reset = self.spawn(unit.reset())
+        reset = self.spawn(self._submit_reset(node, unit, unit.sessions))
         done, _ = await asyncio.wait((reset,), timeout=6 * LEASE_SECONDS)
         if done and reset.result() and not unit.dead:
             now = asyncio.get_running_loop().time()
             for operation in pending:
                 operation.latest = min(operation.latest, now)
+
+    async def _submit_reset(self, node: Node, unit: Unit, sessions: int) -> bool:
+        """A node that is stopped finds it behind the commands that were sent before it."""
+        await node.running()
+        return not unit.dead and unit.sessions == sessions and await unit.reset()
 
     async def _change(self, unit: Unit) -> None:
         history = self._histories
