@@ -8,7 +8,7 @@ Rules:
 1. What is kept decides: a change names what it sets, and the rest stays as it is kept.
 2. A change is told even if it was kept already: whoever kept it may not have come to tell it.
 3. Nothing is saved (SPC-4 5.16): a reset sets the defaults, as a change like any other.
-4. A command that is to end does not wait for other nodes (reservations/keeper.py, rule 6).
+4. A command that is to end does not wait for other nodes (tickets.py).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from target.block.volume import VolumeBusy
-from target.block.wait import PENDING, Resume, Wait, _Pending
 from target.scsi.documents import DocumentStore, Kept, MemoryStore
 from target.scsi.port_groups import AccessState
 from target.scsi.sense import UA_ACCESS_STATE_CHANGED, UA_MODE_PARAMETERS_CHANGED, Sense
+from target.scsi.tickets import CarriedOut, Ticket, withdraw
 from workers.store import StoreStatus
 
 if TYPE_CHECKING:
@@ -62,6 +62,14 @@ class SettingsState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 DEFAULTS: Final = SettingsState()
 
 
+class Made(NamedTuple):
+    """What a change has made of what was kept before."""
+
+    version: int
+    state: SettingsState
+    before: SettingsState
+
+
 class SettingsChange(msgspec.Struct, frozen=True):
     """What is to be set; ``None`` stays as it is, and so do pages and groups not named."""
 
@@ -70,16 +78,15 @@ class SettingsChange(msgspec.Struct, frozen=True):
     groups: tuple[GroupAccess, ...] = ()
     reset: bool = False  # the defaults, first
     anew: bool = False  # a version of its own even if nothing is new: who undoes another leaves it
-    undoes: tuple[int, SettingsState] | None = None  # that version, if no other has come since
-    without: tuple[tuple[int, int], ...] = ()  # pages that go back to their defaults
+    undoes: Made | None = None  # nothing else, and only if nobody has set anything since
 
     def put_to(self, state: SettingsState) -> SettingsState:
         """What then is set."""
+        if self.undoes is not None:
+            return self.undoes.before
         if self.reset:
             state = SettingsState(groups=state.groups)  # port_groups.py, rule 3
         pages = {(page.code, page.subpage): page for page in (*state.pages, *self.pages)}
-        for key in self.without:
-            pages.pop(key, None)
         stopped = state.stopped if self.stopped is None else self.stopped
         groups = {group.number: group for group in (*state.groups, *self.groups)}
         return SettingsState(_sorted(pages), stopped, _sorted(groups))
@@ -100,20 +107,14 @@ V = TypeVar("V")
 Done = Callable[[Exception | None], None]
 
 
-class Ticket:
+class SettingsTicket(Ticket[SettingsChange, None]):
     """A change that has been asked for."""
 
-    __slots__ = ("asker", "before", "change", "done", "given_up", "here", "made", "tries")
+    __slots__ = ("made",)
 
-    def __init__(self, change: SettingsChange, asker: Attachment | None, done: Done) -> None:
-        self.change = change
-        self.asker = asker
-        self.done = done
-        self.tries = 0
-        self.here = False  # kept, and set on this node: who is to end need not wait
-        self.given_up = False  # by who asked for it (rule 4)
-        self.before = DEFAULTS  # what was kept when it was tried last
-        self.made: tuple[int, SettingsState] | None = None  # what is kept since then, perhaps
+    def __init__(self, change: SettingsChange, done: Done, asker: Attachment | None = None) -> None:
+        super().__init__(change, done, asker)
+        self.made: Made | None = None  # it is kept, perhaps
 
 
 class Settings:
@@ -123,7 +124,7 @@ class Settings:
         self._unit = unit
         self._version = 0
         self._store: DocumentStore = MemoryStore()
-        self._queue: deque[Ticket] = deque()
+        self._queue: deque[SettingsTicket] = deque()
         self._busy = False
 
     def keep_in(self, store: DocumentStore, kept: Kept) -> None:
@@ -156,24 +157,17 @@ class Settings:
 
         ``asker`` needs no unit attention.  ``VolumeBusy``: perhaps it is in force and perhaps not.
         """
-        self.carry_out(Ticket(change, asker, done))
+        self.carry_out(SettingsTicket(change, done, asker))
 
-    def carry_out(self, ticket: Ticket) -> None:
+    def carry_out(self, ticket: SettingsTicket) -> None:
         """As ``change``; the ticket can be withdrawn meanwhile."""
         self._queue.append(ticket)
         if not self._busy:
             self._next()
 
-    def withdraw(self, ticket: Ticket) -> bool:
-        """Whether nobody hears of a change: it had not begun, and never will, or is in force here.
-
-        Otherwise ``done`` hears when it is, or what went wrong (rule 4).
-        """
-        if ticket in self._queue:
-            self._queue.remove(ticket)
-            return True
-        ticket.given_up = True
-        return ticket.here
+    def withdraw(self, ticket: SettingsTicket) -> bool:
+        """As of tickets.py."""
+        return withdraw(self._queue, ticket)
 
     def reset(self, done: Done) -> None:
         """The defaults; costs nothing where nothing has been changed."""
@@ -207,7 +201,7 @@ class Settings:
         if self._busy:
             self._attempt(self._queue.popleft())
 
-    def _attempt(self, ticket: Ticket) -> None:
+    def _attempt(self, ticket: SettingsTicket) -> None:
         ticket.tries += 1
         if ticket.tries > TRIES_MAX:
             self._end(ticket, VolumeBusy(StoreStatus.UNAVAILABLE))
@@ -223,34 +217,33 @@ class Settings:
                 log.error("settings cannot be read: %s", exc)
                 self._end(ticket, VolumeBusy(StoreStatus.UNAVAILABLE))
                 return
-            change = ticket.change
-            if change.undoes is not None and change.undoes != (kept.version, state):
+            change, undoes = ticket.change, ticket.change.undoes
+            if undoes is not None and undoes[:2] != (kept.version, state):
                 self._tell(ticket, kept.version, state)  # others have set something since
                 return
             wanted = change.put_to(state)
             if wanted == state and not change.anew:
                 self._tell(ticket, kept.version, wanted)
             else:
-                ticket.before = state
-                self._keep(ticket, kept.version, wanted)
+                self._keep(ticket, Made(kept.version + 1, wanted, before=state))
 
         self._store.load(loaded)
 
-    def _keep(self, ticket: Ticket, version: int, wanted: SettingsState) -> None:
-        ticket.made = version + 1, wanted
+    def _keep(self, ticket: SettingsTicket, made: Made) -> None:
+        ticket.made = made
 
         def replaced(result: bool | Exception) -> None:
             if isinstance(result, Exception):
                 self._end(ticket, result)
             elif result:
-                self._tell(ticket, version + 1, wanted)
+                self._tell(ticket, made.version, made.state)
             else:
                 ticket.made = None
                 self._attempt(ticket)
 
-        self._store.replace(version, msgspec.json.encode(wanted), replaced)
+        self._store.replace(made.version - 1, msgspec.json.encode(made.state), replaced)
 
-    def _tell(self, ticket: Ticket, version: int, state: SettingsState) -> None:
+    def _tell(self, ticket: SettingsTicket, version: int, state: SettingsState) -> None:
         def told(sure: bool) -> None:
             self._next()  # a reset, perhaps, which gives this one up
             if not ticket.given_up:
@@ -263,7 +256,7 @@ class Settings:
         if given_up:
             ticket.done(VolumeBusy(StoreStatus.UNAVAILABLE))
 
-    def _end(self, ticket: Ticket, outcome: Exception | None) -> None:
+    def _end(self, ticket: SettingsTicket, outcome: Exception | None) -> None:
         self._next()
         ticket.done(outcome)
 
@@ -276,46 +269,17 @@ def _decode(kept: Kept) -> SettingsState:
     return msgspec.json.decode(kept.document, type=SettingsState) if kept.document else DEFAULTS
 
 
-class Set(Wait[None]):
-    """A change, until it is in force everywhere."""
+class Set(CarriedOut[None]):
+    """A change of settings, until it is in force everywhere."""
 
-    __slots__ = ("_outcome", "_resume", "_settings", "_ticket")
+    __slots__ = ("_asked",)
 
     def __init__(self, asker: Attachment, change: SettingsChange) -> None:
-        self._settings = asker.unit.settings
-        self._outcome: Any = PENDING
-        self._resume: Resume | None = None
-        self._ticket = Ticket(change, asker, self._done)
+        self._asked = SettingsTicket(change, self._done, asker)
+        super().__init__(asker.unit.settings, self._asked)
 
     @property
     def undone(self) -> SettingsChange | None:
-        """What sets its pages back, unless others have set something since; None: nothing is to."""
-        ticket = self._ticket
-        if ticket.made is None:
-            return None  # it never began
-        before = {(page.code, page.subpage): page for page in ticket.before.pages}
-        pages = (before.get((page.code, page.subpage)) for page in ticket.change.pages)
-        return SettingsChange(
-            tuple(page for page in pages if page is not None),
-            without=tuple(
-                (page.code, page.subpage)
-                for page in ticket.change.pages
-                if (page.code, page.subpage) not in before
-            ),
-            undoes=ticket.made,
-        )
-
-    def begin(self, resume: Resume) -> BaseException | _Pending | None:
-        self._settings.carry_out(self._ticket)
-        if self._outcome is PENDING:
-            self._resume = resume
-        outcome: BaseException | _Pending | None = self._outcome
-        return outcome
-
-    def _done(self, outcome: Exception | None) -> None:
-        self._outcome = outcome
-        if self._resume is not None:
-            self._resume(outcome)
-
-    def cancel(self) -> bool:
-        return self._settings.withdraw(self._ticket)
+        """What takes it back, unless others have set something since; None: it never began."""
+        made = self._asked.made
+        return None if made is None else SettingsChange(undoes=made)

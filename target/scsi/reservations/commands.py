@@ -8,14 +8,13 @@ obsolete, and refused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from target.block.wait import PENDING, Resume, Wait, _Pending
 from target.scsi.cdb import data_in, data_out, no_data, refuse
 from target.scsi.command import Access, Command, Kind, usage
 from target.scsi.limits import PARAMETER_BYTES_MAX
 from target.scsi.reservations.exclusive import ReleaseUnit, ReserveUnit
-from target.scsi.reservations.keeper import Change, Reservations, Ticket
+from target.scsi.reservations.keeper import Change, Reservations
 from target.scsi.reservations.parameters import LIST_BYTES, READERS, Action, decode_change
 from target.scsi.reservations.persistent import Move, Register
 from target.scsi.reservations.state import Outcome, ReservationState
@@ -24,6 +23,7 @@ from target.scsi.sense import (
     PARAMETER_LIST_LENGTH_ERROR,
     CheckCondition,
 )
+from target.scsi.tickets import CarriedOut, Ticket
 
 if TYPE_CHECKING:
     from target.scsi.disk import DiskDevice
@@ -133,31 +133,13 @@ async def _carry_out(req: SCSIRequest, change: Change) -> None:
     req.complete(outcome.status)
 
 
-class Changed(Wait[Outcome]):
-    """A change, until it is in force everywhere."""
+class Changed(CarriedOut[Outcome]):
+    """A change of reservations, until it is in force everywhere."""
 
-    __slots__ = ("_outcome", "_reservations", "_resume", "_ticket")
+    __slots__ = ()
 
     def __init__(self, req: SCSIRequest, change: Change) -> None:
-        self._reservations = reservations_of(req)
-        self._outcome: Any = PENDING
-        self._resume: Resume | None = None
-        self._ticket = Ticket(change, self._done, req)
-
-    def begin(self, resume: Resume) -> Outcome | BaseException | _Pending:
-        self._reservations.carry_out(self._ticket)
-        if self._outcome is PENDING:
-            self._resume = resume
-        outcome: Outcome | BaseException | _Pending = self._outcome
-        return outcome
-
-    def _done(self, outcome: Outcome | Exception) -> None:
-        self._outcome = outcome
-        if self._resume is not None:
-            self._resume(outcome)
-
-    def cancel(self) -> bool:
-        return self._reservations.withdraw(self._ticket)
+        super().__init__(reservations_of(req), Ticket(change, self._done, req))
 
 
 # --- RESERVE and RELEASE --------------------------------------------------------------------------

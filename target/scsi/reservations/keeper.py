@@ -13,7 +13,7 @@ Rules:
 4. What must not fail (a nexus is gone, the unit was reset) and could not be kept is owed, and goes
    with the next change.
 5. What is kept is told until all nodes have it, and nothing is answered before (owed.py).
-6. A command that is to end waits for this node, not for others: they may wait for its end.
+6. A command that is to end does not wait for other nodes (target/scsi/tickets.py).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from target.scsi.reservations.state import (
     forbidden,
 )
 from target.scsi.sense import Status
+from target.scsi.tickets import Ticket, withdraw
 from workers.store import StoreStatus
 
 if TYPE_CHECKING:
     from target.scsi.logical_unit import LogicalUnit
     from target.scsi.nexus import Nexus
-    from target.scsi.request import SCSIRequest
 
 log = logging.getLogger(__name__)
 
@@ -63,20 +63,7 @@ Loss = NexusLost | PortLost | PortCame | UnitReset
 Change = PersistentChange | ExclusiveChange | None
 """None changes nothing: it is there to look."""
 Done = Callable[[Outcome | Exception], None]
-
-
-class Ticket:
-    """A change that has been asked for."""
-
-    __slots__ = ("asker", "change", "done", "given_up", "here", "tries")
-
-    def __init__(self, change: Change, done: Done, asker: SCSIRequest | None = None) -> None:
-        self.change = change
-        self.done = done
-        self.asker = asker  # the command that waits for it
-        self.tries = 0
-        self.here = False  # kept, and done on this node: only others are waited for
-        self.given_up = False  # by who asked for it (rule 6)
+ChangeTicket = Ticket[Change, Outcome]
 
 
 class Reservations:
@@ -90,8 +77,8 @@ class Reservations:
         self._in_doubt = False  # rule 2
         self._owed: list[Loss] = []  # rule 4
         self._to_tell = Owed()  # rule 5
-        self._queue: deque[Ticket] = deque()
-        self._current: Ticket | None = None
+        self._queue: deque[ChangeTicket] = deque()
+        self._current: ChangeTicket | None = None
         self._advancing = False
 
     def keep_in(self, store: DocumentStore, kept: Kept) -> None:
@@ -153,21 +140,14 @@ class Reservations:
         """
         self.carry_out(Ticket(change, done))
 
-    def carry_out(self, ticket: Ticket) -> None:
+    def carry_out(self, ticket: ChangeTicket) -> None:
         """As ``change``; the ticket can be withdrawn meanwhile."""
         self._queue.append(ticket)
         self._next()
 
-    def withdraw(self, ticket: Ticket) -> bool:
-        """Whether nobody hears of a change: it had not begun, and never will, or is in force here.
-
-        Otherwise ``done`` hears when it is, or what went wrong (rule 6).
-        """
-        if ticket in self._queue:
-            self._queue.remove(ticket)
-            return True
-        ticket.given_up = True
-        return ticket.here
+    def withdraw(self, ticket: ChangeTicket) -> bool:
+        """As of tickets.py."""
+        return withdraw(self._queue, ticket)
 
     def lose(self, loss: Loss, done: Callable[[], None]) -> None:
         """What cannot be refused: ``done()`` when it is in force, or owed (rule 4)."""
@@ -209,7 +189,7 @@ class Reservations:
                 self._attempt(ticket)
         self._advancing = False
 
-    def _load(self, ticket: Ticket) -> None:
+    def _load(self, ticket: ChangeTicket) -> None:
         def loaded(kept: Kept | Exception) -> None:
             if isinstance(kept, Exception):
                 self._in_doubt = True
@@ -220,7 +200,7 @@ class Reservations:
 
         self._store.load(loaded)
 
-    def _found(self, ticket: Ticket, kept: Kept) -> bool:
+    def _found(self, ticket: ChangeTicket, kept: Kept) -> bool:
         """Put in force what is kept; False: it cannot be read, and that is what the ticket is told.
 
         What this node may have kept has been, or never will be, if there is its version.
@@ -238,7 +218,7 @@ class Reservations:
         self._to_tell.settle(kept.version, state)
         return True
 
-    def _attempt(self, ticket: Ticket) -> None:
+    def _attempt(self, ticket: ChangeTicket) -> None:
         ticket.tries += 1
         if ticket.tries > TRIES_MAX:
             self._end(ticket, VolumeBusy(StoreStatus.UNAVAILABLE))
@@ -266,7 +246,7 @@ class Reservations:
 
         self._store.replace(version, document, replaced)
 
-    def _find_out(self, ticket: Ticket, made: Made, wanted: Kept, failure: Exception) -> None:
+    def _find_out(self, ticket: ChangeTicket, made: Made, wanted: Kept, failure: Exception) -> None:
         """Whether a change has been kept (rule 2)."""
 
         def in_doubt() -> None:
@@ -307,7 +287,9 @@ class Reservations:
     def _settle(self, owed: tuple[Loss, ...]) -> None:
         self._owed = [loss for loss in self._owed if loss not in owed]
 
-    def _end(self, ticket: Ticket, outcome: Outcome | Exception, made: Made | None = None) -> None:
+    def _end(
+        self, ticket: ChangeTicket, outcome: Outcome | Exception, made: Made | None = None
+    ) -> None:
         """``made``: what was kept for that."""
         assert self._current is ticket, "ended twice"
         self._current = None
@@ -319,7 +301,7 @@ class Reservations:
             self._answer(ticket, outcome)
         self._next()
 
-    def _answer(self, ticket: Ticket, outcome: Outcome) -> None:
+    def _answer(self, ticket: ChangeTicket, outcome: Outcome) -> None:
         if isinstance(ticket.change, PersistentChange):
             self._to_tell.answered(ticket.change.nexus)
         ticket.done(outcome)
@@ -329,7 +311,7 @@ class Reservations:
         asked = isinstance(change, PersistentChange | ReserveUnit | ReleaseUnit)
         return asked and outcome.status is Status.GOOD and not self._to_tell.told(self._version)
 
-    def _tell(self, ticket: Ticket, outcome: Outcome, made: Made | None) -> None:
+    def _tell(self, ticket: ChangeTicket, outcome: Outcome, made: Made | None) -> None:
         telling = self._to_tell.begin(self._version, self.state, made)
 
         def here() -> None:
