@@ -78,6 +78,7 @@ class RadosStore(VolumeStore):
         self.client = client
         self.chunk_bytes = chunk_bytes
         self._prefix = object_prefix(uuid)
+        self._closed = False
 
     def read_now(self, offset: int, buffers: Sequence[memoryview], nbytes: int) -> bool:
         return False
@@ -114,7 +115,7 @@ class RadosStore(VolumeStore):
         name, rest = self.name(chunk), iter(extents)
 
         def ended(result: int, _: bytes) -> None:
-            some = list(islice(rest, EXTENTS_MAX)) if result >= 0 else []
+            some = list(islice(rest, EXTENTS_MAX)) if result >= 0 and not self._closed else []
             if some:
                 self.client.write_extents(name, some, ended)
             else:
@@ -123,7 +124,11 @@ class RadosStore(VolumeStore):
         self.client.write_extents(name, list(islice(rest, EXTENTS_MAX)), ended)
 
     def close(self) -> None:
-        """There is nothing of its own to give back: the client is the shares'."""
+        """Nothing more of what goes in several steps: the volume may be deleted now.
+
+        There is nothing of its own to give back: the client is the shares'.
+        """
+        self._closed = True
 
     def name(self, chunk: int) -> str:
         """Of the chunk's object."""

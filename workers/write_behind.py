@@ -58,20 +58,18 @@ class ChunkStore(Protocol):
     ) -> None:
         """Write (start in the chunk, data) of one chunk; ``written`` comes later.
 
-        Where that is not OK, some of them may have been written.  What goes in several steps is
-        taken from ``extents`` step by step: they are emptied when the volume is closed.
+        Where that is not OK, some of them may have been written.
         """
 
 
 class _Chunk:
     """What is kept of one chunk."""
 
-    __slots__ = ("come", "dirty", "flying", "gone", "leaving", "parts")
+    __slots__ = ("come", "dirty", "flying", "gone", "leaving")
 
     def __init__(self) -> None:
         self.dirty = DirtyExtents()
         self.flying: DirtyExtents | None = None  # on its way to the store; older than ``dirty``
-        self.parts: list[tuple[int, bytes]] = []  # of that, which may go in several steps
         # Writes are counted: those that have come, that are on their way, that are in the store.
         self.come = self.leaving = self.gone = 0
 
@@ -140,8 +138,6 @@ class WriteBehind(VolumeStore):
         """Forget what is left; who wants it flushes first."""
         if self._timer is not None:
             self._timer.cancel()
-        for chunk in self._chunks.values():
-            chunk.parts.clear()  # what has not left stays: the volume may be deleted now
         self._chunks.clear()
         self._store.close()
 
@@ -241,8 +237,7 @@ class WriteBehind(VolumeStore):
             self._take()
             self._go_on()
 
-        chunk.parts = list(flying)
-        self._store.write_extents(number, chunk.parts, written)
+        self._store.write_extents(number, list(flying), written)
 
     def _go_on(self) -> None:
         """Write what somebody waits for, and no room was for it before."""
