@@ -110,6 +110,11 @@ local function refusal(keys, args)
   return nil
 end
 
+-- ``body``, for calls that may be executed.
+local function admitted(body)
+  return function(keys, args) return refusal(keys, args) or body(keys, args) end
+end
+
 -- Whether a later call of the node has been executed, for the calls that begin and end its serving the unit.
 local function overtaken(keys, args)
   return tonumber(args[3]) < tonumber(redis.call('HGET', keys[1], 's:' .. args[1]) or '0')
@@ -221,8 +226,6 @@ end
 
 local function alone(keys, args)
   local meta, node = keys[1], args[1]
-  local refused = refusal(keys, args)
-  if refused then return refused end
   local nodes = 0
   if args[6] == '1' then
     for _, field in ipairs(redis.call('HKEYS', meta)) do
@@ -248,8 +251,6 @@ end
 
 local function submit(keys, args)
   local node, epoch = args[1], args[2]
-  local refused = refusal(keys, args)
-  if refused then return refused end
   local meta, writes, reads, blocked = keys[1], keys[2], keys[3], keys[4]
   local prefix = node .. ' ' .. epoch .. ' '
   local at = 7
@@ -320,8 +321,6 @@ end
 
 local function waiting(keys, args)
   local node, epoch = args[1], args[2]
-  local refused = refusal(keys, args)
-  if refused then return refused end
   local prefix, found = node .. ' ' .. epoch .. ' ', {}
   for _, field in ipairs(redis.call('HKEYS', keys[4])) do
     if string.sub(field, 1, #prefix) == prefix then
@@ -358,8 +357,6 @@ local function writes_of(keys, args)
 end
 
 local function settle(keys, args)
-  local refused = refusal(keys, args)
-  if refused then return refused end
   local victim, gone, count = args[6], {}, 0
   for i = 8, #args do
     local field = victim .. ' ' .. args[7] .. ' ' .. args[i]
@@ -377,16 +374,12 @@ local function settle(keys, args)
 end
 
 local function post(keys, args)
-  local refused = refusal(keys, args)
-  if refused then return refused end
   if #unheard(keys) > 0 then return 0 end  -- its number might be one that a node has heard of another event
   return tell(keys, args[1], args[6])
 end
 
 local function events(keys, args)
   local after = tonumber(args[6])
-  local refused = refusal(keys, args)
-  if refused then return refused end
   local last = tonumber(redis.call('HGET', keys[1], 'event') or '0')
   local found = {}
   for number = after + 1, last do
@@ -400,8 +393,6 @@ local function events(keys, args)
 end
 
 local function acknowledge(keys, args)
-  local refused = refusal(keys, args)
-  if refused then return refused end
   acknowledged(keys, args[1], tonumber(args[6]))
   return 1
 end
@@ -422,8 +413,6 @@ end
 
 local function replace(keys, args)
   local version, document, becomes = args[6], args[7], args[8]
-  local refused = refusal(keys, args)
-  if refused then return refused end
   if (redis.call('HGET', keys[6], 'version') or '0') ~= version then return 0 end
   redis.call('HSET', keys[6], 'version', becomes, 'document', document)
   return 1
@@ -657,18 +646,18 @@ local function over(keys, args)
 end
 
 redis.register_function(LIBRARY .. '_attach', attach)
-redis.register_function(LIBRARY .. '_alone', alone)
+redis.register_function(LIBRARY .. '_alone', admitted(alone))
 redis.register_function(LIBRARY .. '_detach', detach)
-redis.register_function(LIBRARY .. '_submit', submit)
-redis.register_function(LIBRARY .. '_waiting', waiting)
+redis.register_function(LIBRARY .. '_submit', admitted(submit))
+redis.register_function(LIBRARY .. '_waiting', admitted(waiting))
 redis.register_function(LIBRARY .. '_fence', fence)
-redis.register_function(LIBRARY .. '_post', post)
+redis.register_function(LIBRARY .. '_post', admitted(post))
 redis.register_function(LIBRARY .. '_writes_of', writes_of)
-redis.register_function(LIBRARY .. '_settle', settle)
-redis.register_function(LIBRARY .. '_events', events)
-redis.register_function(LIBRARY .. '_acknowledge', acknowledge)
+redis.register_function(LIBRARY .. '_settle', admitted(settle))
+redis.register_function(LIBRARY .. '_events', admitted(events))
+redis.register_function(LIBRARY .. '_acknowledge', admitted(acknowledge))
 redis.register_function(LIBRARY .. '_attached', attached)
-redis.register_function(LIBRARY .. '_replace', replace)
+redis.register_function(LIBRARY .. '_replace', admitted(replace))
 redis.register_function(LIBRARY .. '_drop_unit', drop_unit)
 redis.register_function(LIBRARY .. '_sizes', sizes)
 redis.register_function(LIBRARY .. '_join', join)
