@@ -40,6 +40,7 @@ from target.iscsi.sender import Sender
 from target.iscsi.session import Session
 from target.iscsi.target import IscsiTarget
 from target.iscsi.text_session import TextSession
+from target.scsi.nexus import nobody_waits
 from target.scsi.request import SCSIRequest
 from target.scsi.stats import count
 
@@ -305,7 +306,7 @@ class Channel:
         session, self.session = self.session, None
         self._shut_endpoint()
         if session is not None:
-            self._target.end(session, done or _nobody_waits)
+            self._target.end(session, done or nobody_waits)
         self.hang_up()
 
     def hand_over(self) -> None:
@@ -333,7 +334,7 @@ class Channel:
             return
         if session.nexus is not None:
             log.info("session %d of %s ended: %s", session.tsih, session.initiator, reason or "-")
-        self._target.end(session, _nobody_waits)
+        self._target.end(session, nobody_waits)
 
     def tick(self, now: float, undelivered: int = 0) -> str:
         """Why the connection has to be dropped now, or nothing.
@@ -377,10 +378,6 @@ class Channel:
             self._taken_at = now
         bound = options.nop_interval_seconds + options.nop_timeout_seconds
         return now - self._taken_at > bound
-
-
-def _nobody_waits() -> None:
-    return
 
 
 class _Policy:

@@ -46,7 +46,7 @@ from target.iscsi.serial import MASK
 from target.iscsi.session import IMMEDIATE_TASKS_MAX, HeldCommand, Session
 from target.iscsi.task import Burst, IscsiTask, Solicitation
 from target.scsi.countdown import countdown
-from target.scsi.nexus import Attachment
+from target.scsi.nexus import Attachment, nobody_waits
 from target.scsi.request import COMPLETED, SCSIRequest
 from target.scsi.sense import (
     UNEXPECTED_UNSOLICITED_DATA,
@@ -265,7 +265,7 @@ class Connection(Endpoint, Hba):
         """The parked tasks of one I_T_L nexus or all go unanswered: the bus knows them no more."""
         for task in list(self.session.tasks.values()):
             if task.parked and (attachment is None or task.attachment is attachment):
-                self.abort(task, _nobody_waits)
+                self.abort(task, nobody_waits)
 
     # --- data out -------------------------------------------------------------------------------
 
@@ -536,7 +536,7 @@ class Connection(Endpoint, Hba):
         dataout.divert_payload(self)
         tasks = self.session.tasks
         for task in [t for t in tasks.values() if t.hba is self]:
-            self.abort(task, _nobody_waits)
+            self.abort(task, nobody_waits)
         # What a store is still busy with ends later.  Its tag is free for the next connection.
         for task in [t for t in tasks.values() if t.hba is self]:
             del tasks[task.tag]
@@ -566,7 +566,3 @@ def _additional(flags: int, buf: memoryview, at: int) -> tuple[bytes, int]:
         # RFC 7143 11.2.2.4, 11.3.4
         raise PduError(RejectReason.INVALID_PDU_FIELD, "R, W and the AHS do not agree")
     return cdb, read_length or 0
-
-
-def _nobody_waits() -> None:
-    return

@@ -183,12 +183,10 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
         case TmfFunction.TASK_REASSIGN:
             answer(TmfResponse.REASSIGNMENT_NOT_SUPPORTED)
         case TmfFunction.TARGET_WARM_RESET:
-            _abort_held(conn, pdu, None)
-            conn.drop_parked()
+            _drop_waiting(conn, pdu)
             nexus.bus.reset(nexus.target, completed)
         case TmfFunction.TARGET_COLD_RESET:
-            _abort_held(conn, pdu, None)
-            conn.drop_parked()
+            _drop_waiting(conn, pdu)
             conn.shell.cold_reset(nexus.target, completed)
         case TmfFunction.ABORT_TASK:
             _abort_task(conn, pdu, answer, completed)
@@ -199,8 +197,7 @@ def _task_management(endpoint: Endpoint, pdu: Request) -> None:
             if attachment is None:
                 answer(TmfResponse.LUN_DOES_NOT_EXIST)
             else:
-                _abort_held(conn, pdu, attachment)
-                conn.drop_parked(attachment)
+                _drop_waiting(conn, pdu, attachment)
                 _on_unit(pdu.function, attachment, completed)
         case _:
             answer(TmfResponse.FUNCTION_NOT_SUPPORTED)
@@ -218,11 +215,11 @@ _GIVING_UP: Final = frozenset(
 )
 
 
-def _abort_held(
-    conn: Connection, pdu: TaskManagementRequest, attachment: Attachment | None
+def _drop_waiting(
+    conn: Connection, pdu: TaskManagementRequest, attachment: Attachment | None = None
 ) -> None:
     """Commands of one I_T_L nexus or all that are held, and were sent before, are not carried out
-    once this is answered (RFC 7143 11.5.1).  Their numbers count as received.
+    once this is answered (RFC 7143 11.5.1): their numbers count as received.  So are parked ones.
     """
     session = conn.session
     for cmd_sn, held in list(session.held.items()):
@@ -232,6 +229,7 @@ def _abort_held(
         if attachment is None or conn.nexus.attachments.get(header[8:16]) is attachment:
             del session.held[cmd_sn]
             session.skipped.add(cmd_sn)
+    conn.drop_parked(attachment)
 
 
 def _on_unit(function: int, attachment: Attachment, completed: Callable[[bool], None]) -> None:
