@@ -7,10 +7,12 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from target.cli.notify import STOPPING, ServiceManager
+from target.cluster.ending import ended
 from target.config import ConfigError, Portal, format_size
 from target.config.values import UNIX_PATH_BYTES_MAX
 from target.logs import Log
@@ -76,3 +78,16 @@ def stop_event(
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     return stop
+
+
+async def done_before(work: Coroutine[Any, Any, None], *ends: asyncio.Task[Any]) -> bool:
+    """Whether it is done, and not one of ``ends`` before it; then it is cancelled.  Raises what it
+    does.
+    """
+    task = asyncio.ensure_future(work)
+    await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        await ended(task)
+        return False
+    task.result()
+    return True

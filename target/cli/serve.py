@@ -16,9 +16,8 @@ import uvloop
 from target import logs
 from target.cli.errors import CliError
 from target.cli.notify import ServiceManager
-from target.cli.process import check_memory, raise_file_limit, stop_event, told_at
+from target.cli.process import check_memory, done_before, raise_file_limit, stop_event, told_at
 from target.cli.ready import ready_text, say_ready
-from target.cluster.ending import ended
 from target.cluster.registry import RegistryAway, StaleNode, WrongFormat
 from target.config import Portal, ServeConfig
 from target.datadir import DataDirError, in_use
@@ -124,13 +123,9 @@ async def _started(node: Node, ends: list[asyncio.Task[Literal[True]]]) -> bool:
 
     Raises what the start of a node does.
     """
-    start = asyncio.ensure_future(node.start())
-    await asyncio.wait([start, *ends], return_when=asyncio.FIRST_COMPLETED)
-    if not start.done():
-        await ended(start)
-        return False
     try:
-        start.result()
+        if not await done_before(node.start(), *ends):
+            return False
     except StaleNode:
         node.fenced.set()
     return not node.fenced.is_set()

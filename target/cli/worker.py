@@ -15,9 +15,8 @@ import target
 from target import logs
 from target.cli.errors import CliError
 from target.cli.notify import ServiceManager
-from target.cli.process import check_memory, raise_file_limit, stop_event, told_at
+from target.cli.process import check_memory, done_before, raise_file_limit, stop_event, told_at
 from target.cli.ready import say_ready
-from target.cluster.ending import ended
 from target.cluster.registry import RegistryAway, WrongFormat
 from target.config.model import RadosPlace
 from target.config.tls import server_context
@@ -106,15 +105,11 @@ async def _serve(config: WorkerConfig, log: logs.Log, manager: ServiceManager) -
 
 async def _fences_loaded(worker: Worker, url: str, log: logs.Log, stop: asyncio.Event) -> bool:
     """Whether they are, and it was not told to stop before.  Raises as ``_load_fences``."""
-    load = asyncio.ensure_future(_load_fences(worker, url, log))
     told = asyncio.ensure_future(stop.wait())
-    await asyncio.wait([load, told], return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
-    if not load.done():
-        await ended(load)
-        return False
-    load.result()
-    return True
+    try:
+        return await done_before(_load_fences(worker, url, log), told)
+    finally:
+        told.cancel()
 
 
 async def _load_fences(worker: Worker, url: str, log: logs.Log) -> None:
