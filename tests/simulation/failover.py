@@ -30,6 +30,7 @@ from target.scsi.request import SCSIRequest
 from target.scsi.unit_events import UnitEvent
 from tests.simulation.played_unit import Request
 from tests.simulation.world import SILENT
+from tests.support.cluster_nodes import end_silently
 from tests.support.skipping_loop import run_skipping
 
 LEASE_SECONDS = 5.0  # --lease's default
@@ -220,15 +221,7 @@ class _Play:
         unit.end(request)
 
     async def _end(self, name: str) -> None:
-        """Without a word, as a process that is killed."""
-        node = self._nodes.pop(name)
-        node.over = True
-        for tracker in node.trackers.values():
-            await tracker.abandon()
-        node.over = True
-        for task in list(node._tasks):
-            task.cancel()
-        await asyncio.gather(*node._tasks, return_exceptions=True)
+        await end_silently(self._nodes.pop(name))
 
 
 def pauses(fleet: Fleet, seed: int) -> Pauses:

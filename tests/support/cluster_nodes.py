@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from target.cluster.ending import ended
 from target.cluster.node import ClusterNode
 from target.cluster.registry import Registry
 from tests.simulation.world import SILENT
@@ -25,3 +26,11 @@ def cluster_node(registry: Registry, name: str) -> ClusterNode:
         on_fenced=lambda: None,
         on_stalled=lambda: None,
     )
+
+
+async def end_silently(node: ClusterNode) -> None:
+    """Without a word, as a process that is killed."""
+    node.over = True
+    for tracker in node.trackers.values():
+        await tracker.abandon()
+    await ended(*node._tasks)

@@ -14,7 +14,7 @@ from target.cluster.registry import Notices, Registry, RegistryAway
 from target.scsi.request import SCSIRequest
 from target.scsi.unit_events import UnitEvent
 from tests.simulation.played_unit import Request
-from tests.support.cluster_nodes import cluster_node
+from tests.support.cluster_nodes import cluster_node, end_silently
 
 LUN = "disk"
 CALL_SECONDS = 0.0002  # what a call of the registry takes
@@ -101,13 +101,7 @@ class Nodes:
 
     async def kill(self, name: str) -> None:
         """It says nothing any more."""
-        node = self._nodes.pop(name)
-        for tracker in node.trackers.values():
-            await tracker.abandon()
-        node.over = True
-        for task in list(node._tasks):
-            task.cancel()
-        await asyncio.gather(*node._tasks, return_exceptions=True)
+        await end_silently(self._nodes.pop(name))
 
 
 class _Watched:

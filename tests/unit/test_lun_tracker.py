@@ -29,6 +29,17 @@ def read() -> Request:
     return Request("read", 0, 0, None, 0.0)
 
 
+def serve_while_a_worker_is_away(nodes: Nodes, name: str) -> asyncio.Event:
+    """What is set when the worker is back, and can be told to refuse a life."""
+    reached = asyncio.Event()
+
+    async def fence(node: str, epoch: int) -> None:
+        await reached.wait()
+
+    nodes.serve(name, fence)
+    return reached
+
+
 def test_what_came_before_the_node_counted_does_not_run_behind_a_reset() -> None:
     async def story() -> None:
         nodes = Nodes()
@@ -342,12 +353,7 @@ def test_nobody_waits_for_who_cannot_serve_while_a_worker_is_away() -> None:
         other.suspects = {"other": 1}
         enter = nodes.serve("one")
         await one.trackers[LUN].wait_open()
-        reached = asyncio.Event()
-
-        async def fence(node: str, epoch: int) -> None:
-            await reached.wait()
-
-        nodes.serve("other", fence)
+        reached = serve_while_a_worker_is_away(nodes, "other")
         await asyncio.sleep(0.01)
         request = write()
         assert enter(request) == "waits"
@@ -411,14 +417,9 @@ def test_what_is_said_of_a_life_that_has_gone_is_not_of_the_next_one(told: str) 
 
     async def story() -> None:
         nodes = Nodes()
-        reached = asyncio.Event()
-
-        async def fence(node: str, epoch: int) -> None:
-            await reached.wait()
-
         slow, quick = await nodes.join("slow"), await nodes.join("quick")
         first = await nodes.join("back")
-        nodes.serve("slow", fence)
+        reached = serve_while_a_worker_is_away(nodes, "slow")
         for name in ("quick", "back"):
             nodes.serve(name)
         for node in (slow, quick, first):
@@ -492,12 +493,7 @@ def test_a_reset_through_who_does_not_count_yet_does_not_end_that_node() -> None
         other.suspects = {"other": 1}
         nodes.serve("one")
         await one.trackers[LUN].wait_open()
-        reached = asyncio.Event()
-
-        async def fence(node: str, epoch: int) -> None:
-            await reached.wait()
-
-        nodes.serve("other", fence)
+        reached = serve_while_a_worker_is_away(nodes, "other")
         await asyncio.sleep(0.01)
         assert not await other.trackers[LUN].announce(ResetUnit(asc=0x29, ascq=3))
         assert not other.over

@@ -359,15 +359,21 @@ def test_a_lease_is_renewed_until_it_is_over_and_claimed(play: Play) -> None:
     play(story)
 
 
+async def _one_of_two_is_over(w: World) -> tuple[str, str, int]:
+    """Two members, the epoch of the second one; all of the lease of the first one has passed."""
+    a, b = (f"{n}-{w.lun[:8]}" for n in "ab")
+    one = (await w.of["a"].join(a, 0, 50, "{}")).epoch
+    two = (await w.of["b"].join(b, 0, 60_000, "{}")).epoch
+    await w.of["a"].renew(a, one, 50, 0)
+    await w.run_out(50)
+    return a, b, two
+
+
 def test_nobody_is_claimed_because_the_clock_of_the_registry_was_put_forward(play: Play) -> None:
     """To it, that is a time in which nobody has renewed a lease: perhaps nobody could."""
 
     async def story(w: World) -> None:
-        a, b = (f"{n}-{w.lun[:8]}" for n in "ab")
-        one = (await w.of["a"].join(a, 0, 50, "{}")).epoch
-        two = (await w.of["b"].join(b, 0, 60_000, "{}")).epoch
-        await w.of["a"].renew(a, one, 50, 0)
-        await w.run_out(50)
+        a, b, two = await _one_of_two_is_over(w)
         seen = await w.of["b"].renew(b, two, 50, 0)
         assert a not in seen.due
         victim = next(member for member in seen.changed if member.node == a)
@@ -382,11 +388,7 @@ def test_who_renews_rarely_keeps_no_dead_node_among_the_living(play: Play) -> No
     """The lease of one that does not renew it is made whole again once."""
 
     async def story(w: World) -> None:
-        a, b = (f"{n}-{w.lun[:8]}" for n in "ab")
-        one = (await w.of["a"].join(a, 0, 50, "{}")).epoch
-        two = (await w.of["b"].join(b, 0, 60_000, "{}")).epoch
-        await w.of["a"].renew(a, one, 50, 0)
-        await w.run_out(50)
+        a, b, two = await _one_of_two_is_over(w)
         assert a not in (await w.of["b"].renew(b, two, 50, 0)).due
         await w.run_out(50)
         assert a in (await w.of["b"].renew(b, two, 50, 0)).due

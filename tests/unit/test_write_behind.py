@@ -237,56 +237,90 @@ def test_what_the_store_refuses_stays_and_is_tried_again() -> None:
     run(body)
 
 
+class Pool:
+    """What RADOS has, two extents an operation; an operation ends when it is told how.
+
+    ``pending``: the object of each that is on its way, where its extents begin, and its end.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rados_store, "EXTENTS_MAX", 2)
+        self.objects: dict[str, dict[int, bytes]] = {}
+        self.pending: list[tuple[str, list[int], Callable[[int], None]]] = []
+
+    def write_extents(self, name: str, extents: Sequence[tuple[int, bytes]], done: Done) -> None:
+        def ended(result: int) -> None:
+            if result >= 0:
+                self.objects.setdefault(name, {}).update(extents)
+            done(result, b"")
+
+        self.pending.append((name, [start for start, _ in extents], ended))
+
+    def cache(self) -> WriteBehind:
+        client: Any = self
+        return WriteBehind(RadosStore(client, bytes(16), SIZE, CHUNK), SIZE, age_seconds=1e6)
+
+
+def submit(cache: WriteBehind, kind: IoKind, offset: int = 0, data: bytes = b"") -> list[StoreIo]:
+    """It is in what is returned when it has ended."""
+    ended: list[StoreIo] = []
+    cache.submit(StoreIo(kind, offset, len(data), ended.append, [memoryview(data)]))
+    return ended
+
+
 def test_a_chunk_of_many_pieces_goes_to_rados_some_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rados_store, "EXTENTS_MAX", 2)
-    disk: dict[int, bytes] = {}
-    pending: list[tuple[list[int], Callable[[int], None]]] = []
-    full = -errno.ENOSPC
-
-    class Client:
-        def write_extents(
-            self, name: str, extents: Sequence[tuple[int, bytes]], done: Done
-        ) -> None:
-            def ended(result: int) -> None:
-                if result >= 0:
-                    disk.update(extents)
-                done(result, b"")
-
-            pending.append(([start for start, _ in extents], ended))
-
     async def body() -> None:
-        client: Any = Client()
-        cache = WriteBehind(RadosStore(client, bytes(16), SIZE, CHUNK), SIZE, age_seconds=1e6)
-
-        def start(kind: IoKind, offset: int = 0, data: bytes = b"") -> list[StoreIo]:
-            ended: list[StoreIo] = []
-            cache.submit(StoreIo(kind, offset, len(data), ended.append, [memoryview(data)]))
-            return ended
-
-        assert start(IoKind.FLUSH)[0].status is OK
+        pool = Pool(monkeypatch)
+        cache = pool.cache()
+        assert submit(cache, IoKind.FLUSH)[0].status is OK
         starts = [2 * BLOCK * n for n in range(4)]
         for at in starts:
-            assert start(IoKind.WRITE, at, b"o" * BLOCK)
-        flush = start(IoKind.FLUSH)
-        for result in (0, full):
+            assert submit(cache, IoKind.WRITE, at, b"o" * BLOCK)
+        flush = submit(cache, IoKind.FLUSH)
+        for result in (0, -errno.ENOSPC):
             assert not flush
-            _, ended = pending.pop()
-            start(IoKind.WRITE, 0, b"n" * BLOCK)  # newer than what is on its way
+            _, _, ended = pool.pending.pop()
+            submit(cache, IoKind.WRITE, 0, b"n" * BLOCK)  # newer than what is on its way
             ended(result)
         assert flush[0].status is NO_SPACE
         assert cache.kept_bytes == 4 * BLOCK, "a part that has failed leaves all of it"
-        flush = start(IoKind.FLUSH)
+        flush = submit(cache, IoKind.FLUSH)
         for some in (starts[:2], starts[2:]):
             assert not flush
-            ((went, ended),) = pending
-            pending.clear()
+            ((_, went, ended),) = pool.pending
+            pool.pending.clear()
             assert went == some
             ended(0)
         assert flush[0].status is OK
-        assert not pending
-        assert disk == {at: (b"n" if at == 0 else b"o") * BLOCK for at in starts}
+        assert not pool.pending
+        (there,) = pool.objects.values()
+        assert there == {at: (b"n" if at == 0 else b"o") * BLOCK for at in starts}
+
+    run(body)
+
+
+def test_what_is_closed_sends_no_further_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        pool = Pool(monkeypatch)
+        cache = pool.cache()
+        submit(cache, IoKind.FLUSH)
+        for n in range(4):
+            submit(cache, IoKind.WRITE, 2 * BLOCK * n, b"o" * BLOCK)
+        submit(cache, IoKind.WRITE, CHUNK, b"o" * BLOCK)
+        flush = submit(cache, IoKind.FLUSH)  # the volume is to be deleted
+        (_, _, first), (_, _, second) = pool.pending
+        pool.pending.clear()
+        second(-errno.ENOSPC)
+        assert flush[0].status is NO_SPACE
+        cache.close()  # and then its objects are removed
+        first(0)
+        pool.objects.clear()
+        while pool.pending:
+            _, _, ended = pool.pending.pop()
+            ended(0)
+        assert not pool.objects, "an object was made again behind the deletion"
 
     run(body)
 
@@ -418,49 +452,5 @@ def test_any_order_of_answers(seed: int) -> None:
         assert not bench.cache.kept_bytes
         assert not running
         assert not flushes or all(over(io) for io, _, _ in flushes)
-
-    run(body)
-
-
-def test_what_is_closed_sends_no_further_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rados_store, "EXTENTS_MAX", 2)
-    objects: set[str] = set()
-    pending: list[Callable[[int], None]] = []
-
-    class Client:
-        def write_extents(
-            self, name: str, extents: Sequence[tuple[int, bytes]], done: Done
-        ) -> None:
-            def ended(result: int) -> None:
-                if result >= 0:
-                    objects.add(name)
-                done(result, b"")
-
-            pending.append(ended)
-
-    async def body() -> None:
-        client: Any = Client()
-        cache = WriteBehind(RadosStore(client, bytes(16), SIZE, CHUNK), SIZE, age_seconds=1e6)
-
-        def start(kind: IoKind, offset: int = 0, data: bytes = b"") -> list[StoreIo]:
-            ended: list[StoreIo] = []
-            cache.submit(StoreIo(kind, offset, len(data), ended.append, [memoryview(data)]))
-            return ended
-
-        start(IoKind.FLUSH)
-        for n in range(4):
-            start(IoKind.WRITE, 2 * BLOCK * n, b"o" * BLOCK)
-        start(IoKind.WRITE, CHUNK, b"o" * BLOCK)
-        flush = start(IoKind.FLUSH)  # the volume is to be deleted
-        first, second = pending
-        pending.clear()
-        second(-errno.ENOSPC)
-        assert flush[0].status is StoreStatus.NO_SPACE
-        cache.close()  # and then its objects are removed
-        first(0)
-        objects.clear()
-        while pending:
-            pending.pop()(0)
-        assert not objects, "an object was made again behind the deletion"
 
     run(body)
